@@ -1,0 +1,18 @@
+"""The errors that riskalign raises on purpose.
+
+Anything a user can put right (a file, a field, a flag) is an `InputError`: the command line
+prints its message without a traceback and ends with exit code 2. Everything else is a bug or a
+failure of the machine and keeps its traceback.
+"""
+
+
+class RiskalignError(Exception):
+    """Base class of every error that riskalign raises on purpose."""
+
+
+class InputError(RiskalignError, ValueError):
+    """Bad input; the message names what is wrong, where, and how to put it right."""
+
+
+class TrainingDiverged(RiskalignError, RuntimeError):  # noqa: N818 - it says what happened
+    """The loss became NaN or infinite; the message names the step and what to try."""

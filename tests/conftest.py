@@ -1,0 +1,34 @@
+"""Fixtures shared by every room; nothing in the tests reaches the network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Threads that wait for each other take longer than tiny models do.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from tests import tiny
+
+
+@pytest.fixture
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a ChatML template; eos is the chat end token."""
+    return tiny.make_tokenizer()
+
+
+@pytest.fixture
+def tiny_model() -> Callable[..., PreTrainedModel]:
+    """`tiny_model(model_type="llama", seed=0, ...)`: see `tests.tiny.make_model`."""
+    return tiny.make_model
+
+
+@pytest.fixture
+def tiny_pairs() -> Callable[[int], list[dict[str, Any]]]:
+    """`tiny_pairs(n)`: conversational preference rows with scores."""
+    return tiny.make_pairs
