@@ -1,0 +1,114 @@
+"""The registry of risk measures and the way to name one."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from riskalign.errors import InputError
+from riskalign.risk.cvar import cvar
+from riskalign.risk.entropic import entropic
+from riskalign.risk.mean import mean
+from riskalign.risk.paper_code import paper_code, paper_code_halves
+from riskalign.risk.value import RiskValue
+
+
+class Measure(NamedTuple):
+    """A family of risk measures: its function and the parameters that it takes.
+
+    `function(losses, log_probs)` or `function(losses, log_probs, parameter)` returns a
+    `RiskValue`. `low <= parameter < high`, or `low < parameter` where `open_low`; a family
+    without a parameter has `low` None.
+    """
+
+    function: Callable[..., RiskValue]
+    low: float | None = None
+    high: float = math.inf
+    open_low: bool = False
+
+    def accepts(self, parameter: float) -> bool:
+        """Whether `parameter` lies in the family's range."""
+        if self.low is None or not math.isfinite(parameter):
+            return False
+        above = parameter > self.low if self.open_low else parameter >= self.low
+        return above and parameter < self.high
+
+    def describe(self) -> str:
+        """The range in words, for error messages."""
+        if self.low is None:
+            return "takes no parameter"
+        left = "(" if self.open_low else "["
+        right = "inf" if math.isinf(self.high) else f"{self.high:g}"
+        return f"parameter in {left}{self.low:g}, {right})"
+
+
+RISKS: Mapping[str, Measure] = {
+    "mean": Measure(mean),
+    "cvar": Measure(cvar, low=0.0, high=1.0),
+    "erm": Measure(entropic, low=0.0, open_low=True),
+    "paper_code": Measure(paper_code, low=0.0, high=1.0),
+    "paper_code_halves": Measure(paper_code_halves, low=0.0, high=1.0),
+}
+
+
+@dataclass(frozen=True)
+class Risk:
+    """One risk measure with its parameter; call it on losses and log probabilities.
+
+    Raises `InputError` at construction for an unknown name or a parameter out of range.
+    """
+
+    name: str
+    parameter: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the name and the parameter's range."""
+        choices = "; ".join(f"{name}: {measure.describe()}" for name, measure in RISKS.items())
+        if self.name not in RISKS:
+            raise InputError(f"risk {self.name!r} is not known; choose one of {choices}")
+        measure = RISKS[self.name]
+        if self.parameter is None:
+            if measure.low is not None:
+                raise InputError(
+                    f"risk {self.name!r} needs a parameter ({measure.describe()}), "
+                    f"for example '{self.name}:0.5'"
+                )
+        elif not measure.accepts(self.parameter):
+            raise InputError(f"risk '{self.spec}' is out of range: {choices}")
+
+    @property
+    def spec(self) -> str:
+        """The text that `get_risk` reads back, for example "cvar:0.95"."""
+        return self.name if self.parameter is None else f"{self.name}:{self.parameter!r}"
+
+    def __call__(self, losses: Tensor, log_probs: Tensor) -> RiskValue:
+        """Risk of `losses` [..., V] under `exp(log_probs)` [..., V] (normalised, natural log).
+
+        An entry of probability zero (`log_probs` of -inf) counts for nothing, whatever its loss.
+        The result is differentiable in neither argument: the worst-case density is the gradient.
+        """
+        parameters = () if self.parameter is None else (self.parameter,)
+        with torch.no_grad():
+            if log_probs.numel() and bool(log_probs.amin() == -torch.inf):
+                losses = losses.masked_fill(log_probs == -torch.inf, 0.0)
+            return RISKS[self.name].function(losses, log_probs, *parameters)
+
+
+def get_risk(spec: str | Risk) -> Risk:
+    """Read a risk measure from its text, for example "mean", "cvar:0.95" or "erm:0.5".
+
+    Raises `InputError`, naming the choices, for anything else.
+    """
+    if isinstance(spec, Risk):
+        return spec
+    name, colon, text = (part.strip() for part in spec.partition(":"))
+    if not colon:
+        return Risk(name)
+    try:
+        parameter = float(text)
+    except ValueError:
+        raise InputError(f"risk {spec!r}: {text!r} is not a number; write 'cvar:0.95'") from None
+    return Risk(name, parameter)
