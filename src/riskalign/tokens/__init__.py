@@ -1,0 +1,9 @@
+"""Policy-versus-reference statistics of each response token."""
+
+from riskalign.tokens.chunked import token_stats
+from riskalign.tokens.head import Head
+from riskalign.tokens.models import backbone_of, head_of
+from riskalign.tokens.naive import token_stats_naive
+from riskalign.tokens.stats import TokenStats
+
+__all__ = ["Head", "TokenStats", "backbone_of", "head_of", "token_stats", "token_stats_naive"]

@@ -1,0 +1,144 @@
+"""Where a transformers model keeps its body and its output head."""
+
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import nn
+
+from riskalign.errors import InputError
+from riskalign.tokens.head import Head
+
+# Model types whose logits are the output layer and nothing else; each is checked by a test.
+# fmt: off
+LINEAR = frozenset({
+    "bloom", "deepseek_v3", "falcon", "gemma", "glm4", "gpt2", "gpt_bigcode", "gpt_neox", "gptj",
+    "llama", "mamba", "mistral", "mixtral", "mpt", "olmo2", "opt", "phi", "phi3", "qwen2",
+    "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2",
+})
+# fmt: on
+# Model types whose logits are multiplied, divided or capped by a field of their configuration.
+MULTIPLIED = {
+    "cohere": "logit_scale",
+    "cohere2": "logit_scale",
+    "falcon_h1": "lm_head_multiplier",
+    "hyperclovax": "logits_scaling",
+}
+DIVIDED = {
+    "granite": "logits_scaling",
+    "granitemoe": "logits_scaling",
+    "granitemoehybrid": "logits_scaling",
+    "granitemoeshared": "logits_scaling",
+}
+CAPPED = {
+    "gemma2": "final_logit_softcapping",
+    "gemma3_text": "final_logit_softcapping",
+    "nanochat": "final_logit_softcapping",
+    "recurrent_gemma": "logits_soft_cap",
+    "vaultgemma": "final_logit_softcapping",
+}
+
+# Models of other types whose head a trial run has confirmed.
+_confirmed: WeakSet[nn.Module] = WeakSet()
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """The part of a causal language model, or of its PEFT wrapper, below the output head.
+
+    Its output's `last_hidden_state` is what `head_of(model)` turns into logits. Adapters that
+    PEFT put into the layers stay active. Unwrap distributed wrappers first.
+
+    Raises `InputError` for a model of another kind.
+    """
+    inner = _inner(model)
+    backbone = inner.base_model
+    if backbone is inner or not isinstance(backbone, nn.Module):
+        raise InputError(f"{type(inner).__name__}: no model body found below the output head")
+    return backbone
+
+
+def head_of(model: nn.Module) -> Head:
+    """The output head of a transformers causal language model or of its PEFT wrapper.
+
+    The weight and bias are the model's own parameters, tied or not, so gradients reach them.
+    Known scales and caps of the logits are read from the configuration. A model type that is
+    not known is tried once, on two tokens, and refused where its logits are not the plain
+    product of its last hidden state and output layer.
+
+    Raises `InputError` for a head that is not linear, carries an adapter or is quantised.
+    """
+    inner = _inner(model)
+    config = inner.config
+    kind = config.model_type
+    layer = _active_layer(inner.get_output_embeddings(), type(inner).__name__)
+    scale = 1.0
+    softcap = None
+    if kind in MULTIPLIED:
+        scale = float(getattr(config, MULTIPLIED[kind]))
+    elif kind in DIVIDED:
+        scale = 1.0 / float(getattr(config, DIVIDED[kind]))
+    elif kind in CAPPED:
+        softcap = getattr(config, CAPPED[kind])
+    head = Head(layer.weight, layer.bias, scale, softcap)
+    if kind not in LINEAR | MULTIPLIED.keys() | DIVIDED.keys() | CAPPED.keys():
+        _confirm(inner, head)
+    return head
+
+
+def _inner(model: nn.Module) -> Any:
+    """The transformers model inside a PEFT wrapper, or `model` itself."""
+    inner: Any = model
+    if hasattr(inner, "peft_config") and hasattr(inner, "get_base_model"):
+        if getattr(inner.active_peft_config, "is_prompt_learning", False):
+            raise InputError(
+                f"PEFT type {inner.active_peft_config.peft_type} adds virtual tokens, which is "
+                "not supported; use an adapter inside the layers, such as LoRA"
+            )
+        inner = inner.get_base_model()
+    if not hasattr(inner, "config") or not hasattr(inner, "get_output_embeddings"):
+        raise InputError(f"{type(inner).__name__} is not a transformers causal language model")
+    if inner.config.is_encoder_decoder:
+        raise InputError(
+            f"{type(inner).__name__} is an encoder-decoder; a decoder-only model is needed"
+        )
+    return inner
+
+
+def _active_layer(layer: Any, owner: str) -> nn.Linear:
+    """The linear layer that computes the logits, looked up inside PEFT's full-copy wrapper."""
+    if hasattr(layer, "modules_to_save"):
+        if layer.disable_adapters:
+            layer = layer.original_module
+        else:
+            layer = layer.modules_to_save[layer.active_adapter]
+    if type(layer) is not nn.Linear or not layer.weight.is_floating_point():
+        raise InputError(
+            f"{owner}: the output head is a {type(layer).__name__}, not a plain linear layer; "
+            "keep adapters (target_modules) and quantisation away from it. To train it beside "
+            "an adapter, name it in modules_to_save"
+        )
+    return layer
+
+
+def _confirm(inner: Any, head: Head) -> None:
+    """Run two tokens through the model and compare its logits with the head's."""
+    if inner in _confirmed:
+        return
+    modes = {module: module.training for module in inner.modules()}
+    inner.eval()
+    try:
+        ids = torch.tensor([[0, 1]], device=head.weight.device)
+        with torch.no_grad(), torch.autocast(head.weight.device.type, enabled=False):
+            expected = inner(input_ids=ids).logits.float()
+            actual = head.logits(backbone_of(inner)(input_ids=ids).last_hidden_state).float()
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if actual.shape != expected.shape or not torch.allclose(
+        actual, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())
+    ):
+        raise InputError(
+            f"{type(inner).__name__} (model type {inner.config.model_type!r}) does more to its "
+            "logits than its output layer; riskalign does not know how to follow it"
+        )
+    _confirmed.add(inner)
