@@ -1,0 +1,55 @@
+"""From a pair's margin to its loss: what the margin is pulled towards."""
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from riskalign.errors import InputError
+
+TARGETS = ("hard", "soft", "gap")
+
+
+def margin_loss(
+    margin: Tensor,
+    target: str = "hard",
+    *,
+    gap: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Loss [B] of margins [B] under one of three targets.
+
+    - "hard": `-log sigmoid(m)`, mixed with the flipped label by `label_smoothing` (the
+      conservative DPO of Mitchell, 2023); only the order is known.
+    - "soft": cross-entropy of `sigmoid(m)` against `sigmoid(gap)`, the Bradley-Terry
+      probability of the order.
+    - "gap": `(m - gap)^2`, as IPO (arXiv 2310.12036) and REBEL (arXiv 2404.16767) regress.
+
+    `gap` [B] is the chosen return minus the rejected one, in the margin's units. Where labels
+    are drawn with probability `sigmoid(gap)` all three have their minimum at `m = gap`.
+
+    Raises `InputError` for an unknown target, a `gap` missing for "soft" or "gap", or a
+    `label_smoothing` outside [0, 0.5) or used with a target other than "hard".
+
+    By hand: `m = 0` costs `log 2` under "hard"; `m = log 3`, `gap = 0` costs
+    `-(log 3/4 + log 1/4)/2` under "soft" and `(log 3)^2` under "gap".
+    """
+    if target not in TARGETS:
+        raise InputError(f"target {target!r} is not known; choose one of {', '.join(TARGETS)}")
+    if not 0.0 <= label_smoothing < 0.5:
+        raise InputError(f"label_smoothing must lie in [0, 0.5), not {label_smoothing}")
+    if target == "hard":
+        if label_smoothing == 0.0:
+            return -logsigmoid(margin)
+        return -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
+    if label_smoothing != 0.0:
+        raise InputError(
+            f"label_smoothing goes with target 'hard' only; target {target!r} already has its "
+            "probabilities from the gap, so set label_smoothing to 0"
+        )
+    if gap is None:
+        raise InputError(
+            f"target {target!r} needs the gap of each pair's scores; give the data the columns "
+            "score_chosen and score_rejected, or use target 'hard'"
+        )
+    if target == "gap":
+        return (margin - gap).square()
+    return -gap.sigmoid() * logsigmoid(margin) - (-gap).sigmoid() * logsigmoid(-margin)
