@@ -1,0 +1,155 @@
+"""What a preference row is: its columns, and the checks that every source passes.
+
+Columns, named as TRL names them:
+
+- `chosen`, `rejected`: text, or lists of `{"role", "content"}` messages;
+- `prompt`: the same kind; where it is missing, the common beginning of the two is the prompt;
+- `score_chosen`, `score_rejected` (optional, both or none): the value of each response, higher
+  better; their difference is the gap that the targets `soft` and `gap` regress on.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias, TypedDict
+
+from riskalign.errors import InputError
+
+Message: TypeAlias = dict[str, str]
+Text: TypeAlias = str | list[Message]
+
+
+class Pair(TypedDict):
+    """One checked preference row; `chosen` and `rejected` do not repeat the prompt."""
+
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    score_chosen: float | None
+    score_rejected: float | None
+
+
+def check_rows(rows: Iterable[tuple[str, Any]]) -> list[Pair]:
+    """Check rows given as (where, row); `where` names file and line in errors.
+
+    Raises:
+        InputError: a column is missing or of the wrong kind, rows mix text and messages, or
+            there is no row at all.
+    """
+    pairs: list[Pair] = []
+    first_where, first_kind = "", ""
+    for where, row in rows:
+        pair = check_row(row, where)
+        kind = "text" if isinstance(pair["chosen"], str) else "messages"
+        if not pairs:
+            first_where, first_kind = where, kind
+        elif kind != first_kind:
+            raise InputError(
+                f"{where}: holds {kind} where {first_where} holds {first_kind}. "
+                "Give every row of one data set the same kind."
+            )
+        pairs.append(pair)
+    return pairs
+
+
+def check_row(row: Any, where: str) -> Pair:
+    """Check one row and split off its prompt.
+
+    Raises:
+        InputError: names `where`, the field and the remedy.
+    """
+    if not isinstance(row, Mapping):
+        raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
+    chosen, rejected = (_text(row, field, where) for field in ("chosen", "rejected"))
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise InputError(
+            f"{where}: fields 'chosen' and 'rejected' differ in kind. "
+            "Make both text or both lists of messages."
+        )
+    if row.get("prompt") is None:
+        prompt, chosen, rejected = split_prompt(chosen, rejected)
+    else:
+        prompt = _text(row, "prompt", where)
+        if isinstance(prompt, str) != isinstance(chosen, str):
+            raise InputError(
+                f"{where}: fields 'prompt' and 'chosen' differ in kind. "
+                "Make both text or both lists of messages."
+            )
+    score_chosen, score_rejected = (
+        _score(row, field, where) for field in ("score_chosen", "score_rejected")
+    )
+    if (score_chosen is None) != (score_rejected is None):
+        missing = "score_chosen" if score_chosen is None else "score_rejected"
+        raise InputError(f"{where}: field '{missing}' is missing. Give both scores or none.")
+    return Pair(
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        score_chosen=score_chosen,
+        score_rejected=score_rejected,
+    )
+
+
+def split_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
+    """Split the common beginning off as the prompt: whole messages, or text up to a word's end.
+
+    Returns:
+        prompt, chosen, rejected; a space where the text parts ways goes to the responses.
+    """
+    n = 0
+    while n < min(len(chosen), len(rejected)) and chosen[n] == rejected[n]:
+        n += 1
+    if isinstance(chosen, str):
+        while n and not chosen[n - 1].isspace():
+            n -= 1
+        while n and chosen[n - 1].isspace():
+            n -= 1
+    return chosen[:n], chosen[n:], rejected[n:]
+
+
+def _text(row: Mapping[str, Any], field: str, where: str) -> Text:
+    value = row.get(field)
+    if value is None:
+        found = ", ".join(sorted(map(str, row))) or "none"
+        raise InputError(
+            f"{where}: field '{field}' is missing (fields found: {found}). "
+            "Give each row 'chosen' and 'rejected' and, unless they share it, 'prompt'."
+        )
+    if isinstance(value, str):
+        return _encodable(value, field, where)
+    if isinstance(value, list | tuple):
+        return [_message(message, i, field, where) for i, message in enumerate(value)]
+    raise InputError(
+        f"{where}: field '{field}' is {type(value).__name__}. "
+        'Give text or a list of {"role", "content"} messages.'
+    )
+
+
+def _message(message: Any, i: int, field: str, where: str) -> Message:
+    if isinstance(message, Mapping):
+        role, content = message.get("role"), message.get("content")
+        if isinstance(role, str) and isinstance(content, str):
+            return {"role": role, "content": _encodable(content, field, where)}
+    raise InputError(
+        f"{where}: field '{field}', message {i + 1}: expected text in 'role' and 'content'."
+    )
+
+
+def _encodable(text: str, field: str, where: str) -> str:
+    # JSON can hold half of a surrogate pair, which is no character and has no UTF-8.
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where}: field '{field}', character {error.start + 1}: {text[error.start]!r} is half "
+            "of a character. Write the whole character, or drop it."
+        ) from error
+    return text
+
+
+def _score(row: Mapping[str, Any], field: str, where: str) -> float | None:
+    value = row.get(field)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{where}: field '{field}' is {value!r}. Give a finite number.")
+    return float(value)

@@ -1,0 +1,265 @@
+"""From preference rows to token ids: chat templates, end tokens, truncation."""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias, TypedDict
+
+import numpy as np
+from datasets import Dataset, Features, Value
+from transformers import PreTrainedTokenizerBase
+
+from riskalign.data.schema import Message, Text
+from riskalign.errors import InputError
+
+TruncationMode: TypeAlias = Literal["keep_end", "keep_start"]
+TRUNCATION_MODES: tuple[TruncationMode, ...] = ("keep_end", "keep_start")
+
+logger = logging.getLogger(__name__)
+
+
+class TokenizedPair(TypedDict):
+    """One pair as token ids; responses end with their end token unless they were cut."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+    gap: float
+    length: int
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """What became of the rows; nothing is dropped or cut without being counted here."""
+
+    rows: int = 0
+    kept: int = 0
+    dropped_empty: int = 0
+    dropped_identical: int = 0
+    truncated_prompts: int = 0
+    truncated_responses: int = 0
+
+    def summary(self) -> str:
+        """One line naming what is not zero."""
+        words = (f"{n} {name.replace('_', ' ')}" for name, n in asdict(self).items() if n)
+        return ", ".join(words)
+
+
+def tokenize_pairs(
+    pairs: Dataset | list[dict[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int | None,
+    max_prompt_length: int | None = None,
+    truncation_mode: TruncationMode = "keep_end",
+) -> tuple[Dataset, PairCounts]:
+    """Tokenize checked rows (see `load_pairs`).
+
+    Messages are rendered with the tokenizer's chat template: the prompt with the opening of the
+    assistant's turn, the response as what the template adds to that, its own end token
+    included. Text gets the tokenizer's end token. Prompt and response together take at most
+    `max_length` tokens: the prompt gives way first, down to half of `max_length`, losing its
+    beginning (`keep_end`) or its end (`keep_start`); a response that is still too long is cut,
+    loses its end token (it does not end there), and is counted. Pairs with an empty response,
+    and pairs whose responses are the same tokens after cutting, are dropped and counted.
+
+    Args:
+        pairs: columns `prompt`, `chosen`, `rejected` and, optionally, the two scores.
+        tokenizer: its chat template is needed for messages, its `eos_token` for text.
+        max_length: tokens of a prompt and one response together; None for no limit.
+        max_prompt_length: tokens of the prompt; None for no limit of its own.
+        truncation_mode: which part of a long prompt is kept.
+
+    Returns:
+        A data set with the fields of `TokenizedPair` (`gap` is
+        `score_chosen - score_rejected`, NaN without scores; `length` the tokens of prompt and
+        both responses) and the counts.
+
+    Raises:
+        InputError: no chat template or end token where one is needed, or no pair is left.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in TokenizedPair.__annotations__}
+    rows = empty = identical = cut_prompts = cut_responses = 0
+    for pair in pairs:
+        rows += 1
+        if _is_empty(pair["chosen"]) or _is_empty(pair["rejected"]):
+            empty += 1
+            continue
+        ids = tokenize_pair(pair, tokenizer)
+        prompt, chosen, rejected = truncate(*ids, max_length, max_prompt_length, truncation_mode)
+        if chosen == rejected:
+            identical += 1
+            continue
+        cut_prompts += len(prompt) < len(ids[0])
+        cut_responses += (len(chosen) < len(ids[1])) + (len(rejected) < len(ids[2]))
+        columns["prompt_ids"].append(np.asarray(prompt, dtype=np.int32))
+        columns["chosen_ids"].append(np.asarray(chosen, dtype=np.int32))
+        columns["rejected_ids"].append(np.asarray(rejected, dtype=np.int32))
+        columns["gap"].append(_gap(pair))
+        columns["length"].append(len(prompt) + len(chosen) + len(rejected))
+    kept = len(columns["gap"])
+    counts = PairCounts(rows, kept, empty, identical, cut_prompts, cut_responses)
+    if not kept:
+        raise InputError(
+            f"No preference pair is left to train on ({counts.summary() or 'no rows'}). "
+            "Give pairs whose two responses differ and are not empty."
+        )
+    if kept < rows or cut_prompts or cut_responses:
+        logger.warning("Preference pairs: %s.", counts.summary())
+    ids_feature = [Value("int32")]
+    features = Features(
+        prompt_ids=ids_feature,
+        chosen_ids=ids_feature,
+        rejected_ids=ids_feature,
+        gap=Value("float64"),
+        length=Value("int32"),
+    )
+    return Dataset.from_dict(columns, features=features), counts
+
+
+def tokenize_pair(
+    pair: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], list[int], list[int]]:
+    """Token ids of prompt, chosen and rejected, not truncated; the prompt is never empty.
+
+    Raises:
+        InputError: no chat template or end token where one is needed.
+    """
+    responses = (pair["chosen"], pair["rejected"])
+    if isinstance(pair["prompt"], str):
+        prompt, texts, special = pair["prompt"], list(responses), True
+    else:
+        prompt, texts = render_chat(pair["prompt"], responses, tokenizer)
+        special = False
+    prompt_ids = _encode(tokenizer, prompt, special)
+    chosen_ids, rejected_ids = (
+        _response_ids(tokenizer, prompt, prompt_ids, text, special) for text in texts
+    )
+    if not prompt_ids:
+        # The first response token needs a position that predicts it.
+        start = tokenizer.bos_token_id
+        prompt_ids = [start if start is not None else _eos(tokenizer)]
+    return prompt_ids, chosen_ids, rejected_ids
+
+
+def render_chat(
+    prompt: list[Message],
+    responses: tuple[list[Message], ...],
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[str, list[str]]:
+    """Render a prompt and its responses with the tokenizer's chat template, as text.
+
+    A response is what the template adds to the rendered prompt. Where a template rewrites the
+    prompt's end once an answer follows (some reasoning models), it is the answer's own content
+    and whatever the template writes after it.
+
+    Raises:
+        InputError: the tokenizer has no chat template, or the template refuses the messages.
+    """
+    if tokenizer.chat_template is None:
+        raise InputError(
+            "The data holds messages but the tokenizer has no chat template. Set "
+            "tokenizer.chat_template, or give 'prompt', 'chosen' and 'rejected' as text."
+        )
+    answering = bool(prompt) and prompt[-1]["role"] == "assistant"
+    opening = "continue_final_message" if answering else "add_generation_prompt"
+    rendered = _apply_template(tokenizer, prompt, **{opening: True}) if prompt else ""
+    texts = []
+    for response in responses:
+        full = _apply_template(tokenizer, prompt + response)
+        if full.startswith(rendered):
+            texts.append(full[len(rendered) :])
+        else:
+            content = response[-1]["content"]
+            end = full.rpartition(content.strip())[2]
+            texts.append(content + end)
+    return rendered, texts
+
+
+def truncate(
+    prompt: list[int],
+    chosen: list[int],
+    rejected: list[int],
+    max_length: int | None,
+    max_prompt_length: int | None,
+    mode: TruncationMode,
+) -> tuple[list[int], list[int], list[int]]:
+    """Cut the prompt first (not below half of `max_length`), then the responses' ends."""
+    keep = len(prompt)
+    if max_prompt_length is not None:
+        keep = min(keep, max_prompt_length)
+    if max_length is not None:
+        longest = max(len(chosen), len(rejected))
+        keep = min(keep, max(max_length - longest, max_length // 2))
+    prompt = prompt[len(prompt) - keep :] if mode == "keep_end" else prompt[:keep]
+    room = None if max_length is None else max_length - len(prompt)
+    return prompt, chosen[:room], rejected[:room]
+
+
+def _apply_template(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], **options: Any
+) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
+    except Exception as error:  # templates are programs; jinja raises what they raise
+        roles = ", ".join(message["role"] for message in messages)
+        raise InputError(
+            f"The tokenizer's chat template refuses messages with roles ({roles}): {error}"
+        ) from error
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+    eos = tokenizer.eos_token
+    if special and ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(eos):
+        return ids[:-1]  # some tokenizers close every text, even one that goes on
+    return ids
+
+
+def _response_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    prompt_ids: list[int],
+    response: str,
+    special: bool,
+) -> list[int]:
+    ids = _encode(tokenizer, prompt + response, special)
+    if ids[: len(prompt_ids)] == prompt_ids:
+        ids = ids[len(prompt_ids) :]
+    else:  # a token straddles the border: a model that answers cannot produce it
+        ids = _encode(tokenizer, response, special=False)
+    return _close(ids, tokenizer)
+
+
+def _close(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    ends = {*tokenizer.all_special_ids}
+    ends.update(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+    if tokenizer.unk_token_id != tokenizer.eos_token_id:
+        ends.discard(tokenizer.unk_token_id)  # text that the vocabulary lacks, not an end
+    n = len(ids)
+    while n and ids[n - 1] not in ends and not str(tokenizer.decode([ids[n - 1]])).strip():
+        n -= 1
+    if n and ids[n - 1] in ends:
+        return ids[:n]  # white space after the end token is never generated
+    return [*ids, _eos(tokenizer)]
+
+
+def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
+    eos = tokenizer.eos_token_id
+    if not isinstance(eos, int):
+        raise InputError("The tokenizer has no end token. Set tokenizer.eos_token.")
+    return eos
+
+
+def _is_empty(response: Text) -> bool:
+    if isinstance(response, str):
+        return not response.strip()
+    return not any(message["content"].strip() for message in response)
+
+
+def _gap(pair: Mapping[str, Any]) -> float:
+    chosen, rejected = pair.get("score_chosen"), pair.get("score_rejected")
+    if chosen is None or rejected is None:
+        return math.nan
+    return float(chosen) - float(rejected)
