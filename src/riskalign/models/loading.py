@@ -1,0 +1,223 @@
+"""One door for every model: a hub id, a folder, an adapter folder, a GGUF file, the default."""
+
+import difflib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from riskalign.errors import InputError
+from riskalign.models import hub
+from riskalign.models.default import DEFAULT_MODEL, default_folder
+from riskalign.models.gguf import gguf_folder
+from riskalign.models.saving import fingerprint
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model ready for training or sampling.
+
+    `source` is the name it was asked for by. `revision_or_hash` pins what was loaded: the hub
+    commit, the SHA-256 of the wheel or GGUF file, or the weights' `fingerprint`. `notes` says in
+    words what a user may want to know (no chat template, pad token borrowed from another).
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    revision_or_hash: str
+    notes: tuple[str, ...] = ()
+
+
+def load_model(
+    name: str | Path, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+) -> LoadedModel:
+    """Load a causal language model and its tokenizer; weights in `dtype`, on the CPU, in eval mode.
+
+    `name` is `"smollm2-135m"` (the default model; `:hub` or `:wheel` appended forces its origin),
+    a folder in the transformers format, a folder with a PEFT adapter (loaded on its base model
+    and merged into it), a GGUF file, or a hub id (`org/name`, `org/name@revision`). Only
+    safetensors weights are loaded. A tokenizer without pad token gets its end token for one.
+
+    Raises `InputError` when there is no such model, its weights are pickled, or its tokenizer has
+    more tokens than the model has embeddings.
+    """
+    text = str(name)
+    folder, pinned = _resolve(text, trust_remote_code)
+    if (folder / "adapter_config.json").is_file():
+        model, tokenizer = _load_adapter(folder, dtype, trust_remote_code)
+    else:
+        model, tokenizer = _load_plain(folder, dtype, trust_remote_code)
+    notes = _prepare(model, tokenizer, text)
+    for note in notes:
+        logger.info("%s: %s", text, note)
+    model.train(False)
+    return LoadedModel(model, tokenizer, text, pinned or fingerprint(model), tuple(notes))
+
+
+def _resolve(name: str, trust_remote_code: bool) -> tuple[Path, str]:
+    """The local folder of a model, and what pins it ("" where only the weights can tell)."""
+    if name == DEFAULT_MODEL or name.startswith(f"{DEFAULT_MODEL}:"):
+        return default_folder(name.partition(":")[2])
+    if not name:
+        raise InputError(f"model: the name is empty; try {DEFAULT_MODEL!r}.")
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix.lower() == ".gguf":
+            return gguf_folder(path)
+        raise InputError(f"model {name!r} is a file, but not a .gguf file; give its folder.")
+    if path.is_dir():
+        return path, ""
+    looks_local = (
+        path.is_absolute() or name.startswith((".", "~")) or len(path.parts) != 2
+        or path.suffix.lower() == ".gguf" or path.parent.is_dir()
+    )  # fmt: skip
+    if looks_local:
+        raise InputError(
+            f"model {name!r}: no such folder or file (a hub id has the form org/name)."
+            f"{_nearest(path)}"
+        )
+    repo_id, _, revision = name.partition("@")
+    try:
+        folder = hub.download_snapshot(repo_id, revision or None, with_code=trust_remote_code)
+    except hub.HubUnreachableError as error:
+        cached = hub.cached_snapshot(repo_id, revision or None)
+        if cached is None:
+            raise InputError(
+                f"model {name!r}: no such folder here, not in the hub cache, and the hub is out "
+                f"of reach ({error})."
+            ) from error
+        folder = cached
+    return folder, folder.name
+
+
+def _nearest(path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        missing = parent
+        while not missing.parent.is_dir():
+            missing = missing.parent
+        return f" The folder {str(missing)!r} does not exist either."
+    names = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
+    # The default model is a name, not a path, so it is a candidate for bare names only.
+    if path.parts == (path.name,):
+        names.append(DEFAULT_MODEL)
+    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    return f" Nearest: {', '.join(str(parent / entry) for entry in close)}." if close else ""
+
+
+def _load_plain(
+    folder: Path, dtype: torch.dtype, trust_remote_code: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if not (folder / "config.json").is_file():
+        ggufs = sorted(entry.name for entry in folder.glob("*.gguf"))
+        hint = f" It holds {', '.join(ggufs)}: give that file's path." if ggufs else ""
+        raise InputError(f"{folder}: no model here (no config.json).{hint}")
+    _refuse_pickle(folder, "*.safetensors", ("*.bin", "*.pt", "*.pth", "*.ckpt"))
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{folder}: the model cannot be loaded: {error}") from error
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        # transformers would start them at random and only warn.
+        raise InputError(
+            f"{folder}: {len(missing)} of the model's weights are missing, {missing[0]!r} among "
+            "them. Fetch or save the model again."
+        )
+    return model, _load_tokenizer(folder, trust_remote_code)
+
+
+def _load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{folder}: no tokenizer can be loaded from here ({error}). Save the model's "
+            "tokenizer into the same folder (tokenizer.save_pretrained)."
+        ) from error
+    return tokenizer
+
+
+def _load_adapter(
+    folder: Path, dtype: torch.dtype, trust_remote_code: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from peft import PeftModel
+
+    _refuse_pickle(folder, "adapter_model.safetensors", ("adapter_model.bin",))
+    settings: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    base_name = settings.get("base_model_name_or_path")
+    if not base_name:
+        raise InputError(
+            f"{folder / 'adapter_config.json'}: field base_model_name_or_path is empty, so the "
+            "adapter's base model is unknown; write its name or path there."
+        )
+    base = load_model(base_name, dtype=dtype, trust_remote_code=trust_remote_code)
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    tokenizer = _load_tokenizer(folder, trust_remote_code) if has_tokenizer else base.tokenizer
+    try:
+        adapted = PeftModel.from_pretrained(base.model, str(folder))
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{folder}: the adapter does not fit {base_name!r}: {error}") from error
+    # Merged, it is a plain model: it samples at full speed, can be saved, and can be the
+    # reference of another step without a trace of where it came from.
+    return adapted.merge_and_unload(), tokenizer
+
+
+def _refuse_pickle(folder: Path, wanted: str, pickled: tuple[str, ...]) -> None:
+    if any(folder.glob(wanted)):
+        return
+    found = sorted(entry.name for pattern in pickled for entry in folder.glob(pattern))
+    if found:
+        raise InputError(
+            f"{folder}: its weights are pickled ({', '.join(found)}) and loading them could run "
+            "foreign code. Convert them where you trust them: load the model with transformers "
+            "and call save_pretrained, which writes safetensors."
+        )
+    raise InputError(f"{folder}: no safetensors weights here.")
+
+
+def _prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> list[str]:
+    """Check that tokenizer and model fit, give a pad token; what is worth knowing, in words."""
+    notes: list[str] = []
+    embeddings = model.get_input_embeddings().weight
+    assert isinstance(embeddings, torch.Tensor)
+    rows = embeddings.shape[0]
+    needed = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if needed > rows:
+        raise InputError(
+            f"model {name!r}: its tokenizer has token ids up to {needed - 1}, but the model has "
+            f"only {rows} embeddings. They do not belong together; if tokens were added, call "
+            "model.resize_token_embeddings and save the model again."
+        )
+    if tokenizer.eos_token is None:
+        raise InputError(f"model {name!r}: its tokenizer has no end-of-sequence token.")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        notes.append(f"no pad token; the end token {tokenizer.eos_token!r} pads")
+    for settings in (model.config, model.generation_config):
+        if settings is not None and getattr(settings, "pad_token_id", None) is None:
+            settings.pad_token_id = tokenizer.pad_token_id
+    if not tokenizer.chat_template:
+        notes.append("no chat template; conversations need one, plain text does not")
+    return notes
