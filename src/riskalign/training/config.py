@@ -1,0 +1,137 @@
+"""`RSAConfig`: transformers' `TrainingArguments` and what one alignment step needs beside them."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from riskalign.data.tokenize import TRUNCATION_MODES, TruncationMode
+from riskalign.errors import InputError
+from riskalign.losses import LOSSES, TARGETS
+from riskalign.risk import get_risk
+
+
+@dataclass
+class RSAConfig(TrainingArguments):
+    """Settings of one step; names as in TRL's `DPOConfig` wherever it has the setting.
+
+    Defaults that differ from `TrainingArguments`: `learning_rate` 2e-5 (that of RSA's
+    experiments, arXiv 2512.24263), `logging_steps` 10.
+
+    Args:
+        risk: risk measure, e.g. `"mean"`, `"cvar:0.95"`, `"erm:0.5"`.
+        loss_type: one of `riskalign.losses.LOSSES`, e.g. `"rsa1"`, `"rsa2"`, `"dpo"`.
+        beta: temperature, > 0; higher keeps the policy closer to the reference.
+        alpha: weight of the risk term of `rsa2` and `tdpo2`, >= 0.
+        target: `"hard"` (order only), `"soft"` or `"gap"` (these need scores).
+        gap_scale: the score gap is multiplied by this before it becomes a target, > 0.
+        label_smoothing: assumed share of swapped labels, in [0, 0.5).
+        max_length: tokens of a prompt and one response together; None for no limit.
+        max_prompt_length: tokens of the prompt; None for no limit of its own.
+        truncation_mode: `"keep_end"` or `"keep_start"`: which part of a long prompt stays.
+        disable_dropout: train without the model's dropout, so that policy and reference differ by
+            weights only; a new adapter keeps the dropout that its `peft_config` asks for.
+        chunk_size: response tokens whose vocabulary-wide statistics are held at a time; None
+            chooses by the vocabulary's size.
+        shared_prompt: store and compute each prompt once for both responses; None does so
+            where the model is known to compute the same values that way.
+        cache_reference: keep the reference's hidden states of the response tokens in memory, so
+            that later epochs need no forward pass of the reference; takes 4 bytes times hidden
+            size for each response token.
+        model_init_kwargs: for a model given by name, passed to `from_pretrained`.
+        trust_remote_code: run code that comes with a model given by name; off by default.
+
+    Raises:
+        InputError: a value is out of its range; the message names field, value and remedy.
+    """
+
+    learning_rate: float = field(default=2e-5, metadata={"help": "Initial learning rate."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between logs."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay off: the columns are not the model's."}
+    )
+
+    risk: str = field(default="cvar:0.95", metadata={"help": "Risk measure."})
+    loss_type: str = field(default="rsa2", metadata={"help": "Pair loss."})
+    beta: float = field(default=0.1, metadata={"help": "Temperature."})
+    alpha: float = field(default=0.5, metadata={"help": "Weight of the risk term."})
+    target: str = field(default="hard", metadata={"help": "Target of the margin."})
+    gap_scale: float = field(default=1.0, metadata={"help": "Factor on score gaps."})
+    label_smoothing: float = field(default=0.0, metadata={"help": "Share of swapped labels."})
+    max_length: int | None = field(default=512, metadata={"help": "Tokens of a sequence."})
+    max_prompt_length: int | None = field(default=None, metadata={"help": "Tokens of a prompt."})
+    truncation_mode: TruncationMode = field(
+        default="keep_end", metadata={"help": "Part of a long prompt that is kept."}
+    )
+    disable_dropout: bool = field(default=True, metadata={"help": "Train without dropout."})
+    chunk_size: int | None = field(default=None, metadata={"help": "Tokens held at a time."})
+    shared_prompt: bool | None = field(
+        default=None, metadata={"help": "Compute each prompt once for both responses."}
+    )
+    cache_reference: bool = field(
+        default=False, metadata={"help": "Keep the reference's hidden states in memory."}
+    )
+    model_init_kwargs: dict[str, Any] | None = field(
+        default=None, metadata={"help": "Passed to from_pretrained."}
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run a model's own code."})
+
+    def __post_init__(self) -> None:
+        """Check the values, then let `TrainingArguments` do the same with its own."""
+        _check(self)
+        if self.gradient_checkpointing is not None and "activation_checkpointing" in {
+            f.name for f in fields(self)
+        }:
+            # The field's new name; by its old one TrainingArguments takes it with a warning.
+            self.activation_checkpointing = self.gradient_checkpointing
+            self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
+            self.gradient_checkpointing = None
+            self.gradient_checkpointing_kwargs = None
+        if self.ddp_find_unused_parameters is None:
+            # Every trainable parameter takes part in every step.
+            self.ddp_find_unused_parameters = False
+        if not getattr(torch, "accelerator", torch.cuda).is_available():
+            # There is nothing to pin memory for, and torch warns at every data loader.
+            self.dataloader_pin_memory = False
+        super().__post_init__()  # type: ignore[no-untyped-call]
+
+
+def _check(config: RSAConfig) -> None:
+    get_risk(config.risk)
+    positive_lengths = [
+        ("max_length", config.max_length, 2),
+        ("max_prompt_length", config.max_prompt_length, 1),
+        ("chunk_size", config.chunk_size, 1),
+    ]
+    rules = [
+        ("loss_type", config.loss_type in LOSSES, f"one of {', '.join(LOSSES)}"),
+        ("target", config.target in TARGETS, f"one of {', '.join(TARGETS)}"),
+        ("beta", config.beta > 0, "a number above 0, such as 0.1"),
+        ("alpha", config.alpha >= 0, "a number of at least 0, such as 0.5"),
+        ("gap_scale", config.gap_scale > 0, "a number above 0"),
+        ("label_smoothing", 0 <= config.label_smoothing < 0.5, "a number in [0, 0.5)"),
+        (
+            "truncation_mode",
+            config.truncation_mode in TRUNCATION_MODES,
+            f"one of {', '.join(TRUNCATION_MODES)}",
+        ),
+        (
+            "label_smoothing",
+            config.label_smoothing == 0 or config.target == "hard",
+            "0, or target 'hard': other targets have their probabilities from the scores",
+        ),
+        (
+            "risk",
+            not config.loss_type.startswith("tdpo") or config.risk == "mean",
+            f"'mean', which loss_type {config.loss_type!r} is defined by, or choose an rsa loss",
+        ),
+        ("remove_unused_columns", not config.remove_unused_columns, "False"),
+        *(
+            (name, value is None or value >= least, f"None or an integer of at least {least}")
+            for name, value, least in positive_lengths
+        ),
+    ]
+    for name, holds, remedy in rules:
+        if not holds:
+            raise InputError(f"{name} is {getattr(config, name)!r}. Give {remedy}.")

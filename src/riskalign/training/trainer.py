@@ -1,0 +1,324 @@
+"""`RSATrainer`: one step of Risk-aware Stepwise Alignment on transformers' `Trainer`."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    set_seed,
+)
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
+
+from riskalign.data import PairCollator, PairCounts, can_share_prompt, response_hidden
+from riskalign.data.sources import Source
+from riskalign.errors import InputError, TrainingDiverged
+from riskalign.losses import LossOutput, SequenceStats, pair_loss, sum_by_sequence
+from riskalign.risk import get_risk
+from riskalign.tokens import backbone_of, head_of, token_stats
+from riskalign.training import preparation
+from riskalign.training.cache import HiddenCache
+from riskalign.training.config import RSAConfig
+from riskalign.training.forward import call_through
+from riskalign.training.metrics import MetricSums
+from riskalign.training.precision import bf16_is_fast
+from riskalign.training.reference import with_reference
+
+Batch = dict[str, Tensor]
+
+logger = logging.getLogger(__name__)
+
+
+class RSATrainer(Trainer):
+    """Trains a policy on preference pairs against a frozen reference.
+
+    The loss is the mean over all pairs of the global batch, however that is split over
+    devices and accumulation steps. Logged as averages since the last log, with the prefix
+    `eval_` in evaluation: `loss`, `rewards/*`, `logps/*`, `risk/*` (sequential risk ratio),
+    `kl/*`, `margin`; sums over response tokens in nats, rewards in units of the margin.
+
+    Args:
+        model: a causal language model (full fine-tuning, or a PEFT model), or its name.
+        ref_model: the reference; without it the reference is `model` as given: with a new
+            adapter, the adapter switched off; else a frozen copy of the weights in memory.
+        args: settings.
+        data_collator: replaces `riskalign.data.PairCollator`; must return the same fields.
+        train_dataset: rows as `riskalign.data.load_pairs` takes them; of a source with splits,
+            the split `train`.
+        eval_dataset: the same with the split `test`, or a dict of such data sets.
+        processing_class: the tokenizer; without it, the one of the model's name.
+        callbacks: as for `Trainer`.
+        optimizers: as for `Trainer`.
+        peft_config: adds an adapter; only the adapter is trained and saved.
+
+    Attributes:
+        data_counts: for each data set, what was kept, dropped and cut.
+
+    Raises:
+        InputError: settings, data, model or tokenizer that do not fit together.
+        TrainingDiverged: from `train`, before a step with a non-finite loss or gradient.
+    """
+
+    args: RSAConfig
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel | nn.Module | str,
+        ref_model: PreTrainedModel | PeftModel | nn.Module | None = None,
+        args: RSAConfig | None = None,
+        data_collator: Callable[[list[Any]], Batch] | None = None,
+        train_dataset: Source | None = None,
+        eval_dataset: Source | dict[str, Source] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: PeftConfig | None = None,
+    ) -> None:
+        args = args if args is not None else RSAConfig()
+        if not isinstance(args, RSAConfig):
+            raise InputError(f"args is a {type(args).__name__}. Give a riskalign RSAConfig.")
+        policy = preparation.load_policy(model, args)
+        tokenizer = preparation.load_tokenizer(processing_class, policy, args)
+        if args.disable_dropout:
+            preparation.disable_dropout(policy)
+        # `Trainer` seeds later, when a new adapter's weights are drawn already.
+        set_seed(args.seed)
+        policy, self.reference = with_reference(policy, ref_model, peft_config)
+        with self.reference.active(policy) as ref:
+            preparation.check_vocabulary(tokenizer, policy, ref)
+            self.shared_prompt = _decide_shared_prompt(args.shared_prompt, policy, ref)
+        self.risk = get_risk(args.risk)
+        self.data_counts: dict[str, PairCounts] = {}
+        self._ref_cache = HiddenCache() if args.cache_reference else None
+
+        def prepared(data: Any, name: str, keep: bool = True) -> Dataset:
+            split = "train" if name == "train_dataset" else "test"
+            pairs, counts = preparation.prepare_pairs(
+                data, name, tokenizer, policy, args, split=split
+            )
+            if "index" in pairs.column_names:  # another trainer's, or another set's
+                pairs = pairs.remove_columns("index")
+            if keep and args.cache_reference:
+                first = sum(known.kept for known in self.data_counts.values())
+                pairs = pairs.add_column("index", list(range(first, first + len(pairs))))
+            self.data_counts[name] = counts
+            return pairs
+
+        self._prepared = prepared
+
+        train_pairs = None if train_dataset is None else prepared(train_dataset, "train_dataset")
+        eval_pairs: Any = eval_dataset
+        if isinstance(eval_dataset, dict):
+            eval_pairs = {
+                name: prepared(data, f"eval_dataset[{name!r}]")
+                for name, data in eval_dataset.items()
+            }
+        elif eval_dataset is not None:
+            eval_pairs = prepared(eval_dataset, "eval_dataset")
+        if args.n_gpu > 1:
+            # Several GPUs in one process would need nn.DataParallel; `accelerate launch` is faster.
+            args._n_gpu = 1
+        config: Any = getattr(policy, "config", None)
+        use_cache = getattr(config, "use_cache", None)
+        super().__init__(
+            model=policy,
+            args=args,
+            data_collator=data_collator
+            or PairCollator(preparation.padding_id(tokenizer), self.shared_prompt),
+            train_dataset=train_pairs,
+            eval_dataset=eval_pairs,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        if use_cache is not None:
+            config.use_cache = use_cache  # `Trainer` turns it off, which slows later generation
+        # The loss is divided by the global batch's pairs, so Trainer must not divide it again.
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
+        ref_model = self.reference.model
+        if ref_model is not None and not hasattr(ref_model, "quantization_method"):
+            ref_model.to(self.args.device)  # quantised weights have their place already
+        if args.bf16 and args.device.type == "cpu" and not bf16_is_fast("cpu"):
+            logger.warning(
+                "bf16 is set, but this processor has no bf16 arithmetic and computes it about ten "
+                "times slower than float32."
+            )
+        self._train_sums, self._eval_sums = MetricSums(), MetricSums()
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor | int | None]:
+        """One optimizer step's micro-batches and the pairs in them over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        pairs = torch.tensor([sum(len(batch["gap"]) for batch in batches)], device=device)
+        return batches, self.accelerator.gather(pairs).sum()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Mean loss over the pairs of the global batch (of these inputs, without a count)."""
+        output = self.pair_losses(model, inputs)
+        self._refuse_divergence(output.loss, "loss")
+        self._train_sums.add(output.metrics)
+        if num_items_in_batch is None:
+            loss = output.loss.mean()
+        else:
+            # Processes' gradients are averaged, and this is one process's share of a sum.
+            loss = output.loss.sum() * (self.accelerator.num_processes / num_items_in_batch)
+        return (loss, output) if return_outputs else loss
+
+    def pair_losses(self, model: nn.Module, batch: Batch) -> LossOutput:
+        """Loss and metrics of each pair of a collated batch; `model` may be wrapped."""
+        policy = self.accelerator.unwrap_model(model)
+        stats = call_through(model, policy, lambda: self._sequence_stats(policy, batch))
+        n = len(batch["gap"])
+        return pair_loss(
+            self.args.loss_type,
+            SequenceStats(*(values[:n] for values in stats)),
+            SequenceStats(*(values[n:] for values in stats)),
+            beta=self.args.beta,
+            alpha=self.args.alpha,
+            target=self.args.target,
+            gap=None if self.args.target == "hard" else batch["gap"] * self.args.gap_scale,
+            label_smoothing=self.args.label_smoothing,
+        )
+
+    def _sequence_stats(self, policy: nn.Module, batch: Batch) -> SequenceStats:
+        def hidden_of(model: nn.Module) -> Tensor:
+            return response_hidden(backbone_of(model), batch, shared_prompt=self.shared_prompt)
+
+        with self.accelerator.autocast():
+            with self.reference.active(policy) as ref:
+                if self._ref_cache is None or "index" not in batch:
+                    hidden_ref = hidden_of(ref)
+                else:
+                    hidden_ref = self._ref_cache.get(batch, lambda: hidden_of(ref))
+                head_ref = head_of(ref)
+            hidden = hidden_of(policy)
+            stats = token_stats(
+                hidden,
+                head_of(policy),
+                hidden_ref,
+                head_ref,
+                batch["target_ids"],
+                self.risk,
+                chunk_size=self.args.chunk_size,
+            )
+        return sum_by_sequence(stats, batch["sequence"], 2 * len(batch["gap"]))
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """As `Trainer`'s; data given here may be all that `eval_dataset` may be at the start.
+
+        A text is one of the held data sets where it names one, else a source.
+        """
+        held = self.eval_dataset if isinstance(self.eval_dataset, dict) else {}
+        named = isinstance(eval_dataset, str) and eval_dataset in held
+        # A dict's sets come back here one by one.
+        if eval_dataset is not None and not named and not isinstance(eval_dataset, dict):
+            eval_dataset = self._prepared(eval_dataset, f"{metric_key_prefix}_dataset", keep=False)
+        found: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        return found
+
+    def predict(
+        self,
+        test_dataset: Any,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "test",
+    ) -> PredictionOutput:
+        """As `Trainer`'s, on rows as `evaluate` takes them: metrics, and no predictions."""
+        pairs = self._prepared(test_dataset, f"{metric_key_prefix}_dataset", keep=False)
+        return super().predict(pairs, ignore_keys, metric_key_prefix)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, None, None]:
+        """Add one batch to the evaluation's averages; there are no predictions to return."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            output = self.pair_losses(model, inputs)
+        self._refuse_divergence(output.loss, "loss")
+        metrics = {"loss": output.loss, **output.metrics}
+        self._eval_sums.add(self.accelerator.gather_for_metrics(metrics))
+        return output.loss.mean(), None, None
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As `Trainer`'s, with the averages over all pairs and processes as metrics."""
+        output = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        averages = self._eval_sums.averages()
+        metrics = {f"{prefix}_{name}": value for name, value in averages.items()}
+        return output._replace(metrics={**(output.metrics or {}), **metrics})
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As `Trainer`'s; a training log also gets the averages since the one before."""
+        if "loss" in logs:
+            logs |= self._train_sums.averages(self._sum_over_processes)
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer`'s, with the settings as JSON rather than as a pickle."""
+        super().save_model(output_dir, _internal_call)
+        folder = Path(output_dir or str(self.args.output_dir))
+        if self.args.should_save:
+            (folder / "training_args.bin").unlink(missing_ok=True)
+            unfinished = folder / "training_args.json.tmp"
+            settings = self.args.to_json_string()  # type: ignore[no-untyped-call]
+            unfinished.write_text(settings, encoding="utf-8")
+            os.replace(unfinished, folder / "training_args.json")
+
+    def _sum_over_processes(self, values: Tensor) -> Tensor:
+        total = self.accelerator.reduce(values, reduction="sum")
+        assert isinstance(total, Tensor)
+        return total
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        if norm is not None and not self.args.fp16:  # fp16's scaler skips such steps by itself
+            self._refuse_divergence(torch.as_tensor(norm), "gradient norm")
+        return norm
+
+    def _refuse_divergence(self, values: Tensor, what: str) -> None:
+        bad = ~values.detach().isfinite().all()
+        if self.accelerator.num_processes > 1:  # all stop, or the others wait for ever
+            bad = self.accelerator.gather(bad.to(self.args.device).reshape(1)).any()
+        if bool(bad):
+            raise TrainingDiverged(
+                f"The {what} became NaN or infinite at step {self.state.global_step + 1}; nothing "
+                "was saved from it. Lower learning_rate or gap_scale, set max_grad_norm, add "
+                "warmup_steps, or train in float32."
+            )
+
+
+def _decide_shared_prompt(wanted: bool | None, policy: nn.Module, ref: nn.Module) -> bool:
+    configs: list[Any] = [backbone_of(model).config for model in (policy, ref)]
+    possible = all(can_share_prompt(config) for config in configs)
+    if wanted and not possible:
+        kinds = ", ".join(sorted({config.model_type for config in configs}))
+        raise InputError(
+            f"shared_prompt is True, but for this model ({kinds}) prompts cannot be shared "
+            "exactly. Leave it None, or use a full-attention model with sdpa or eager attention."
+        )
+    return possible if wanted is None else wanted

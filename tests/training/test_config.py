@@ -1,0 +1,54 @@
+"""Settings: defaults and refusals before any work starts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from riskalign.errors import InputError
+from riskalign.training import RSAConfig
+
+
+def config(tmp_path: Path, **settings: Any) -> RSAConfig:
+    return RSAConfig(output_dir=str(tmp_path), use_cpu=True, **settings)
+
+
+def test_defaults_are_quiet_and_the_papers(tmp_path: Path) -> None:
+    made = config(tmp_path)
+    assert made.report_to == []
+    assert (made.risk, made.loss_type, made.beta, made.alpha) == ("cvar:0.95", "rsa2", 0.1, 0.5)
+    assert made.learning_rate == 2e-5
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"beta": 0.0}, ["beta is 0.0", "above 0"]),
+        ({"beta": float("nan")}, ["beta is nan"]),
+        ({"alpha": -1.0}, ["alpha is -1.0"]),
+        ({"risk": "cvar:1.0"}, ["cvar"]),
+        ({"risk": "worst"}, ["worst", "cvar"]),
+        ({"loss_type": "ppo"}, ["loss_type is 'ppo'", "rsa1"]),
+        ({"target": "firm"}, ["target is 'firm'", "gap"]),
+        ({"gap_scale": 0.0}, ["gap_scale"]),
+        ({"label_smoothing": 0.5}, ["label_smoothing is 0.5"]),
+        ({"label_smoothing": 0.1, "target": "gap"}, ["label_smoothing", "'hard'"]),
+        ({"loss_type": "tdpo1"}, ["risk is 'cvar:0.95'", "'mean'"]),
+        ({"max_length": 1}, ["max_length is 1", "at least 2"]),
+        ({"max_prompt_length": 0}, ["max_prompt_length"]),
+        ({"chunk_size": 0}, ["chunk_size"]),
+        ({"truncation_mode": "middle"}, ["truncation_mode", "keep_end"]),
+        ({"remove_unused_columns": True}, ["remove_unused_columns is True"]),
+    ],
+)
+def test_bad_values_are_refused(tmp_path: Path, settings: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        config(tmp_path, **settings)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_trls_name_for_checkpointing_is_taken_without_a_warning(tmp_path: Path) -> None:
+    made = config(tmp_path, gradient_checkpointing=True)
+    assert made.gradient_checkpointing
+    assert not config(tmp_path).gradient_checkpointing
