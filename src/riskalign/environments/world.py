@@ -1,0 +1,93 @@
+"""What a verifiable world is: prompts, a reward function and a cost function.
+
+A world needs no labels and no judge: programs score the answers. Implement the three members of
+`World` in a class of your own, name it ``package.module:Class`` and every command works on it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from riskalign.errors import InputError
+
+Split = Literal["train", "eval"]
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation to answer and the facts that a world's programs score the answer by.
+
+    Attributes:
+        id: unique within a world and split; intervals are clustered on it.
+        messages: chat messages ``{"role": ..., "content": ...}``, the last one the user's.
+        facts: whatever `World.reward` and `World.cost` need; never shown to the model.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class World(Protocol):
+    """A source of prompts whose answers a program can score."""
+
+    name: str
+
+    def prompts(self, split: Split, n: int, seed: int) -> list[Prompt]:
+        """Return `n` prompts, the same for the same seed; the two splits must not overlap."""
+        ...
+
+    def reward(self, prompt: Prompt, answer: str) -> float:
+        """Return how helpful `answer` is, in [0, 1], higher is better."""
+        ...
+
+    def cost(self, prompt: Prompt, answer: str) -> float:
+        """Return the harm in `answer`, at least 0; an answer is unsafe when it is above 0."""
+        ...
+
+
+def _vault() -> World:
+    from riskalign.environments.vault import Vault
+
+    return Vault()
+
+
+WORLDS: dict[str, Callable[[], World]] = {"vault": _vault}
+
+
+def get_world(spec: str | World) -> World:
+    """Return the world named `spec`.
+
+    Args:
+        spec: a name in `WORLDS`, ``package.module:Class`` (made without arguments), or a world.
+
+    Raises:
+        InputError: the name is unknown, cannot be imported, or lacks a member of `World`.
+    """
+    if not isinstance(spec, str):
+        world: object = spec
+    elif spec in WORLDS:
+        world = WORLDS[spec]()
+    elif ":" in spec:
+        module_name, _, attribute = spec.partition(":")
+        try:
+            world = getattr(importlib.import_module(module_name), attribute)()
+        except (ImportError, AttributeError) as error:
+            raise InputError(
+                f"world: cannot load {spec!r} ({error}); give package.module:Class of a module "
+                "that Python can import from here"
+            ) from error
+    else:
+        raise InputError(
+            f"world: no world is named {spec!r}; choose one of {', '.join(sorted(WORLDS))} "
+            "or give package.module:Class"
+        )
+    if not isinstance(world, World):
+        missing = [m for m in ("name", "prompts", "reward", "cost") if not hasattr(world, m)]
+        raise InputError(f"world: {spec!r} lacks {', '.join(missing)}; see riskalign.World")
+    return world
