@@ -1,0 +1,133 @@
+"""results.json: round trip, checks that name the field, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from riskalign.errors import InputError
+from riskalign.evaluation.metrics import Interval
+from riskalign.evaluation.results import read_results, write_results
+from tests.evaluation.conftest import MakeResults
+
+
+def test_round_trip(tmp_path: Path, make_results: MakeResults) -> None:
+    results = make_results()
+    path = tmp_path / "results.json"
+    write_results(path, results)
+    back = read_results(path)
+    rate = results["models"]["rsa"]["unsafe_rate"]
+    assert isinstance(rate, Interval)
+    assert back["models"]["rsa"]["unsafe_rate"] == {
+        "value": rate.value,
+        "low": rate.low,
+        "high": rate.high,
+    }
+    assert back["examples"] == results["examples"]
+    assert back["confidence"] == 0.95
+    write_results(path, back)
+    assert read_results(path) == back
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_other_types_become_plain(tmp_path: Path, make_results: MakeResults) -> None:
+    path = tmp_path / "results.json"
+    costs = {"start": np.array([2.0, 0.5, 0.0])}
+    log = {"safe": [{"step": np.int64(1), "loss": float("nan")}]}
+    settings = {"path": tmp_path, "order": ("helpful", "safe"), "limit": float("inf")}
+    write_results(path, make_results(costs=costs, training=log, settings=settings))
+    back = read_results(path)
+    assert back["costs"] == {"start": [2.0, 0.5, 0.0]}
+    assert back["training"] == {"safe": [{"step": 1, "loss": None}]}
+    assert back["settings"] == {
+        "path": str(tmp_path),
+        "order": ["helpful", "safe"],
+        "limit": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 2}, r"field schema: expected 1, found 2"),
+        ({"models": {}}, r"field models: expected at least 1 entry"),
+        (
+            {"models": {"rsa": {"cost": {"value": 1.0, "low": 0.0, "high": float("nan")}}}},
+            r"field models\.rsa\.cost\.high: expected a finite number, found nan",
+        ),
+        (
+            {"models": {"rsa": {"cost": {"value": 1.0, "low": 2.0, "high": 1.0}}}},
+            r"field models\.rsa\.cost: low 2\.0 is above high 1\.0",
+        ),
+        (
+            {"models": {"rsa": {"cost": {"value": 1.0, "low": 0.0}}}},
+            r"field models\.rsa\.cost\.high: this field is missing",
+        ),
+        ({"costs": {"rsa": [1.0, -0.5]}}, r"field costs\.rsa\.1: expected a cost of 0 or more"),
+        ({"n_prompts": True}, r"field n_prompts: expected a whole number"),
+        ({"n_prompts": 0}, r"field n_prompts: expected a whole number of 1 or more, found 0"),
+        ({"title": None}, r"field title: expected a text, found None"),
+        ({"world": 3}, r"field world: expected a text, found 3"),
+        ({"confidence": 95}, r"field confidence: expected a number between 0 and 1"),
+        ({"dial": {}}, r"field dial: expected a list, found \{\}"),
+        ({"dial": [{"w": 1.0}]}, r"field dial\.0\.metrics: this field is missing"),
+        ({"training": {"safe": [3]}}, r"field training\.safe\.0: expected an object, found 3"),
+        (
+            {"examples": [{"prompt": [{"role": "user"}], "answers": {}}]},
+            r"field examples\.0\.prompt\.0\.content: this field is missing",
+        ),
+        ({"settings": {"odd": object()}}, r"not JSON"),
+    ],
+)
+def test_bad_results_are_refused_before_writing(
+    change: dict[str, Any], message: str, tmp_path: Path, make_results: MakeResults
+) -> None:
+    path = tmp_path / "results.json"
+    with pytest.raises(InputError, match=message):
+        write_results(path, make_results(**change))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"results\.json: line 1: not JSON .*cut short"),
+        (b'{"schema": 1,\n "created": "x', r"results\.json: line 2: not JSON"),
+        (b"[]", r"results\.json: expected an object, found \[\]"),
+        (b'{"schema": NaN}', r"NaN is not a JSON number"),
+        (b"[" * 100_000, r"not usable JSON"),
+        (b'{"title": "\xff"}', r"cannot be read"),
+        (b'{"schema": 1}', r"field created: this field is missing.*docs/results\.md"),
+    ],
+)
+def test_broken_files(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_results(path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_results(tmp_path / "results.json")
+
+
+def test_failed_write_leaves_the_old_file(
+    tmp_path: Path, make_results: MakeResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "results.json"
+    write_results(path, make_results(title="old"))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_results(path, make_results(title="new"))
+    monkeypatch.undo()
+    assert json.loads(path.read_text())["title"] == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
