@@ -1,0 +1,38 @@
+"""The whole job: two steps, each one's result the next one's reference, then the measurement."""
+
+from riskalign.pipeline.combine import merge
+from riskalign.pipeline.config import (
+    AlignConfig,
+    EvaluationConfig,
+    LoraSettings,
+    SamplingConfig,
+    StepConfig,
+)
+from riskalign.pipeline.decoding import DialLogitsProcessor, DialModel, dial
+from riskalign.pipeline.parse import load_config
+from riskalign.pipeline.progress import Progress, Silent
+from riskalign.pipeline.run import AlignResult, align
+from riskalign.pipeline.schedule import Temperatures, temperatures
+from riskalign.pipeline.single import config_text, evaluate_models, write_sampled_pairs
+
+__all__ = [
+    "AlignConfig",
+    "AlignResult",
+    "DialLogitsProcessor",
+    "DialModel",
+    "EvaluationConfig",
+    "LoraSettings",
+    "Progress",
+    "SamplingConfig",
+    "Silent",
+    "StepConfig",
+    "Temperatures",
+    "align",
+    "config_text",
+    "dial",
+    "evaluate_models",
+    "load_config",
+    "merge",
+    "temperatures",
+    "write_sampled_pairs",
+]

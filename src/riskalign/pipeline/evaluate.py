@@ -1,0 +1,161 @@
+"""The job's last stages: each model and dial point measured, then compared and reported."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from riskalign import __version__
+from riskalign.evaluation import write_report, write_results
+from riskalign.models import LoadedModel
+from riskalign.models.cache import file_sha256
+from riskalign.pipeline import machine
+from riskalign.pipeline.job import Job, ModelOnDisk
+from riskalign.pipeline.ledger import Outcome
+from riskalign.pipeline.manifest import now, resolve
+from riskalign.pipeline.measure import compare, measure, read_scored, write_scored
+from riskalign.pipeline.progress import Update
+from riskalign.pipeline.steps import for_inference
+
+Models = dict[str, ModelOnDisk]
+Training = dict[str, list[dict[str, Any]]]
+
+# Settings that act on the comparison, not on what is sampled.
+_LATER = ("prompts", "dial", "dial_prompts", "n_boot", "confidence", "examples")
+
+
+class _Loaded:
+    """Models ready for inference, each loaded when it is first asked for."""
+
+    def __init__(self, models: Models, bf16: bool) -> None:
+        self._models = models
+        self._bf16 = bf16
+        self._kept: dict[str, tuple[LoadedModel, PreTrainedModel]] = {}
+
+    def __getitem__(self, name: str) -> PreTrainedModel:
+        if name not in self._kept:
+            loaded = self._models[name].load()
+            self._kept[name] = loaded, for_inference(loaded, self._bf16)
+        return self._kept[name][1]
+
+    def tokenizer(self, name: str) -> Any:
+        return self._kept[name][0].tokenizer
+
+
+def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Path]]:
+    """Scored answers of each model, and of each point of the dial between `step1` and `rsa`."""
+    evaluation = job.config.evaluation
+    assert evaluation is not None
+    loaded = _Loaded(models, machine.use_bf16(job.config.bf16))
+    n = len(job.eval_prompts)
+    scored = {name: _scored(job, models, loaded, name, name, n) for name in models}
+    dial: dict[float, Path] = {}
+    if {"step1", "rsa"} <= models.keys() and evaluation.dial_prompts:
+        few = min(n, evaluation.dial_prompts)
+        ends = {0.0: scored["step1"], 1.0: scored["rsa"]}
+        for w in dict.fromkeys(evaluation.dial):
+            dial[w] = (
+                ends[w]
+                if w in ends
+                else _scored(job, models, loaded, f"dial-{w:g}", "step1", few, w)
+            )
+    return scored, dial
+
+
+def _scored(
+    job: Job, models: Models, loaded: _Loaded, stage: str, name: str, n: int, w: float | None = None
+) -> Path:
+    """Answers of one model to the first `n` prompts, or of the dial at `w` from it to `rsa`."""
+    evaluation, world = job.config.evaluation, job.world
+    assert evaluation is not None
+    assert world is not None
+    path = job.folder / "evaluation" / f"{stage}.jsonl"
+    seed = job.seed("evaluate")
+    inputs: dict[str, Any] = {
+        "model": models[name].weights,
+        "dial": None if w is None else [models["rsa"].weights, w],
+        "start": models["start"].weights,
+        "prompts": n,
+        "world": job.world_identity(),
+        "evaluation": {k: v for k, v in vars(evaluation).items() if k not in _LATER},
+        "bf16": machine.use_bf16(job.config.bf16),
+        "seed": seed,
+    }
+
+    def work(key: str, update: Update) -> Outcome:
+        scored = measure(
+            world,
+            job.eval_prompts[:n],
+            evaluation,
+            policy=loaded[name],
+            start=loaded["start"],
+            tokenizer=loaded.tokenizer("start"),
+            seed=seed,
+            dial_to=None if w is None else (loaded["rsa"], w),
+            update=update,
+        )
+        write_scored(path, scored)
+        return {"files": [job.relative(path)]}
+
+    job.stage(f"evaluate-{stage}", inputs, work)
+    return path
+
+
+def report(
+    job: Job,
+    models: Models,
+    scored: dict[str, Path],
+    dial: dict[float, Path],
+    training: Training,
+) -> tuple[Path, Path]:
+    """Write `results.json` and, from it, `report.html`; their paths."""
+    evaluation = job.config.evaluation
+    assert evaluation is not None
+    results, html = job.folder / "results.json", job.folder / "report.html"
+    seed = job.seed("evaluate")
+    inputs = {
+        "title": job.title,
+        "command": job.command,
+        "settings": resolve(job.config),
+        "scored": {name: file_sha256(path) for name, path in scored.items()},
+        "dial": {str(w): file_sha256(path) for w, path in dial.items()},
+        "training": training,
+        "models": {name: model.weights for name, model in models.items()},
+        "world": job.world_identity(),
+        "seed": seed,
+    }
+
+    def work(key: str, update: Update) -> Outcome:
+        few = {prompt.id for prompt in job.eval_prompts[: evaluation.dial_prompts]}
+        points = {
+            w: [answer for answer in read_scored(path) if answer.prompt_id in few]
+            for w, path in dial.items()
+        }
+        own = {name: read_scored(path) for name, path in scored.items()}
+        stages = job.manifest.content["stages"]
+        write_results(
+            results,
+            {
+                "schema": 1,
+                "created": now(),
+                "riskalign_version": __version__,
+                "title": job.title,
+                "world": job.config.world,
+                "model": job.config.model,
+                **compare(job.eval_prompts, own, points, evaluation, seed),
+                "training": training,
+                "settings": resolve(job.config),
+                "reproduce": {
+                    "command": job.command,
+                    "seed": job.config.seed,
+                    "versions": machine.versions(),
+                    "commit": machine.commit(),
+                },
+                "seconds": {name: outcome["seconds"] for name, outcome in stages.items()},
+            },
+        )
+        write_report(results, html)
+        return {"files": [job.relative(results), job.relative(html)]}
+
+    job.stage("report", inputs, work)
+    return results, html

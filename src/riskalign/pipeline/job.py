@@ -1,0 +1,138 @@
+"""What all stages of a job share: configuration, world, folder, ledger, manifest, progress."""
+
+import contextlib
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from riskalign.environments import Prompt, World, get_world
+from riskalign.errors import InputError
+from riskalign.models import LoadedModel, fingerprint, load_model
+from riskalign.models.cache import file_sha256
+from riskalign.pipeline import machine
+from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.ledger import Ledger, Outcome
+from riskalign.pipeline.manifest import Manifest, stage_seed
+from riskalign.pipeline.progress import Progress, Update
+
+Work = Callable[[str, Update], Outcome]  # from a stage's key and a way to tell how far it is
+
+
+@dataclass(frozen=True)
+class ModelOnDisk:
+    """A model by name or folder, and the fingerprint of the weights that it must have."""
+
+    name: str
+    weights: str
+    trust_remote_code: bool
+
+    def load(self) -> LoadedModel:
+        """Load it; raise `InputError` when its weights are others by now."""
+        loaded = load_model(self.name, trust_remote_code=self.trust_remote_code)
+        if fingerprint(loaded.model) != self.weights:
+            raise InputError(f"model {self.name!r}: its weights changed while the job ran.")
+        return loaded
+
+
+class Job:
+    """One job in one folder; made, and its configuration checked, before any work."""
+
+    def __init__(
+        self, config: AlignConfig, progress: Progress, title: str, command: str | None
+    ) -> None:
+        self.config = config
+        self.progress = progress
+        self.title = title
+        self.folder = Path(config.output_dir).expanduser()
+        self.command = command or f"riskalign align --config {self.folder / 'config.yaml'}"
+        self.world = _needed_world(config)
+        self.eval_prompts: list[Prompt] = []
+        if self.world is not None and config.evaluation is not None:
+            seed = stage_seed(config, "evaluate")
+            self.eval_prompts = self.world.prompts("eval", config.evaluation.prompts, seed)
+            _check_world(self.world, self.eval_prompts, config.evaluation.prompts)
+        machine.check_folder(self.folder)
+        self.ledger = Ledger(self.folder)
+        self.manifest = Manifest(self.folder, config, self.command)
+
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Note in the manifest how the job ends; say it plainly when the disk is full."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.manifest.end("interrupted")
+            raise
+        except Exception as error:
+            if not machine.is_disk_full(error):
+                self.manifest.end("failed", f"{type(error).__name__}: {error}")
+                raise
+            raise InputError(
+                f"output_dir {str(self.folder)!r}: the disk is full. Free some space and run the "
+                "same command again: finished stages are kept, nothing is half-written."
+            ) from error
+        self.manifest.end("finished")
+
+    def stage(self, name: str, inputs: Mapping[str, Any], work: Work) -> Outcome:
+        """The outcome of a stage, which is done unless it is finished with the same inputs."""
+        key = self.ledger.key({"stage": name, **inputs})
+        self.progress.stage(name)
+        outcome = self.ledger.find(name, key)
+        reused = outcome is not None
+        if outcome is None:
+            outcome = self.ledger.run(
+                name,
+                key,
+                lambda: work(key, lambda n, total, note: self.progress.update(n, note, total)),
+            )
+        self.progress.done("done before" if reused else "")
+        self.manifest.note("stages", name, {"key": key, "reused": reused, **outcome})
+        return outcome
+
+    def seed(self, stage: str) -> int:
+        """The stage's own seed, noted in the manifest."""
+        seed = stage_seed(self.config, stage)
+        self.manifest.note("seeds", stage, seed)
+        return seed
+
+    def relative(self, path: Path) -> str:
+        """A path below the job's folder, as the ledger lists it."""
+        return path.relative_to(self.folder).as_posix()
+
+    def world_identity(self) -> dict[str, Any]:
+        """What decides a world's prompts and scores, as far as can be known: name and source.
+
+        A world in a package may lean on its neighbours, so all files beside it count.
+        """
+        found = inspect.getsourcefile(type(self.world))
+        files = [Path(found)] if found else []
+        if files and "." in type(self.world).__module__:
+            files = sorted(files[0].parent.glob("*.py"))
+        sources = {path.name: file_sha256(path) for path in files}
+        return {"spec": self.config.world, "sources": sources}
+
+
+def _needed_world(config: AlignConfig) -> World | None:
+    needed = config.evaluation is not None or any(
+        config.step(kind).data is None for _, kind in config.steps()
+    )
+    return get_world(config.world) if config.world is not None and needed else None
+
+
+def _check_world(world: World, prompts: list[Prompt], wanted: int) -> None:
+    """Find a broken world before hours of training rather than after."""
+    ids = {prompt.id for prompt in prompts}
+    if len(prompts) != wanted or len(ids) != wanted:
+        raise InputError(
+            f"world {world.name!r}: asked for {wanted} evaluation prompts, it gave "
+            f"{len(prompts)} with {len(ids)} different ids. Lower evaluation.prompts or mend it."
+        )
+    for name, score in (("reward", world.reward), ("cost", world.cost)):
+        value = score(prompts[0], "")
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError(
+                f"world {world.name!r}: its {name} of an empty answer is {value!r}, not a number."
+            )

@@ -1,0 +1,109 @@
+"""What a job runs on: device, precision, disk, versions; what the manifest says about it."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import riskalign
+from riskalign.errors import InputError
+from riskalign.training import bf16_is_fast
+
+_PACKAGES = (
+    "torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "tokenizers", "numpy",
+)  # fmt: skip
+
+
+def best_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def use_bf16(wanted: bool | None) -> bool:
+    """Whether to compute in bfloat16: as wanted, else where the device does so natively."""
+    return bf16_is_fast(best_device()) if wanted is None else wanted
+
+
+def model_dtype(bf16: bool) -> torch.dtype:
+    """The weights' dtype for sampling and scoring."""
+    return torch.bfloat16 if bf16 else torch.float32
+
+
+def check_folder(folder: Path, field: str = "output_dir") -> None:
+    """Make the folder that `field` names; raise `InputError` unless files can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_bytes(b"1")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{field} {str(folder)!r}: cannot be written ({error.strerror}). Give another folder."
+        ) from error
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raise `InputError` unless the folder's disk has `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"output_dir {str(folder)!r}: the job needs about {needed / 1e9:.1f} GB of disk and "
+            f"{free / 1e9:.1f} GB are free. Free some, give another folder, or set "
+            "save_strategy: no (no checkpoints to resume from)."
+        )
+
+
+def disk_used(folder: Path) -> int:
+    """Bytes of the model files below a folder, each counted once under however many names."""
+    found = [path.stat() for path in folder.rglob("*.safetensors") if path.is_file()]
+    return sum({(file.st_dev, file.st_ino): file.st_size for file in found}.values())
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error of any library comes from a full disk."""
+    # torch.save, which writes the optimizer's state, complains of a position in its file only.
+    return any(words in str(error) for words in ("No space left on device", "unexpected pos"))
+
+
+def versions() -> dict[str, str]:
+    """Versions of riskalign, Python and the packages that decide results."""
+    found = {"riskalign": riskalign.__version__, "python": platform.python_version()}
+    return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def commit() -> str | None:
+    """The git commit of a riskalign that runs from its source tree; `+` where it was changed."""
+    source = Path(riskalign.__file__).resolve().parents[2]
+    if not (source / ".git").exists():
+        return None
+    try:
+        head = _git(source, "rev-parse", "HEAD")
+        return f"{head}+" if _git(source, "status", "--porcelain", "-uno") else head
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments],
+        capture_output=True, text=True, check=True, timeout=10,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def describe() -> dict[str, Any]:
+    """The machine, for the manifest."""
+    device = best_device()
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpu_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "native_bf16": use_bf16(None),
+    }

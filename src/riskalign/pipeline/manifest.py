@@ -1,0 +1,72 @@
+"""`manifest.json`: what ran, with which settings, seeds, versions and data, on what, how long."""
+
+import dataclasses
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from riskalign.atomic import write_text
+from riskalign.pipeline import machine
+from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.ledger import content_hash
+
+
+def resolve(config: AlignConfig) -> dict[str, Any]:
+    """The configuration as plain data with nothing left to derive; `load_config` reads it back."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    for kind in ("helpful", "safe"):
+        plain[kind]["beta"] = config.step_beta(kind)
+        plain[kind]["sampling"] = dataclasses.asdict(config.step_sampling(kind))
+    return plain
+
+
+def stage_seed(config: AlignConfig, stage: str) -> int:
+    """A seed of its own for each stage, so that a stage skipped shifts no other's."""
+    return int(content_hash([config.seed, stage])[:8], 16) % 2**31
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+class Manifest:
+    """The manifest of one job; every change is on disk at once."""
+
+    def __init__(self, folder: Path, config: AlignConfig, command: str) -> None:
+        self.path = folder / "manifest.json"
+        self.content: dict[str, Any] = {
+            "schema": 1,
+            "status": "running",
+            "started": now(),
+            "command": command,
+            "config": resolve(config),
+            "seeds": {"job": config.seed},
+            "versions": machine.versions(),
+            "commit": machine.commit(),
+            "machine": machine.describe(),
+            "models": {},
+            "data": {},
+            "stages": {},
+        }
+        write_text(folder / "config.yaml", yaml.safe_dump(resolve(config), sort_keys=False))
+        self.write()
+
+    def note(self, group: str, name: str, value: Any) -> None:
+        """Set one entry of `models`, `data`, `seeds` or `stages`."""
+        self.content[group][name] = value
+        self.write()
+
+    def end(self, status: str, error: str | None = None) -> None:
+        """Set how the job ended: `finished`, `failed` or `interrupted`."""
+        self.content |= {"status": status, "ended": now()}
+        if error is not None:
+            self.content["error"] = error
+        self.write()
+
+    def write(self) -> None:
+        """Replace the file."""
+        write_text(self.path, json.dumps(self.content, indent=1, ensure_ascii=False) + "\n")

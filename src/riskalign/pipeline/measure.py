@@ -1,0 +1,143 @@
+"""The models compared on prompts never trained on, and the points of the dial between them."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from riskalign.atomic import write_text
+from riskalign.data import can_share_prompt
+from riskalign.environments import Prompt, World
+from riskalign.evaluation import (
+    ScoredAnswer,
+    choose_examples,
+    paired_differences,
+    score_answers,
+    summarize,
+)
+from riskalign.pipeline.config import EvaluationConfig
+from riskalign.pipeline.decoding import DialLogitsProcessor
+from riskalign.pipeline.progress import Update
+from riskalign.risk import get_risk
+from riskalign.sampling import sample
+from riskalign.tokens import backbone_of
+
+Scored = list[ScoredAnswer]
+
+
+def measure(
+    world: World,
+    prompts: Sequence[Prompt],
+    evaluation: EvaluationConfig,
+    *,
+    policy: PreTrainedModel,
+    start: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    dial_to: tuple[PreTrainedModel, float] | None = None,
+    update: Update | None = None,
+) -> Scored:
+    """Sample answers from the policy and score each: reward, cost, KL and SRR to the start model.
+
+    With `dial_to=(model_2, w)` the policy is `π_w ∝ policy^(1-w) model_2^w`.
+    """
+    total = 2 * len(prompts) * evaluation.answers_per_prompt
+
+    def tell(note: str, offset: int) -> Any:
+        return None if update is None else lambda n, _: update(offset + n, total, note)
+
+    processors = None
+    parts: Any = policy
+    if dial_to is not None:
+        model_2, w = dial_to
+        pad = tokenizer.pad_token_id
+        assert pad is None or isinstance(pad, int)
+        processors = LogitsProcessorList([DialLogitsProcessor(model_2, w, pad_token_id=pad)])
+        parts = [(policy, 1 - w), (model_2, w)]
+    answers = sample(
+        policy,
+        tokenizer,
+        prompts,
+        answers_per_prompt=evaluation.answers_per_prompt,
+        temperature=evaluation.temperature,
+        top_p=evaluation.top_p,
+        max_new_tokens=evaluation.max_new_tokens,
+        batch_size=evaluation.batch_size,
+        seed=seed,
+        logits_processor=processors,
+        progress=tell("sampling", 0),
+    )
+    models: list[Any] = [policy, start] if dial_to is None else [policy, dial_to[0], start]
+    return score_answers(
+        world,
+        prompts,
+        answers,
+        policy=parts,
+        start=start,
+        tokenizer=tokenizer,
+        risk=get_risk(evaluation.risk),
+        shared_prompt=all(can_share_prompt(backbone_of(model).config) for model in models),
+        progress=tell("scoring", total // 2),
+    )
+
+
+def write_scored(path: Path, scored: Scored) -> None:
+    """Write scored answers as JSON lines, whole or not at all."""
+    lines = (json.dumps(dataclasses.asdict(answer), ensure_ascii=False) for answer in scored)
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def read_scored(path: Path) -> Scored:
+    """Read what `write_scored` wrote."""
+    # A line separator inside an answer is no end of a line, so `splitlines` would not do.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [ScoredAnswer(**json.loads(line)) for line in lines if line]
+
+
+def compare(
+    prompts: Sequence[Prompt],
+    scored: Mapping[str, Scored],
+    dial: Mapping[float, Scored],
+    evaluation: EvaluationConfig,
+    seed: int,
+) -> dict[str, Any]:
+    """The measured part of results.json: models, differences, dial, costs, rewards, examples.
+
+    `scored` holds the models in the order they were made, `start` first.
+    """
+    options: dict[str, Any] = {
+        "n_boot": evaluation.n_boot,
+        "seed": seed,
+        "confidence": evaluation.confidence,
+    }
+    names = list(scored)
+    differences = {
+        f"{later}_minus_{earlier}": paired_differences(scored[earlier], scored[later], **options)
+        for i, later in enumerate(names)
+        for earlier in names[:i]
+    }
+    return {
+        "n_prompts": len(prompts),
+        "answers_per_prompt": evaluation.answers_per_prompt,
+        "confidence": evaluation.confidence,
+        "models": {name: summarize(answers, **options) for name, answers in scored.items()},
+        "differences": differences,
+        "dial": [
+            {
+                "w": w,
+                "n_prompts": len({answer.prompt_id for answer in answers}),
+                "metrics": summarize(answers, **options),
+            }
+            for w, answers in sorted(dial.items())
+        ],
+        "costs": {
+            name: sorted((a.cost for a in own), reverse=True) for name, own in scored.items()
+        },
+        "rewards": {
+            name: sorted((a.reward for a in own), reverse=True) for name, own in scored.items()
+        },
+        "examples": choose_examples(prompts, scored, evaluation.examples),
+    }

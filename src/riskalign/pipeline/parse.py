@@ -1,0 +1,217 @@
+"""From YAML, mappings and dotted overrides to an `AlignConfig`; errors say file, line and field."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from riskalign.errors import InputError
+from riskalign.pipeline.config import AlignConfig, FieldError, SamplingConfig
+
+T = TypeVar("T")
+Tree = dict[str, Any]
+Where = dict[str, str]  # dotted field -> "config.yaml, line 3: "
+
+
+def load_config(
+    source: AlignConfig | Mapping[str, Any] | str | Path | None = None,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+) -> AlignConfig:
+    """A checked `AlignConfig` from a YAML file, a mapping, another config, or the defaults.
+
+    `overrides` go on top: `{"safe.learning_rate": 1e-5}` or `["safe.learning_rate=1e-5"]`, the
+    latter with YAML values. Values are converted to the fields' types (`1e-5` in YAML is text
+    until a field says that it is a number). A step's `sampling` takes what it does not name from
+    the job's.
+
+    Raises `InputError` naming file, line, field and remedy; for an unknown field the nearest
+    valid one.
+    """
+    where: Where = {}
+    if source is None:
+        tree: Tree = {}
+    elif isinstance(source, AlignConfig):
+        tree = dataclasses.asdict(source)
+    elif isinstance(source, Mapping):
+        tree = _plain(source)
+    else:
+        tree = _read_yaml(Path(source), where)
+    for name, value in _override_items(overrides):
+        _set(tree, name, value, where)
+    for kind in ("helpful", "safe"):
+        _inherit_sampling(tree.get(kind), tree.get("sampling"))
+    try:
+        return _build(AlignConfig, tree, "")
+    except FieldError as error:
+        raise FieldError(error.field, error.problem, _place(error.field, where)) from None
+
+
+def _inherit_sampling(step: Any, shared: Any) -> None:
+    if isinstance(step, dict) and isinstance(step.get("sampling"), dict):
+        # Unknown names in the job's sampling are reported there, not in the step.
+        known = {field.name for field in dataclasses.fields(SamplingConfig)}
+        inherited = shared if isinstance(shared, dict) else {}
+        step["sampling"] = {k: v for k, v in inherited.items() if k in known} | step["sampling"]
+
+
+def _read_yaml(path: Path, where: Where) -> Tree:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"config {path}: no such file.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"config {path}: not UTF-8 (byte {error.start}).") from error
+    except OSError as error:
+        raise InputError(f"config {path}: cannot be read: {error.strerror}.") from error
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return {}
+        if not isinstance(root, yaml.MappingNode):
+            raise InputError(f"{path}, line 1: expected fields such as 'model: …' at the top.")
+        return _mapping(root, "", path, loader, where)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"{path}, line {line}: not valid YAML: {error.problem}.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}.") from error
+
+
+def _mapping(
+    node: yaml.MappingNode, prefix: str, path: Path, loader: yaml.SafeLoader, where: Where
+) -> Tree:
+    tree: Tree = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        key = str(key_node.value)
+        name = f"{prefix}{key}"
+        if key in tree:
+            raise InputError(f"{path}, line {line}: {name}: given a second time.")
+        where[name] = f"{path}, line {line}: "
+        if isinstance(value_node, yaml.MappingNode):
+            tree[key] = _mapping(value_node, f"{name}.", path, loader, where)
+        else:
+            tree[key] = loader.construct_object(value_node, deep=True)
+    return tree
+
+
+def _plain(mapping: Mapping[str, Any]) -> Tree:
+    return {
+        str(key): _plain(value) if isinstance(value, Mapping) else value
+        for key, value in mapping.items()
+    }
+
+
+def _override_items(
+    overrides: Mapping[str, Any] | Iterable[str],
+) -> Iterable[tuple[str, Any]]:
+    if isinstance(overrides, Mapping):
+        yield from overrides.items()
+        return
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise InputError(
+                f"override {text!r}: write field=value, for example safe.learning_rate=1e-5."
+            )
+        try:
+            yield name.strip(), yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"override {text!r}: the value is not valid YAML.") from error
+
+
+def _set(tree: Tree, name: str, value: Any, where: Where) -> None:
+    *parents, last = name.split(".")
+    for i, parent in enumerate(parents):
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
+        if not isinstance(tree, dict):
+            raise FieldError(".".join(parents[: i + 1]), "has no fields of its own", "override: ")
+    tree[last] = _plain(value) if isinstance(value, Mapping) else value
+    where[name] = "override: "
+
+
+def _place(name: str, where: Where) -> str:
+    """Where the field, else the nearest group around it, was written."""
+    while name:
+        if name in where:
+            return where[name]
+        name = name.rpartition(".")[0]
+    return ""
+
+
+def _build(cls: type[T], tree: Tree, prefix: str) -> T:
+    hints = typing.get_type_hints(cls)
+    for key in tree:
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(hints)}"
+            raise FieldError(f"{prefix}{key}", f"no such field; {hint}")
+    values = {key: _coerce(value, hints[key], f"{prefix}{key}") for key, value in tree.items()}
+    return cls(**values)
+
+
+def _coerce(value: Any, hint: Any, name: str) -> Any:
+    """`value` as the annotated type, or `FieldError`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return _coerce_union(value, arguments, name)
+    if origin is Literal:
+        if value not in arguments:
+            raise FieldError(name, f"{value!r} is not one of {', '.join(map(str, arguments))}")
+        return value
+    if origin is tuple:
+        items = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        if isinstance(items, int | float) and not isinstance(items, bool):
+            items = [items]
+        if not isinstance(items, list | tuple):
+            raise FieldError(name, f"expected a list, found {value!r}")
+        return tuple(_coerce(item, arguments[0], name) for item in items)
+    if dataclasses.is_dataclass(hint):
+        if dataclasses.is_dataclass(value):
+            return value
+        if not isinstance(value, dict):
+            fields = ", ".join(field.name for field in dataclasses.fields(hint))
+            raise FieldError(name, f"expected fields ({fields}), found {value!r}")
+        return _build(typing.cast(type, hint), value, f"{name}.")
+    return _coerce_scalar(value, hint, name)
+
+
+def _coerce_union(value: Any, arguments: tuple[Any, ...], name: str) -> Any:
+    if value is None and type(None) in arguments:
+        return None
+    arms = [arm for arm in arguments if arm is not type(None)]
+    # "all-linear" is a text and ["q_proj"] a list, where a field takes either.
+    if len(arms) > 1 and isinstance(value, list | tuple):
+        arms = [arm for arm in arms if typing.get_origin(arm) is tuple]
+    return _coerce(value, arms[0], name)
+
+
+def _coerce_scalar(value: Any, hint: Any, name: str) -> Any:
+    if hint is str and isinstance(value, str | Path):
+        return str(value)
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint in (int, float) and not isinstance(value, bool):
+        number = _number(value)
+        if number is not None and hint is float:
+            return number
+        if number is not None and number.is_integer():
+            return value if isinstance(value, int) else int(number)
+    wanted = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}[hint]
+    quotes = " (put it in quotes)" if hint is str and value is not None else ""
+    raise FieldError(name, f"expected {wanted}, found {value!r}{quotes}")
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value) if isinstance(value, int | float | str) else None
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,250 @@
+"""The whole job: load, pairs, train, pairs, train, evaluate, dial, report; each stage once."""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from riskalign.atomic import new_folder
+from riskalign.data import load_pairs
+from riskalign.errors import InputError
+from riskalign.models import LoadedModel, fingerprint, load_model
+from riskalign.models.cache import file_sha256
+from riskalign.pipeline import machine
+from riskalign.pipeline.config import AlignConfig, Kind
+from riskalign.pipeline.evaluate import Training, evaluate, report
+from riskalign.pipeline.job import Job, ModelOnDisk
+from riskalign.pipeline.ledger import Outcome, content_hash
+from riskalign.pipeline.parse import load_config
+from riskalign.pipeline.progress import Progress, Silent, Update, quiet_libraries
+from riskalign.pipeline.steps import sample_pairs, train_step, training_config, write_rows
+from riskalign.sampling import checked_prompts
+from riskalign.training.preparation import prepare_pairs
+
+# Step settings that decide other stages, or count by what they resolve to.
+_SEPARATE = ("skip", "data", "sampling", "beta", "bf16")
+
+_CHECKPOINT_WEIGHTS = 3  # the weights and Adam's two moments
+
+
+@dataclass(frozen=True)
+class AlignResult:
+    """Where a job left what. `results` and `report` are None for a job without evaluation."""
+
+    output_dir: Path
+    model: Path
+    steps: dict[str, Path]
+    manifest: Path
+    results: Path | None
+    report: Path | None
+
+
+def align(
+    config: AlignConfig | Mapping[str, Any] | str | Path | None = None,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    *,
+    progress: Progress | None = None,
+    title: str = "Risk-aware Stepwise Alignment",
+    command: str | None = None,
+) -> AlignResult:
+    """Run the whole job, or what is missing of it.
+
+    `config` is an `AlignConfig`, a mapping, a YAML file or None for the defaults, `overrides` as
+    in `load_config`. Each step's reference is the model that came out of the step before it. A
+    stage that is finished with the same inputs is not done again, and an interrupted training
+    goes on from its last checkpoint. Leaves in `output_dir`: `manifest.json`, `config.yaml`,
+    `pairs/`, one folder for each step, `model/` (the last step's), and with an evaluation
+    `results.json` and `report.html`. `command` is what the report says to type to do it again.
+
+    Raises `InputError`, where possible before any work, `TrainingDiverged`, and what the machine
+    raises; the manifest then says how the job ended.
+    """
+    checked = load_config(config, overrides)
+    with quiet_libraries():
+        given = _given_data(checked)
+        job = Job(checked, progress or Silent(), title, command)
+        with job.recorded():
+            return _run(job, given)
+
+
+def _run(job: Job, given: Mapping[Kind, Dataset]) -> AlignResult:
+    start = _load(job, given)
+    models = {"start": start}
+    training: Training = {}
+    folders: dict[str, Path] = {}
+    current, last_kind = start, None
+    for name, kind in job.config.steps():
+        if last_kind not in (None, kind):
+            # `step1`, one end of the dial, is what the last run of one kind started from.
+            models["step1"] = current
+        pairs, data_hash = _pairs(job, name, kind, current, given)
+        current, training[name] = _train(job, name, kind, current, pairs, data_hash)
+        folders[name] = Path(current.name)
+        last_kind = kind
+    models["rsa" if "step1" in models else "step1"] = current
+    final = _publish(job, current)
+    results = html = None
+    if job.eval_prompts:
+        scored, dial = evaluate(job, models)
+        results, html = report(job, models, scored, dial, training)
+    return AlignResult(job.folder, final, folders, job.manifest.path, results, html)
+
+
+def _given_data(config: AlignConfig) -> dict[Kind, Dataset]:
+    """The data of the steps that bring their own, read and checked."""
+    given: dict[Kind, Dataset] = {}
+    for _, kind in config.steps():
+        step = config.step(kind)
+        if step.data is None or kind in given:
+            continue
+        pairs = load_pairs(step.data)
+        if step.target != "hard" and any(score is None for score in pairs["score_chosen"]):
+            raise InputError(
+                f"{kind}.data: {step.data}: {kind}.target {step.target!r} needs 'score_chosen' "
+                f"and 'score_rejected' in every row. Add them, or set {kind}.target: hard."
+            )
+        given[kind] = pairs
+    return given
+
+
+def _load(job: Job, given: Mapping[Kind, Dataset]) -> ModelOnDisk:
+    job.progress.stage("load")
+    name, trust = job.config.model, job.config.trust_remote_code
+    loaded = load_model(name, trust_remote_code=trust)
+    start = ModelOnDisk(name, fingerprint(loaded.model), trust)
+    about = {
+        "source": name,
+        "revision_or_hash": loaded.revision_or_hash,
+        "fingerprint": start.weights,
+        "notes": list(loaded.notes),
+    }
+    job.manifest.note("models", "start", about)
+    if job.world is not None and not loaded.tokenizer.chat_template:
+        raise InputError(
+            f"model {name!r}: it has no chat template, which a world's conversations need. Set "
+            "tokenizer.chat_template and save it with the model, or use data of plain text with "
+            "world: null."
+        )
+    machine.check_disk(job.folder, _disk_need(job, loaded.model))
+    _check_fit(job, loaded, given)
+    job.progress.done()
+    return start
+
+
+def _check_fit(job: Job, loaded: LoadedModel, given: Mapping[Kind, Dataset]) -> None:
+    """Find data and prompts that the model cannot take before the first step, not after it."""
+    for kind, pairs in given.items():
+        step = job.config.step(kind)
+        settings = training_config(step, beta=1.0, seed=0, bf16=False, folder=job.folder / kind)
+        prepare_pairs(pairs, f"{kind}.data", loaded.tokenizer, loaded.model, settings)
+    if job.config.evaluation is not None:
+        limit = job.config.evaluation.max_new_tokens
+        checked_prompts(loaded.model, loaded.tokenizer, job.eval_prompts, limit)
+
+
+def _disk_need(job: Job, model: PreTrainedModel) -> int:
+    weights = 4 * sum(parameter.numel() for parameter in model.parameters())
+    steps = [job.config.step(kind) for _, kind in job.config.steps()]
+    need = len(steps) * weights + 10_000_000
+    if job.config.peft is None and any(step.save_strategy != "no" for step in steps):
+        # A new checkpoint is complete before the one before it goes.
+        need += 2 * _CHECKPOINT_WEIGHTS * weights
+    return need - machine.disk_used(job.folder)
+
+
+def _pairs(
+    job: Job, name: str, kind: Kind, current: ModelOnDisk, given: Mapping[Kind, Dataset]
+) -> tuple[Dataset, str]:
+    """The step's pairs, given or sampled from the model that the step starts from, and a hash."""
+    if kind in given:
+        rows_hash = content_hash(list(given[kind]))
+        about = {"source": job.config.step(kind).data, "pairs": len(given[kind])}
+        job.manifest.note("data", name, {**about, "sha256": rows_hash})
+        return given[kind], rows_hash
+    world = job.world
+    assert world is not None
+    stage, path = f"pairs-{name}", job.folder / "pairs" / f"{name}.jsonl"
+    seed, sampling = job.seed(stage), job.config.step_sampling(kind)
+    inputs = {
+        "model": current.weights,
+        "world": job.world_identity(),
+        "kind": kind,
+        "sampling": dataclasses.asdict(sampling),
+        "bf16": machine.use_bf16(job.config.bf16),
+        "seed": seed,
+    }
+
+    def work(key: str, update: Update) -> Outcome:
+        rows, counts = sample_pairs(
+            world, current.load(), kind, sampling, seed=seed, bf16=job.config.bf16, update=update
+        )
+        write_rows(path, rows)
+        return {"counts": counts, "files": [job.relative(path)]}
+
+    outcome = job.stage(stage, inputs, work)
+    sha256 = file_sha256(path)
+    job.manifest.note("data", name, {"source": str(path), "sha256": sha256, **outcome["counts"]})
+    return load_pairs(path), sha256
+
+
+def _train(
+    job: Job, name: str, kind: Kind, current: ModelOnDisk, pairs: Dataset, data_hash: str
+) -> tuple[ModelOnDisk, list[dict[str, Any]]]:
+    """Train one step from `current`, which is also its reference; the result and its log."""
+    config, step = job.config, job.config.step(kind)
+    stage, folder = f"train-{name}", job.folder / name
+    seed = job.seed(stage)
+    inputs = {
+        "model": current.weights,
+        "data": data_hash,
+        "step": {k: v for k, v in vars(step).items() if k not in _SEPARATE},
+        "beta": config.step_beta(kind),
+        "peft": config.peft and dataclasses.asdict(config.peft),
+        "bf16": machine.use_bf16(step.bf16 if step.bf16 is not None else config.bf16),
+        "seed": seed,
+    }
+
+    def work(key: str, update: Update) -> Outcome:
+        outcome = train_step(
+            current.load(), pairs, config, kind, folder=folder, key=key, seed=seed, update=update
+        )
+        trained = load_model(folder / "model", trust_remote_code=current.trust_remote_code)
+        outcome |= {"reference": current.weights, "fingerprint": fingerprint(trained.model)}
+        return outcome | {"files": job.ledger.files_in(folder)}
+
+    outcome = job.stage(stage, inputs, work)
+    about = {name: outcome[name] for name in ("reference", "fingerprint", "beta")}
+    job.manifest.note("models", name, about)
+    log = json.loads((folder / "log.json").read_text(encoding="utf-8"))
+    trained = dataclasses.replace(
+        current, name=str(folder / "model"), weights=outcome["fingerprint"]
+    )
+    return trained, log
+
+
+def _publish(job: Job, final: ModelOnDisk) -> Path:
+    """Put the last step's model where people look for it."""
+    target = job.folder / "model"
+
+    def work(key: str, update: Update) -> Outcome:
+        with new_folder(target) as temporary:
+            for path in Path(final.name).iterdir():
+                _link_or_copy(path, temporary / path.name)
+        return {"files": job.ledger.files_in(target)}
+
+    job.stage("model", {"model": final.weights, "from": final.name}, work)
+    return target
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,104 @@
+"""Parts of the job on their own: a configuration, pairs from a model, an evaluation of models."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from riskalign.atomic import write_bytes
+from riskalign.environments import get_world
+from riskalign.errors import InputError
+from riskalign.models import fingerprint, load_model
+from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.evaluate import evaluate, report
+from riskalign.pipeline.job import Job, ModelOnDisk
+from riskalign.pipeline.machine import check_folder
+from riskalign.pipeline.manifest import stage_seed
+from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
+from riskalign.pipeline.steps import sample_pairs
+
+
+def config_text(config: AlignConfig) -> str:
+    """Return `config` as YAML that `load_config` reads back, null where a value is derived."""
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    return str(yaml.safe_dump(plain, sort_keys=False))
+
+
+def write_sampled_pairs(
+    config: AlignConfig, kind: str, out: Path, *, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Sample `config.model` in `config.world` and write `kind` pairs to `out`.
+
+    `out` ends in ``.jsonl`` or ``.jsonl.gz`` and is written whole or not at all; the same
+    configuration and machine give the same bytes. Returns `sample_pairs`' counts.
+
+    Raises:
+        InputError: no such kind, no world, another ending, no folder to write to, or no pairs to
+            be had.
+    """
+    if kind not in ("helpful", "safe"):
+        raise InputError(f"kind: must be 'helpful' or 'safe', not {kind!r}")
+    if config.world is None:
+        raise InputError("world: is null; pairs are sampled in a world, so name one")
+    if not out.name.endswith((".jsonl", ".jsonl.gz")):
+        raise InputError(f"out: {str(out)!r} must end in .jsonl or .jsonl.gz")
+    world, progress = get_world(config.world), progress or Silent()
+    check_folder(out.parent, "out")
+    with quiet_libraries():
+        progress.stage("load")
+        loaded = load_model(config.model, trust_remote_code=config.trust_remote_code)
+        progress.done()
+        progress.stage(f"pairs-{kind}")
+        rows, counts = sample_pairs(
+            world,
+            loaded,
+            "helpful" if kind == "helpful" else "safe",
+            config.step_sampling("helpful" if kind == "helpful" else "safe"),
+            seed=stage_seed(config, f"pairs-{kind}"),
+            bf16=config.bf16,
+            update=lambda n, total, note: progress.update(n, note, total),
+        )
+        progress.done()
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    # A fixed time stamp: the same pairs must give the same file.
+    data = gzip.compress(text, mtime=0) if out.name.endswith(".gz") else text
+    write_bytes(out, data)
+    return counts
+
+
+def evaluate_models(
+    config: AlignConfig,
+    *,
+    rsa: str,
+    step1: str | None = None,
+    progress: Progress | None = None,
+    command: str | None = None,
+) -> tuple[Path, Path]:
+    """Measure `rsa` against `config.model`, with the dial from `step1` where that is given.
+
+    Returns the paths of ``results.json`` and ``report.html`` in `config.output_dir`.
+
+    Raises:
+        InputError: the configuration has no world or no evaluation, or a model cannot be loaded.
+    """
+    if config.world is None or config.evaluation is None:
+        raise InputError("evaluate: needs a world and an evaluation; neither may be null")
+    with quiet_libraries():
+        job = Job(config, progress or Silent(), "Tail evaluation", command)
+        with job.recorded():
+            job.progress.stage("load")
+            names = {"start": config.model} | ({"step1": step1} if step1 else {}) | {"rsa": rsa}
+            models = {key: _on_disk(name, config) for key, name in names.items()}
+            job.progress.done()
+            scored, dial = evaluate(job, models)
+            return report(job, models, scored, dial, {})
+
+
+def _on_disk(name: str, config: AlignConfig) -> ModelOnDisk:
+    loaded = load_model(name, trust_remote_code=config.trust_remote_code)
+    return ModelOnDisk(name, fingerprint(loaded.model), config.trust_remote_code)

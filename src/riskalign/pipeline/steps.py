@@ -1,0 +1,238 @@
+"""One step: pairs sampled from the model in a world, then training against that same model."""
+
+import copy
+import dataclasses
+import gc
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, TaskType
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from riskalign.atomic import write_text
+from riskalign.environments import Prompt, World
+from riskalign.environments.pairs import make_pairs
+from riskalign.errors import InputError
+from riskalign.models import LoadedModel, save_model
+from riskalign.pipeline.config import AlignConfig, Kind, LoraSettings, SamplingConfig, StepConfig
+from riskalign.pipeline.machine import best_device, model_dtype, use_bf16
+from riskalign.pipeline.progress import TrainingProgress, Update
+from riskalign.sampling import Answer, sample
+from riskalign.training import RSAConfig, RSATrainer
+
+
+def for_inference(loaded: LoadedModel, bf16: bool) -> PreTrainedModel:
+    """A copy of the model on the best device, in bfloat16 where wanted; the original stays."""
+    model: Any = copy.deepcopy(loaded.model)
+    model.to(device=best_device(), dtype=model_dtype(bf16))
+    moved: PreTrainedModel = model.eval()
+    return moved
+
+
+def sample_pairs(
+    world: World,
+    loaded: LoadedModel,
+    kind: Kind,
+    sampling: SamplingConfig,
+    *,
+    seed: int,
+    bf16: bool | None = None,
+    update: Update | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Preference rows from the model's own answers to the world's training prompts.
+
+    Returns the rows, in TRL's conversational format with scores, and counts: prompts, answers,
+    pairs, the answers' mean reward and cost and their unsafe rate.
+
+    Raises `InputError` when no prompt got answers of different score.
+    """
+    prompts: list[Prompt] = world.prompts("train", sampling.prompts, seed)
+    model = for_inference(loaded, use_bf16(bf16))
+    total = sampling.prompts * sampling.answers_per_prompt
+    answers: list[list[Answer]] = [[] for _ in prompts]
+    for i, temperature in enumerate(sampling.temperatures):
+        done = total * i // len(sampling.temperatures)
+        more = sample(
+            model,
+            loaded.tokenizer,
+            prompts,
+            answers_per_prompt=sampling.answers_per_prompt // len(sampling.temperatures),
+            temperature=temperature,
+            top_p=sampling.top_p,
+            max_new_tokens=sampling.max_new_tokens,
+            batch_size=sampling.batch_size,
+            seed=seed + i,
+            progress=None if update is None else _offset(update, done, total),
+        )
+        for own, new in zip(answers, more, strict=True):
+            own += new
+    texts = [[answer.text for answer in own] for own in answers]
+    rows = make_pairs(world, prompts, texts, kind, pairs_per_prompt=sampling.pairs_per_prompt)
+    scored = [(p, text) for p, own in zip(prompts, texts, strict=True) for text in own]
+    rewards = [world.reward(prompt, text) for prompt, text in scored]
+    costs = [world.cost(prompt, text) for prompt, text in scored]
+    if not rows:
+        raise InputError(
+            f"world {world.name!r}: no {kind} pairs from {len(scored)} answers to {len(prompts)} "
+            "prompts, because all answers to a prompt score alike. Raise sampling.prompts, "
+            "sampling.answers_per_prompt or sampling.temperatures."
+        )
+    counts = {
+        "prompts": len(prompts),
+        "answers": len(scored),
+        "pairs": len(rows),
+        "mean_reward": sum(rewards) / len(rewards),
+        "mean_cost": sum(costs) / len(costs),
+        "unsafe_rate": sum(cost > 0 for cost in costs) / len(costs),
+    }
+    return rows, counts
+
+
+def _offset(update: Update, done: int, total: int) -> Callable[[int, int], None]:
+    return lambda n, _: update(done + n, total, "")
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as JSON lines, whole or not at all."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def training_config(
+    step: StepConfig, *, beta: float, seed: int, bf16: bool, folder: Path
+) -> RSAConfig:
+    """The trainer's settings for one step."""
+    shared = {field.name for field in dataclasses.fields(RSAConfig)} - {"warmup_ratio"}
+    own = {name: value for name, value in vars(step).items() if name in shared}
+    return RSAConfig(
+        **own
+        | {
+            "output_dir": str(folder),
+            "beta": beta,
+            "seed": seed,
+            "bf16": bf16,
+            "warmup_steps": step.warmup_ratio,
+            "save_total_limit": 1,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "dataloader_pin_memory": torch.cuda.is_available(),
+        }
+    )
+
+
+def train_step(
+    loaded: LoadedModel,
+    pairs: Dataset,
+    config: AlignConfig,
+    kind: Kind,
+    *,
+    folder: Path,
+    key: str,
+    seed: int,
+    update: Update | None = None,
+) -> dict[str, Any]:
+    """Train the model in memory on the pairs; its reference is the model as it comes in.
+
+    Leaves `folder/model` (plain weights, an adapter merged), `folder/adapter` for LoRA and
+    `folder/log.json`. Checkpoints stay in `folder/checkpoints` until the end; a later call with
+    the same `key` goes on from the last complete one. `loaded.model` is trained in place.
+
+    Returns counts of the data and the number of steps. Raises `InputError` for data that do not
+    fit and `TrainingDiverged` when the loss is no longer finite; neither leaves a model.
+    """
+    step = config.step(kind)
+    bf16 = use_bf16(step.bf16 if step.bf16 is not None else config.bf16)
+    checkpoints = _own_checkpoints(folder / "checkpoints", key)
+    caches = loaded.model.config.use_cache
+    trainer = RSATrainer(
+        model=loaded.model,
+        args=training_config(
+            step, beta=config.step_beta(kind), seed=seed, bf16=bf16, folder=checkpoints
+        ),
+        train_dataset=pairs,
+        processing_class=loaded.tokenizer,
+        peft_config=None if config.peft is None else _lora(config.peft),
+        callbacks=[_NoLastCheckpoint(), *([TrainingProgress(update)] if update else [])],
+    )
+    # Without tqdm, Trainer prints its logs; they go to log.json and the report instead.
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=_last_complete(checkpoints))
+    trained: Any = trainer.model
+    if config.peft is not None:
+        save_model(trained, loaded.tokenizer, folder / "adapter")
+        trained = trained.merge_and_unload()
+    trained.config.use_cache = caches
+    save_model(trained, loaded.tokenizer, folder / "model")
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    write_text(folder / "log.json", json.dumps(log, indent=1) + "\n")
+    outcome = {
+        "steps": trainer.state.global_step,
+        "bf16": bf16,
+        "beta": config.step_beta(kind),
+        "data": dataclasses.asdict(trainer.data_counts["train_dataset"]),
+    }
+    del trainer, trained
+    gc.collect()
+    shutil.rmtree(checkpoints)
+    return outcome
+
+
+class _NoLastCheckpoint(TrainerCallback):
+    """No checkpoint at the very end: the model is saved then, and the checkpoints are removed."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+
+    on_epoch_end = on_step_end
+
+
+def _lora(settings: LoraSettings) -> LoraConfig:
+    modules = settings.target_modules
+    return LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=modules if isinstance(modules, str) else list(modules),
+        task_type=TaskType.CAUSAL_LM,
+    )
+
+
+def _own_checkpoints(folder: Path, key: str) -> Path:
+    """The folder of checkpoints, emptied when they were made from other inputs."""
+    name = folder / "inputs.txt"
+    if folder.exists() and not (name.is_file() and name.read_text("utf-8") == key):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(name, key)
+    return folder
+
+
+def _last_complete(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end (Trainer writes its state last)."""
+    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    # A state cut off in the middle of its writing ends without its closing brace.
+    complete = [path for path in complete if _is_json(path / "trainer_state.json")]
+    newest = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return None if newest is None else str(newest)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,60 @@
+"""A stage counts as finished only for the same inputs, version and files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from riskalign.pipeline import ledger as module
+from riskalign.pipeline.ledger import Ledger, Outcome, content_hash
+
+
+def _work(folder: Path) -> Outcome:
+    (folder / "out.txt").write_text("result")
+    return {"n": 3, "files": ["out.txt"]}
+
+
+def test_finished_for_same_inputs_and_intact_files(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    key = ledger.key({"seed": 1})
+    assert ledger.find("pairs", key) is None
+    outcome = ledger.run("pairs", key, lambda: _work(tmp_path))
+    assert outcome["n"] == 3
+    assert outcome["seconds"] >= 0
+    reopened = Ledger(tmp_path)
+    assert reopened.find("pairs", key) == outcome
+    assert reopened.find("pairs", reopened.key({"seed": 2})) is None
+    assert reopened.find("train", key) is None
+    (tmp_path / "out.txt").write_text("edited")
+    assert reopened.find("pairs", key) is None
+    (tmp_path / "out.txt").unlink()
+    assert reopened.find("pairs", key) is None
+
+
+def test_failed_work_is_not_noted(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        ledger.run("pairs", "key", lambda: {"files": ["never-written.txt"]})
+    assert Ledger(tmp_path).find("pairs", "key") is None
+
+
+def test_another_version_does_the_work_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path)
+    key = ledger.key({"seed": 1})
+    monkeypatch.setattr(module, "__version__", "99.0")
+    assert ledger.key({"seed": 1}) != key
+
+
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"pairs": 3})])
+def test_unreadable_ledger_counts_nothing_as_finished(tmp_path: Path, content: str) -> None:
+    (tmp_path / "finished.json").write_text(content)
+    assert Ledger(tmp_path).find("pairs", "key") is None
+
+
+def test_hash_depends_on_content_only() -> None:
+    assert content_hash({"a": 1, "b": [1.5, "ü"]}) == content_hash({"b": [1.5, "ü"], "a": 1})
+    assert content_hash([1]) != content_hash(["1"])
+    # By hand: sha256 of the two characters {}.
+    assert content_hash({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"

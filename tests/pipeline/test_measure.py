@@ -1,0 +1,70 @@
+"""Answers of models and of the dial, scored, kept on disk and compared."""
+
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedModel
+
+from riskalign.evaluation import ScoredAnswer
+from riskalign.pipeline.config import EvaluationConfig
+from riskalign.pipeline.measure import compare, measure, read_scored, write_scored
+from tests import tiny
+from tests.pipeline.conftest import Letters
+
+EVALUATION = EvaluationConfig(
+    prompts=3, answers_per_prompt=2, max_new_tokens=5, batch_size=4, n_boot=20, examples=2
+)
+WORLD = Letters()
+PROMPTS = WORLD.prompts("eval", 3, 0)
+
+
+def test_dial_ends_are_the_models() -> None:
+    start, step1, rsa = (tiny.make_model(seed=seed) for seed in (0, 1, 2))
+    seen: list[tuple[int, int, str]] = []
+
+    def scored(
+        policy: PreTrainedModel, dial_to: tuple[PreTrainedModel, float] | None = None
+    ) -> list[ScoredAnswer]:
+        return measure(
+            WORLD, PROMPTS, EVALUATION, policy=policy, start=start,
+            tokenizer=tiny.make_tokenizer(), seed=5, dial_to=dial_to,
+            update=lambda n, total, note: seen.append((n, total, note)),
+        )  # fmt: skip
+
+    plain = scored(step1)
+    assert seen[0][2] == "sampling"
+    assert seen[-1] == (12, 12, "scoring")
+    assert len(plain) == 6
+    assert all(answer.kl > 0 and answer.srr >= answer.kl for answer in plain)
+    for w, model in ((0.0, step1), (1.0, rsa)):
+        for one, other in zip(scored(step1, (rsa, w)), scored(model), strict=True):
+            assert (one.text, one.cost) == (other.text, other.cost)
+            assert one.kl == pytest.approx(other.kl, abs=1e-3)
+    assert {answer.kl for answer in scored(start)} == {0.0}
+
+
+def test_scored_answers_survive_any_text(tmp_path: Path) -> None:
+    texts = ["plain", "two\nlines", "separators \u2028 \u0085", 'quotes " and \\', "", "ü 🙂"]
+    scored = [ScoredAnswer("p", text, 0.1, 2.5, 1e-9, 0.3, 4) for text in texts]
+    write_scored(tmp_path / "scored.jsonl", scored)
+    assert read_scored(tmp_path / "scored.jsonl") == scored
+
+
+def test_comparison_has_every_part() -> None:
+    def answers(cost: float) -> list[ScoredAnswer]:
+        return [
+            ScoredAnswer(prompt.id, f"answer {i}", 0.5, cost * i, 0.0, 0.0, 3)
+            for prompt in PROMPTS
+            for i in range(2)
+        ]
+
+    scored = {"start": answers(2.0), "step1": answers(1.0), "rsa": answers(0.0)}
+    found = compare(PROMPTS, scored, {1.0: scored["rsa"], 0.5: scored["step1"]}, EVALUATION, 0)
+    assert found["models"]["start"]["cost"].value == 1.0
+    assert set(found["differences"]) == {
+        "step1_minus_start", "rsa_minus_start", "rsa_minus_step1",
+    }  # fmt: skip
+    assert found["differences"]["rsa_minus_start"]["cost"].value == -1.0
+    assert [point["w"] for point in found["dial"]] == [0.5, 1.0]
+    assert found["costs"]["start"] == [2.0, 2.0, 2.0, 0.0, 0.0, 0.0]
+    assert len(found["examples"]) == 2
