@@ -1,0 +1,41 @@
+"""Risk-aware Stepwise Alignment of language models."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from riskalign.environments import Prompt, World
+    from riskalign.pipeline import AlignConfig, align
+    from riskalign.training import RSAConfig, RSATrainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlignConfig",
+    "Prompt",
+    "RSAConfig",
+    "RSATrainer",
+    "World",
+    "__version__",
+    "align",
+]
+
+# Loaded on first use: `import riskalign` and `riskalign --help` must not wait for torch.
+_HOMES = {
+    "AlignConfig": "riskalign.pipeline",
+    "Prompt": "riskalign.environments",
+    "RSAConfig": "riskalign.training",
+    "RSATrainer": "riskalign.training",
+    "World": "riskalign.environments",
+    "align": "riskalign.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

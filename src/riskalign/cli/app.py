@@ -1,0 +1,239 @@
+"""The commands. Heavy imports happen inside them, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from riskalign.cli.memory import keep_freed_memory
+from riskalign.cli.overrides import parse_overrides
+from riskalign.errors import InputError, RiskalignError
+
+app = typer.Typer(
+    name="riskalign",
+    help="Align a language model in two steps, helpful then safe, and measure its tail.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+# Any field of the configuration may follow a command as a flag.
+OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="YAML file; without it, the defaults.", show_default=False),
+]
+FIELDS = "\n\nAny field of the configuration is a flag: [cyan]--safe.learning_rate 1e-5[/cyan]."
+
+
+def main() -> None:
+    """Run the command line; bad input ends it with a message and exit code 2."""
+    keep_freed_memory()
+    # A world of the user's is looked for where the command is typed, as `python -m` would.
+    sys.path.append(os.getcwd())
+    try:
+        app()
+    except InputError as error:
+        _complain(error)
+        sys.exit(2)
+    except RiskalignError as error:
+        _complain(error)
+        sys.exit(1)
+
+
+def _complain(error: Exception) -> None:
+    # No rich wrapping or highlighting inside paths: a message must survive copy and paste.
+    errors.print(
+        f"[bold red]error[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False
+    )
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    ctx: typer.Context,
+    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Print the version, or leave it to the command."""
+    if show:
+        from riskalign import __version__
+
+        console.print(f"riskalign {__version__}", highlight=False)
+        raise typer.Exit
+    del ctx
+
+
+@app.command(
+    context_settings=OPEN,
+    epilog="Example: [cyan]riskalign quickstart[/cyan]  ·  "
+    "[cyan]riskalign quickstart --short --output_dir runs/short[/cyan]" + FIELDS,
+)
+def quickstart(
+    ctx: typer.Context,
+    short: Annotated[
+        bool, typer.Option("--short", help="Less of everything: under two minutes.")
+    ] = False,
+) -> None:
+    """The main job on a real small model: two steps in the vault world, and the report."""
+    from riskalign.cli.quickstart import quickstart_config
+
+    config, overrides = quickstart_config(short)
+    command = shlex.join(["riskalign", "quickstart", *(["--short"] if short else []), *ctx.args])
+    title = "Quickstart: a shop clerk learns to answer and to keep a secret"
+    _align(config, [*overrides, *parse_overrides(ctx.args)], title=title, command=command)
+
+
+@app.command(
+    context_settings=OPEN,
+    epilog="Example: [cyan]riskalign align -c recipe.yaml --safe.risk erm:0.5[/cyan]" + FIELDS,
+)
+def align(ctx: typer.Context, config: Config = None) -> None:
+    """Both steps, the evaluation and the report, on your model, data and world."""
+    _align(config, parse_overrides(ctx.args))
+
+
+@app.command(
+    context_settings=OPEN,
+    epilog="Example: [cyan]riskalign train -c recipe.yaml --step safe --model ./helpful[/cyan]"
+    + FIELDS,
+)
+def train(
+    ctx: typer.Context,
+    step: Annotated[str, typer.Option(help="helpful or safe.")],
+    config: Config = None,
+) -> None:
+    """One step alone, without evaluation."""
+    _align(config, [*parse_overrides(ctx.args), f"order=[{step}]", "evaluation=null"])
+
+
+@app.command(
+    context_settings=OPEN,
+    epilog="Example: [cyan]riskalign sample --kind safe --model ./helpful --out safe.jsonl[/cyan]"
+    + FIELDS,
+)
+def sample(
+    ctx: typer.Context,
+    kind: Annotated[str, typer.Option(help="helpful or safe: what the pairs are ranked by.")],
+    out: Annotated[Path, typer.Option(help="File to write: .jsonl or .jsonl.gz.")],
+    config: Config = None,
+) -> None:
+    """Sample a model's answers in a world and pair them."""
+    from riskalign.pipeline import load_config, write_sampled_pairs
+
+    settings = load_config(config, parse_overrides(ctx.args))
+    counts = _with_progress(
+        lambda progress: write_sampled_pairs(settings, kind, out, progress=progress)
+    )
+    console.print(
+        f"{counts['pairs']} {kind} pairs from {counts['answers']} answers: mean reward "
+        f"{counts['mean_reward']:.3f}, unsafe {counts['unsafe_rate']:.1%}\n[bold]{out}[/bold]",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@app.command(
+    context_settings=OPEN,
+    epilog="Example: [cyan]riskalign evaluate --model smollm2-135m --rsa runs/x/model "
+    "--output_dir runs/compared[/cyan]" + FIELDS,
+)
+def evaluate(
+    ctx: typer.Context,
+    rsa: Annotated[str, typer.Option(help="The aligned model: folder or hub id.")],
+    step1: Annotated[
+        str | None, typer.Option(help="The model after the first step, for the dial.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Compare an aligned model with its start model (--model) in a world; write the report."""
+    from riskalign.pipeline import evaluate_models, load_config
+
+    settings = load_config(config, parse_overrides(ctx.args))
+    command = shlex.join(["riskalign", *sys.argv[1:]])
+    results, report = _with_progress(
+        lambda progress: evaluate_models(
+            settings, rsa=rsa, step1=step1, progress=progress, command=command
+        )
+    )
+    _show(results, report, None)
+
+
+@app.command(
+    context_settings=OPEN,
+    epilog="Example: [cyan]riskalign config --safe.risk erm:0.5 > recipe.yaml[/cyan]" + FIELDS,
+)
+def config(ctx: typer.Context, config: Config = None) -> None:
+    """Print every field of the configuration as YAML, defaults filled in, to edit and pass on."""
+    from riskalign.pipeline import config_text, load_config
+
+    typer.echo(config_text(load_config(config, parse_overrides(ctx.args))), nl=False)
+
+
+@app.command(epilog="Example: [cyan]riskalign report runs/quickstart[/cyan]")
+def report(
+    results: Annotated[
+        Path | None,
+        typer.Argument(help="results.json, or the folder that holds it.", show_default=False),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="YAML file of the job, for its output_dir."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="HTML file; report.html beside it by default.", show_default=False),
+    ] = None,
+) -> None:
+    """Write the HTML report again from results.json alone, and print the table."""
+    from riskalign.evaluation import write_report
+
+    if results is None:
+        from riskalign.pipeline import load_config
+
+        results = Path(load_config(config).output_dir).expanduser() / "results.json"
+    source = results / "results.json" if results.is_dir() else results
+    target = out or source.with_name("report.html")
+    write_report(source, target)
+    _show(source, target, None)
+
+
+def _align(config: Any, overrides: list[str], **options: Any) -> None:
+    from riskalign.pipeline import align as run
+
+    result = _with_progress(lambda progress: run(config, overrides, progress=progress, **options))
+    if result.results is None:
+        console.print(f"model  [bold]{result.model}[/bold]", soft_wrap=True, highlight=False)
+    else:
+        _show(result.results, result.report, result.model)
+
+
+def _with_progress(work: Callable[[Any], Any]) -> Any:
+    from riskalign.cli.progress import TerminalProgress
+
+    try:
+        with TerminalProgress(console) as progress:
+            return work(progress)
+    except KeyboardInterrupt:
+        # Typer ends with exit code 130 and no word.
+        errors.print("[yellow]stopped[/yellow]; the same command takes up what is finished")
+        raise
+
+
+def _show(results: Path, report: Path | None, model: Path | None) -> None:
+    from riskalign.evaluation import print_results, read_results
+
+    console.print()
+    print_results(read_results(results), console)
+    for name, path in (("report", report), ("results", results), ("model", model)):
+        if path is not None:
+            console.print(f"{name:<8} [bold]{path}[/bold]", soft_wrap=True, highlight=False)

@@ -1,0 +1,87 @@
+"""Draws a job's stages in the terminal: a bar with the time left for each, a line when done."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_WORDS = {
+    "load": "Load the model",
+    "pairs": "Sample {} pairs",
+    "train": "Train the {} step",
+    "evaluate": "Evaluate {}",
+    "model": "Save the model",
+    "report": "Write the report",
+}
+
+
+def describe(stage: str) -> str:
+    """Return a stage's name in words: ``train-safe`` is "Train the safe step"."""
+    kind, _, what = stage.partition("-")
+    words = _WORDS.get(kind)
+    return stage if words is None else words.format(what.replace("dial-", "the dial at w = "))
+
+
+class TerminalProgress:
+    """The `riskalign.pipeline.Progress` of a terminal; a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("[dim]left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._stage, self._note, self._began = "", "", 0.0
+
+    def __enter__(self) -> TerminalProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Begin a stage."""
+        self._clear()
+        self._stage, self._note, self._began = name, "", time.monotonic()
+        self._task = self._bars.add_task(describe(name), total=total, note="")
+
+    def update(self, n: int, note: str = "", total: int | None = None) -> None:
+        """Move the bar to position `n`."""
+        self._note = note or self._note
+        if self._task is not None:
+            self._bars.update(self._task, completed=n, note=self._note, total=total)
+
+    def done(self, note: str = "") -> None:
+        """Replace the bar by a line that stays."""
+        seconds = time.monotonic() - self._began
+        words = note or self._note
+        self._console.print(
+            f"[green]✓[/green] {describe(self._stage):<34} {seconds:6.1f} s  [dim]{words}[/dim]"
+        )
+        self._clear()
+
+    def _clear(self) -> None:
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task, self._stage = None, ""

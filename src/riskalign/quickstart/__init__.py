@@ -1,0 +1,1 @@
+"""The quickstart's configuration and its committed training pairs (package data)."""
