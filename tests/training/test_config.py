@@ -48,6 +48,11 @@ def test_bad_values_are_refused(tmp_path: Path, settings: dict[str, Any], words:
         assert word in str(caught.value)
 
 
+def test_bf16_needs_no_gpu(tmp_path: Path) -> None:
+    """The device it runs on is found, not asked for."""
+    assert RSAConfig(output_dir=str(tmp_path), bf16=True).bf16
+
+
 def test_trls_name_for_checkpointing_is_taken_without_a_warning(tmp_path: Path) -> None:
     made = config(tmp_path, gradient_checkpointing=True)
     assert made.gradient_checkpointing

@@ -10,7 +10,7 @@ from riskalign.training.precision import bf16_is_fast
     ("capabilities", "fast"),
     [
         ({"avx2": True}, False),
-        ({"avx512_bf16": True}, True),
+        ({"avx512_bf16": True, "amx_bf16": False}, False),
         ({"amx_bf16": True}, True),
         ({}, False),
     ],

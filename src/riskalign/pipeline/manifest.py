@@ -16,10 +16,11 @@ from riskalign.pipeline.ledger import content_hash
 
 def resolve(config: AlignConfig) -> dict[str, Any]:
     """The configuration as plain data with nothing left to derive; `load_config` reads it back."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    tree = dataclasses.asdict(config)
     for kind in ("helpful", "safe"):
-        plain[kind]["beta"] = config.step_beta(kind)
-        plain[kind]["sampling"] = dataclasses.asdict(config.step_sampling(kind))
+        tree[kind]["beta"] = config.step_beta(kind)
+        tree[kind]["sampling"] = dataclasses.asdict(config.step_sampling(kind))
+    plain: dict[str, Any] = json.loads(json.dumps(tree))  # tuples become lists, as YAML reads them
     return plain
 
 

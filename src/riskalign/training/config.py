@@ -94,6 +94,8 @@ class RSAConfig(TrainingArguments):
         if not getattr(torch, "accelerator", torch.cuda).is_available():
             # There is nothing to pin memory for, and torch warns at every data loader.
             self.dataloader_pin_memory = False
+            # Else TrainingArguments refuses bf16, which a processor can do as well.
+            self.use_cpu = self.use_cpu or bool(self.bf16)
         super().__post_init__()  # type: ignore[no-untyped-call]
 
 

@@ -4,10 +4,11 @@ import torch
 
 
 def bf16_is_fast(device: torch.device | str = "cpu") -> bool:
-    """Whether a device multiplies bf16 matrices in hardware.
+    """Whether a device multiplies bf16 matrices faster than float32 ones.
 
     A processor without such instructions computes the same values ten times slower than in
-    float32, and nothing says so.
+    float32, and nothing says so. AVX-512's bf16 instructions alone do not make up for it:
+    docs/log.md.
     """
     kind = torch.device(device).type
     if kind == "cuda":
@@ -16,4 +17,4 @@ def bf16_is_fast(device: torch.device | str = "cpu") -> bool:
         return False
     get_capabilities = getattr(torch.cpu, "get_capabilities", None)  # torch >= 2.10
     found = {} if get_capabilities is None else get_capabilities()
-    return any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return any(found.get(name) for name in ("amx_bf16", "bf16"))

@@ -1,0 +1,142 @@
+"""Self-consistent risk-averse optima: values under the new policy instead of the reference.
+
+Per state, with values in cost form, `V(s) = min_p rho_p(Q(s, .)) + beta KL(p || ref)` and
+`Q(s, z) = loss(s, z) + V(s z)` (docs/method.md, section 8). With the mean this is soft control,
+whose optimum is that over whole responses (`solve.sequence_optimum`).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from riskalign.errors import InputError
+from riskalign.risk import Risk, get_risk
+from riskalign.theory.tree import Levels
+
+Number = Tensor | float
+
+_GRID = 33  # points of the first search for the entropic measure's one unknown
+_ROUNDS = 60  # of golden section after it
+
+
+class Local(NamedTuple):
+    """The optimum at each state: `log_policy` [..., S, V] and its value [..., S]."""
+
+    log_policy: Tensor
+    value: Tensor
+
+
+def self_consistent(losses: Levels, log_ref: Levels, risk: Risk, beta: Number) -> Levels:
+    """The policy that is optimal at every state for values under itself.
+
+    `losses` combine what is to be lowered, for instance `lambda_ cost - reward`; `beta` > 0 is a
+    number or broadcasts with the levels. Backward induction, exact at each state.
+    """
+    policy: list[Tensor] = []
+    below: Tensor | None = None
+    for loss, level in zip(reversed(losses), reversed(log_ref), strict=True):
+        q = loss if below is None else loss + below.unflatten(-1, (-1, loss.shape[-1]))
+        local = optimum(q, level, risk, beta)
+        policy.append(local.log_policy)
+        below = local.value
+    return tuple(reversed(policy))
+
+
+def tilted_consistent(
+    losses: Levels, costs: Levels, log_ref: Levels, risk: Risk, beta: Number, lambda_: Number
+) -> Levels:
+    """One-step tilts whose values are those under the new policy; risk on the cost alone.
+
+    `pi ∝ ref exp(-(Q_loss + lambda_ Q_cost) / beta)` with `V_loss = E_pi[Q_loss] + beta KL` and
+    `V_cost = rho_pi(Q_cost)`: what iterated two-step training on fresh samples would have as its
+    fixed point. It optimises no single objective unless the measure is the mean.
+    """
+    neutral = get_risk("mean")
+    policy: list[Tensor] = []
+    below: Tensor | None = None
+    below_cost: Tensor | None = None
+    for loss, cost, level in zip(reversed(losses), reversed(costs), reversed(log_ref), strict=True):
+        size = loss.shape[-1]
+        q = loss if below is None else loss + below.unflatten(-1, (-1, size))
+        q_cost = cost if below_cost is None else cost + below_cost.unflatten(-1, (-1, size))
+        own = (level - (q + lambda_ * q_cost) / beta).log_softmax(-1)
+        q, q_cost, level = torch.broadcast_tensors(q, q_cost, level)
+        q, q_cost, own, level = torch.broadcast_tensors(q, q_cost, own, level)
+        kl = (own.exp() * (own - level)).sum(-1)
+        below = neutral(q, own).value + _per_state(beta) * kl
+        below_cost = risk(q_cost, own).value
+        policy.append(own)
+    return tuple(reversed(policy))
+
+
+def optimum(q: Tensor, log_ref: Tensor, risk: Risk, beta: Number) -> Local:
+    """`argmin_p rho_p(q) + beta KL(p || ref)` at each state; `q` and `log_ref` are [..., S, V].
+
+    Raises `InputError` for a measure without a solution here (mean, cvar and erm have one).
+    """
+    solvers = {"mean": _mean, "cvar": _cvar, "erm": _entropic}
+    if risk.name not in solvers:
+        raise InputError(f"risk {risk.spec!r}: no exact optimum; there are {', '.join(solvers)}")
+    q, log_ref = torch.broadcast_tensors(q, log_ref)
+    return solvers[risk.name](q, log_ref, risk.parameter or 0.0, beta)
+
+
+def _mean(q: Tensor, log_ref: Tensor, _: float, beta: Number) -> Local:
+    tilted = log_ref - q / beta
+    norm = tilted.logsumexp(-1, keepdim=True)
+    return Local(tilted - norm, -(beta * norm).squeeze(-1))
+
+
+def _cvar(q: Tensor, log_ref: Tensor, level: float, beta: Number) -> Local:
+    """By `CVaR_p(q) = min_eta eta + E_p[(q - eta)_+]/(1-a)`: for given eta the best p is a tilt.
+
+    What is left, `eta - beta log E_ref exp(-(q - eta)_+ / ((1-a) beta))`, is concave in eta between
+    neighbouring values of q: its derivative is `1 - P_p(q > eta)/(1-a)`, and there P_p(q > eta)
+    grows with eta. So the minimum is at one of the V values.
+    """
+    best: Local | None = None
+    for z in range(q.shape[-1]):
+        eta = q[..., z : z + 1]
+        local = _mean((q - eta).clamp(min=0) / (1 - level), log_ref, 0.0, beta)
+        value = local.value + eta.squeeze(-1)
+        if best is None:
+            best = Local(local.log_policy, value)
+        else:
+            better = value < best.value
+            best = Local(
+                torch.where(better.unsqueeze(-1), local.log_policy, best.log_policy),
+                torch.where(better, value, best.value),
+            )
+    assert best is not None
+    return best
+
+
+def _entropic(q: Tensor, log_ref: Tensor, mu: float, beta: Number) -> Local:
+    """By `log m = min_k k m - 1 - log k`: for given k the best p is a tilt by `exp(mu q)`.
+
+    With `k = exp(-mu c)` one unknown c between the least and the largest value of q is left:
+    `c - 1/mu - beta log E_ref exp(-exp(mu (q - c)) / (mu beta))`, searched on a grid, then by
+    golden section around its best point.
+    """
+
+    def at(c: Tensor) -> Local:
+        local = _mean((mu * (q - c)).exp() / mu, log_ref, 0.0, beta)
+        return Local(local.log_policy, local.value + c.squeeze(-1) - 1 / mu)
+
+    low, high = q.amin(-1, keepdim=True), q.amax(-1, keepdim=True)
+    width = (high - low) / (_GRID - 1)
+    values = torch.stack([at(low + i * width).value for i in range(_GRID)], dim=-1)
+    middle = low + values.argmin(-1, keepdim=True) * width
+    low, high = (middle - width).maximum(low), (middle + width).minimum(high)
+    ratio = (5**0.5 - 1) / 2
+    for _ in range(_ROUNDS):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        keep_left = (at(left).value <= at(right).value).unsqueeze(-1)
+        low, high = torch.where(keep_left, low, left), torch.where(keep_left, right, high)
+    return at((low + high) / 2)
+
+
+def _per_state(beta: Number) -> Number:
+    """A temperature that broadcasts with [..., S, V], for use with [..., S]."""
+    return beta.squeeze(-1) if isinstance(beta, Tensor) and beta.dim() else beta
