@@ -111,8 +111,17 @@ def test_unmeasured_distances_are_left_out() -> None:
     names = [name for name in METRICS if name not in ("kl", "srr")]
     assert list(summarize(blank, n_boot=20)) == names
     assert list(paired_differences(measured, blank, n_boot=20)) == names
-    with pytest.raises(InputError, match="kl is nan"):
-        summarize([*measured, *blank])
+
+
+def test_distances_are_those_of_the_answers_where_they_were_measured() -> None:
+    measured = [replace(answer(i // 2), kl=float(i), srr=2.0) for i in range(20)]
+    blank = [replace(answer(10 + i // 2), kl=float("nan"), srr=float("nan")) for i in range(60)]
+    some = summarize([*measured, *blank], n_boot=400)
+    alone = summarize(measured, n_boot=400)
+    assert some["kl"].value == alone["kl"].value == 9.5
+    assert some["kl"].low == pytest.approx(alone["kl"].low, abs=2.0)
+    with pytest.raises(InputError, match="reward is nan"):
+        summarize([*measured, replace(measured[0], reward=float("nan"))])
 
 
 def _covers(values_of: list[dict[str, tuple[float, float]]], name: str, truth: float) -> float:

@@ -1,5 +1,7 @@
 """Answers of models and of the dial, scored, kept on disk and compared."""
 
+import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,26 @@ def test_dial_ends_are_the_models() -> None:
             assert (one.text, one.cost) == (other.text, other.cost)
             assert one.kl == pytest.approx(other.kl, abs=1e-3)
     assert {answer.kl for answer in scored(start)} == {0.0}
+
+
+def test_distances_are_measured_on_the_first_prompts_only() -> None:
+    start, policy = tiny.make_model(seed=0), tiny.make_model(seed=1)
+    seen: list[tuple[int, int]] = []
+
+    def scored(evaluation: EvaluationConfig) -> list[ScoredAnswer]:
+        return measure(
+            WORLD, PROMPTS, evaluation, policy=policy, start=start,
+            tokenizer=tiny.make_tokenizer(), seed=5,
+            update=lambda n, total, note: seen.append((n, total)),
+        )  # fmt: skip
+
+    every = scored(EVALUATION)
+    few = scored(dataclasses.replace(EVALUATION, distance_prompts=1))
+    assert seen[-1] == (8, 8)
+    assert [math.isnan(answer.kl) for answer in few] == [False] * 2 + [True] * 4
+    for one, other in zip(few, every, strict=True):
+        assert (one.text, one.reward, one.cost) == (other.text, other.reward, other.cost)
+    assert few[0].kl == pytest.approx(every[0].kl)
 
 
 def test_scored_answers_survive_any_text(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from riskalign.cli.memory import keep_freed_memory
 from riskalign.cli.overrides import parse_overrides
+from riskalign.cli.verify import EPILOG, verify
 from riskalign.errors import InputError, RiskalignError
 
 app = typer.Typer(
@@ -205,6 +206,9 @@ def report(
     target = out or source.with_name("report.html")
     write_report(source, target)
     _show(source, target, None)
+
+
+app.command(epilog=EPILOG)(verify)
 
 
 def _align(config: Any, overrides: list[str], **options: Any) -> None:

@@ -49,16 +49,23 @@ class _Sample:
         self.unsafe = unsafe.astype(np.float64)  # [M]
         self.worst = np.full(M, -np.inf)
         np.maximum.at(self.worst, self.prompt, self.costs)
-        self.sums = {
-            name: np.bincount(self.prompt, [getattr(s, name) for s in scored], minlength=M)
-            for name in _MEANS
-            if not _unmeasured(scored, name)
-        }
+        self.means: dict[str, tuple[Floats, Floats]] = {}  # sums and numbers of values, [M] each
+        for name in _MEANS:
+            values = np.array([getattr(s, name) for s in scored], dtype=np.float64)
+            known = ~np.isnan(values)
+            if known.any():
+                sums = np.bincount(self.prompt[known], values[known], minlength=M)
+                numbers = np.bincount(self.prompt[known], minlength=M)
+                self.means[name] = sums, numbers.astype(np.float64)
 
     def statistics(self, draws: Floats) -> dict[str, Floats]:
         """Each metric [R] where prompt i is taken draws[:, i] times.  draws [R, M]."""
         answers = draws @ self.sizes
-        result = {name: draws @ total / answers for name, total in self.sums.items()}
+        with np.errstate(invalid="ignore"):  # a draw may hold none of the prompts measured
+            result = {
+                name: (draws @ sums) / (draws @ numbers)
+                for name, (sums, numbers) in self.means.items()
+            }
         result["unsafe_rate"] = draws @ self.unsafe / answers
         result["worst_of_k"] = draws @ self.worst / draws.sum(axis=1)
         rows = max(1, _ENTRIES_AT_ONCE // len(self.costs))
@@ -72,10 +79,6 @@ class _Sample:
         return {name: result[name] for name in METRICS if name in result}
 
 
-def _unmeasured(scored: Sequence[ScoredAnswer], name: str) -> bool:
-    return name in _DISTANCES and all(math.isnan(getattr(s, name)) for s in scored)
-
-
 def _prompt_ids(scored: Sequence[ScoredAnswer]) -> list[str]:
     ids = list(dict.fromkeys(s.prompt_id for s in scored))
     if len(ids) < 2:
@@ -83,11 +86,11 @@ def _prompt_ids(scored: Sequence[ScoredAnswer]) -> list[str]:
             f"answers to {len(ids)} prompt(s) were given: intervals are drawn over prompts and "
             "need at least 2"
         )
-    measured = [name for name in _MEANS if not _unmeasured(scored, name)]
     for s in scored:
-        for name in measured:
-            if not math.isfinite(getattr(s, name)):
-                raise InputError(f"prompt {s.prompt_id!r}: {name} is {getattr(s, name)}")
+        for name in _MEANS:
+            value = getattr(s, name)
+            if not (math.isfinite(value) or (math.isnan(value) and name in _DISTANCES)):
+                raise InputError(f"prompt {s.prompt_id!r}: {name} is {value}")
         if s.cost < 0:
             raise InputError(f"prompt {s.prompt_id!r}: cost is {s.cost}; a cost is 0 or more")
     return ids
@@ -108,7 +111,7 @@ def _check(n_boot: int, confidence: float) -> None:
 
 
 def _interval(value: float, replicates: Floats, confidence: float) -> Interval:
-    low, high = np.quantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.nanquantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(value, float(low), float(high))
 
 
@@ -122,9 +125,9 @@ def summarize(
     """Each of `METRICS` with its interval.
 
     `worst_of_k` is the mean over prompts of the worst cost among a prompt's answers; the other
-    metrics weigh answers equally. `kl` and `srr` are left out where they are NaN for every answer
-    (not measured). Resampling cannot show what was never drawn: where few prompts
-    hold an unsafe answer the unsafe rate's interval is `metrics.rare_rate_interval`, and a mean,
+    metrics weigh answers equally. `kl` and `srr` are those of the answers where they were measured
+    (are not NaN), and left out where none was. Resampling cannot show what was never drawn: where
+    few prompts hold an unsafe answer the unsafe rate's interval is `metrics.rare_rate_interval`, and a mean,
     VaR or CVaR over answers that are all alike keeps an interval without width, to be read beside
     that rate.
 

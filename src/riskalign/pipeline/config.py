@@ -95,7 +95,8 @@ class LoraSettings:
 class EvaluationConfig:
     """How the models are compared: world prompts never trained on, and points of the dial.
 
-    `risk` is the measure of the reported SRR. Dial points use the first `dial_prompts` prompts.
+    `risk` is the measure of the reported SRR. Dial points use the first `dial_prompts` prompts;
+    KL and SRR, which cost a forward pass of both models, the first `distance_prompts` (None: all).
     """
 
     prompts: int = 64
@@ -106,6 +107,7 @@ class EvaluationConfig:
     batch_size: int = 64
     dial: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)
     dial_prompts: int = 32
+    distance_prompts: int | None = None
     risk: str = "cvar:0.95"
     n_boot: int = 2000
     confidence: float = 0.95
@@ -277,6 +279,8 @@ def _evaluation_problems(evaluation: EvaluationConfig) -> Iterator[Problem]:
         evaluation.dial_prompts < 0 or evaluation.dial_prompts == 1,
         f"{evaluation.dial_prompts} is neither 0 (no dial) nor at least 2",
     )
+    if evaluation.distance_prompts is not None:
+        yield from _least("evaluation.distance_prompts", evaluation.distance_prompts, 0)
     yield from _wrong(
         "evaluation.confidence",
         not 0 < evaluation.confidence < 1,

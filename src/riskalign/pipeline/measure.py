@@ -42,9 +42,14 @@ def measure(
 ) -> Scored:
     """Sample answers from the policy and score each: reward, cost, KL and SRR to the start model.
 
+    KL and SRR are NaN from prompt `evaluation.distance_prompts` on.
+
     With `dial_to=(model_2, w)` the policy is `π_w ∝ policy^(1-w) model_2^w`.
     """
-    total = 2 * len(prompts) * evaluation.answers_per_prompt
+    known = len(prompts) if evaluation.distance_prompts is None else evaluation.distance_prompts
+    n_answers = len(prompts) * evaluation.answers_per_prompt
+    n_known = min(known, len(prompts)) * evaluation.answers_per_prompt
+    total = n_answers + n_known
 
     def tell(note: str, offset: int) -> Any:
         return None if update is None else lambda n, _: update(offset + n, total, note)
@@ -71,17 +76,21 @@ def measure(
         progress=tell("sampling", 0),
     )
     models: list[Any] = [policy, start] if dial_to is None else [policy, dial_to[0], start]
-    return score_answers(
-        world,
-        prompts,
-        answers,
-        policy=parts,
-        start=start,
-        tokenizer=tokenizer,
-        risk=get_risk(evaluation.risk),
-        shared_prompt=all(can_share_prompt(backbone_of(model).config) for model in models),
-        progress=tell("scoring", total // 2),
-    )
+
+    def score(some: slice, policy: Any) -> Scored:
+        return score_answers(
+            world,
+            prompts[some],
+            answers[some],
+            policy=policy,
+            start=start,
+            tokenizer=tokenizer,
+            risk=get_risk(evaluation.risk),
+            shared_prompt=all(can_share_prompt(backbone_of(model).config) for model in models),
+            progress=tell("scoring", n_answers),
+        )
+
+    return score(slice(known), parts) + score(slice(known, None), None)
 
 
 def write_scored(path: Path, scored: Scored) -> None:

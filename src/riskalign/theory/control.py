@@ -12,7 +12,7 @@ from torch import Tensor
 
 from riskalign.errors import InputError
 from riskalign.risk import Risk, get_risk
-from riskalign.theory.tree import Levels
+from riskalign.theory.tree import Levels, Measure
 
 Number = Tensor | float
 
@@ -44,7 +44,7 @@ def self_consistent(losses: Levels, log_ref: Levels, risk: Risk, beta: Number) -
 
 
 def tilted_consistent(
-    losses: Levels, costs: Levels, log_ref: Levels, risk: Risk, beta: Number, lambda_: Number
+    losses: Levels, costs: Levels, log_ref: Levels, risk: Measure, beta: Number, lambda_: Number
 ) -> Levels:
     """One-step tilts whose values are those under the new policy; risk on the cost alone.
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from riskalign.risk import Risk, get_risk
-from riskalign.theory.tree import Levels, TokenMDP, accumulate, expected_sum, nested
+from riskalign.risk import Risk, RiskValue, get_risk
+from riskalign.theory.tree import Levels, Measure, TokenMDP, accumulate, expected_sum, nested
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,14 @@ def evaluate(
     neutral = get_risk("mean")
     tails = {level: tail_of_total(mdp, log_policy, level) for level in levels}
     drift = tuple(own - ref for own, ref in zip(log_policy, mdp.log_ref, strict=True))
-    ratios = tuple(risk_ratio(own, ref, measure) for own, ref in zip(
-        log_policy, mdp.log_ref, strict=True
-    ))
+    ratios = tuple(
+        risk_ratio(own, ref, measure) for own, ref in zip(log_policy, mdp.log_ref, strict=True)
+    )
     return Evaluation(
         reward=-nested(tuple(-r for r in mdp.reward), log_policy, neutral)[1][0].squeeze(-1),
         cost=nested(mdp.cost, log_policy, neutral)[1][0].squeeze(-1),
-        var={level: var for level, (var, _) in tails.items()},
-        cvar={level: cvar for level, (_, cvar) in tails.items()},
+        var={level: found.var for level, found in tails.items()},
+        cvar={level: found.cvar for level, found in tails.items()},
         nested_cost=nested(mdp.cost, log_policy, measure)[1][0].squeeze(-1),
         kl=expected_sum(drift, log_policy),
         srr=expected_sum(ratios, log_policy),
@@ -59,25 +60,53 @@ def evaluate(
 
 
 def risk_ratio(log_policy: Tensor, log_ref: Tensor, risk: Risk) -> Tensor:
-    """Risk ratio of each state, `rho_ref(log ref/policy)`, the same for its V tokens: [..., S, V]."""
+    """Each state's `rho_ref(log ref/policy)`, the same for its V tokens: [..., S, V]."""
     losses, weights = torch.broadcast_tensors(log_ref - log_policy, log_ref)
     return risk(losses, weights).value.unsqueeze(-1).expand(losses.shape)
 
 
-def tail_of_total(mdp: TokenMDP, log_policy: Levels, level: float) -> tuple[Tensor, Tensor]:
-    """VaR and CVaR of the total cost at a level in [0, 1): two tensors [...].
+class Tail(NamedTuple):
+    """VaR and CVaR [...] of a distribution, and CVaR's worst-case density [..., n]."""
 
-    By sorting the leaves once: an oracle independent of `riskalign.risk.cvar`'s search, which a
-    test holds against it.
+    var: Tensor
+    cvar: Tensor
+    density: Tensor
+
+
+def tail_of_total(mdp: TokenMDP, log_policy: Levels, level: float) -> Tail:
+    """VaR and CVaR of the total cost at a level in [0, 1)."""
+    return tail(accumulate(mdp.cost), accumulate(log_policy).exp(), level)
+
+
+def tail(values: Tensor, probs: Tensor, level: float) -> Tail:
+    """VaR and CVaR of values [..., n] with probabilities [..., n].
+
+    By sorting: an oracle independent of `riskalign.risk.cvar`'s search, which a test and
+    `riskalign verify` hold against it, and faster on a small vocabulary.
     """
-    cost = accumulate(mdp.cost)
-    probs = accumulate(log_policy).exp()
-    cost, probs = torch.broadcast_tensors(cost, probs)
-    ordered, order = cost.sort(dim=-1, descending=True)
+    values, probs = torch.broadcast_tensors(values, probs)
+    ordered, order = values.sort(dim=-1, descending=True)
     mass = probs.gather(-1, order)
-    before = mass.cumsum(-1) - mass
-    taken = (1 - level - before).clamp(min=0).minimum(mass)
+    reached = mass.cumsum(-1)
+    taken = (1 - level - (reached - mass)).clamp(min=0).minimum(mass)
     # Rounding may leave the total a hair under 1, and so the last atom short of its share.
-    inside = (before + mass <= 1 - level).sum(-1, keepdim=True).clamp(max=cost.shape[-1] - 1)
-    var = ordered.gather(-1, inside).squeeze(-1)
-    return var, (taken * ordered).sum(-1) / taken.sum(-1)
+    taken = taken / taken.sum(-1, keepdim=True)
+    inside = (reached <= 1 - level).sum(-1, keepdim=True).clamp(max=values.shape[-1] - 1)
+    return Tail(
+        ordered.gather(-1, inside).squeeze(-1),
+        (taken * ordered).sum(-1),
+        torch.zeros_like(taken).scatter(-1, order, taken),
+    )
+
+
+def by_sorting(risk: Risk) -> Measure:
+    """The same measure, CVaR computed by sorting: several times faster where V is small."""
+    level = risk.parameter
+    if risk.name != "cvar" or level is None:
+        return risk
+
+    def sorted_cvar(losses: Tensor, log_probs: Tensor) -> RiskValue:
+        found = tail(losses, log_probs.exp(), level)
+        return RiskValue(found.cvar, found.density)
+
+    return sorted_cvar

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from riskalign.pipeline.schedule import temperatures
 from riskalign.risk import Risk
-from riskalign.theory.tree import Levels, TokenMDP, combine, nested, tilt
+from riskalign.theory.tree import Levels, Measure, TokenMDP, combine, nested, tilt
 
 Number = Tensor | float
 
@@ -31,7 +31,7 @@ def value_scale(risk: Risk, beta: float) -> Risk:
     return risk
 
 
-def one_step(losses: Levels, log_ref: Levels, risk: Risk, beta: Number) -> Levels:
+def one_step(losses: Levels, log_ref: Levels, risk: Measure, beta: Number) -> Levels:
     """`ref * exp(-Q / beta)`, `Q` nested under the reference: what `rsa1` is minimised by.
 
     `risk` is on the scale of values. With the mean it is TDPO's optimum.
@@ -42,8 +42,8 @@ def one_step(losses: Levels, log_ref: Levels, risk: Risk, beta: Number) -> Level
 
 def two_step(
     mdp: TokenMDP,
-    risk_reward: Risk,
-    risk_cost: Risk,
+    risk_reward: Measure,
+    risk_cost: Measure,
     beta: float,
     lambda_: float,
     schedule: str = "objective",
@@ -90,9 +90,7 @@ def sequence_optimum(losses: Levels, log_ref: Levels, beta: Number) -> Levels:
     return tuple(reversed(policy))
 
 
-def iterated(
-    losses: Levels, log_ref: Levels, risk: Risk, beta: Number, rounds: int
-) -> Levels:
+def iterated(losses: Levels, log_ref: Levels, risk: Measure, beta: Number, rounds: int) -> Levels:
     """`rounds` one-step improvements at `rounds * beta`, each with values under its predecessor.
 
     What rounds of training on fresh samples do; together they tilt as far as one step at `beta`.
@@ -109,4 +107,3 @@ def printed_sign(q_cost: Tensor, log_ref: Tensor, beta: Number, lambda_: Number)
     Kept to show by computation that it raises the cost (docs/method.md, section 7).
     """
     return (log_ref + q_cost * lambda_ / ((1 + lambda_) * beta)).log_softmax(-1)
-

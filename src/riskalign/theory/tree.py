@@ -5,15 +5,17 @@ beginning of t tokens, in lexical order, a value for each next token. Leading di
 batch of trees, or of policies on one tree, and broadcast.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from riskalign.errors import InputError
-from riskalign.risk import Risk
+from riskalign.risk import RiskValue
 
 Levels = tuple[Tensor, ...]
+Measure = Callable[[Tensor, Tensor], RiskValue]  # of losses and log probabilities, as `Risk`
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def expected_sum(values: Levels, log_policy: Levels) -> Tensor:
     return total
 
 
-def nested(losses: Levels, log_policy: Levels, risk: Risk) -> tuple[Levels, Levels]:
+def nested(losses: Levels, log_policy: Levels, risk: Measure) -> tuple[Levels, Levels]:
     """Nested risk of a loss when the policy writes the rest: values of actions and of states.
 
     `Q(s, z) = loss(s, z) + V(s z)`, `V(s) = risk of Q(s, .) under the policy`, zero after the last
@@ -119,6 +121,4 @@ def combine(a: Levels, b: Levels, weight_a: Tensor | float, weight_b: Tensor | f
 
 def mix(log_first: Levels, log_second: Levels, w: Tensor | float) -> Levels:
     """The dial `first^(1-w) second^w` at each state, normalised; any real `w`."""
-    return tuple(
-        level.log_softmax(-1) for level in combine(log_first, log_second, 1 - w, w)
-    )
+    return tuple(level.log_softmax(-1) for level in combine(log_first, log_second, 1 - w, w))

@@ -1,0 +1,265 @@
+"""Which form of RSA lowers tail risk, and by how much: exact policies on random trees.
+
+    python benchmarks/frontier.py --json benchmarks/results/frontier.json --html frontier.html
+
+For each tree, every method's closed form is computed on one grid of (beta, lambda). At a matched
+expected reward and a KL budget each method shows its lowest CVaR of total cost; differences are
+paired on trees. docs/frontier.md tells what came out.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from riskalign.atomic import write_text
+from riskalign.risk import get_risk
+from riskalign.theory import (
+    FAMILIES,
+    Levels,
+    TokenMDP,
+    accumulate,
+    nested,
+    random_mdp,
+    self_consistent,
+    sequence_optimum,
+    tilt,
+    tilted_consistent,
+)
+from riskalign.theory.evaluate import by_sorting
+from riskalign.theory.solve import negate
+from riskalign.theory.tree import Measure, combine, expected_sum
+
+TAILS = (0.95, 0.99)
+BUDGETS = (0.5, 1.0, 2.0, 4.0, math.inf)  # nats of KL to the reference
+SHARES = (0.5, 0.8)  # of the reward that is to be had within the budget
+BASE = "mean, whole responses"
+LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
+MEAN = get_risk("mean")
+
+Solver = Callable[[TokenMDP, Tensor, Tensor], Levels]
+
+
+def measure(spec: str) -> Measure:
+    """The library's measure, CVaR by sorting."""
+    return by_sorting(get_risk(spec))
+
+
+def whole(mdp: TokenMDP, beta: Tensor, weight: Tensor) -> Levels:
+    """SACPO and Safe RLHF: the optimum over whole responses."""
+    return sequence_optimum(combine(negate(mdp.reward), mdp.cost, 1.0, weight), mdp.log_ref, beta)
+
+
+def one_step(spec: str, spec_reward: str = "mean") -> Solver:
+    """RSA's closed form: values nested under the reference, a measure for the cost."""
+
+    def solve(mdp: TokenMDP, beta: Tensor, weight: Tensor) -> Levels:
+        q_loss, _ = nested(negate(mdp.reward), mdp.log_ref, measure(spec_reward))
+        q_cost, _ = nested(mdp.cost, mdp.log_ref, measure(spec))
+        return tilt(mdp.log_ref, combine(q_loss, q_cost, 1.0, weight), beta)
+
+    return solve
+
+
+def rounds(spec: str, count: int) -> Solver:
+    """One-step RSA repeated on fresh samples, at `count` times the temperature each."""
+
+    def solve(mdp: TokenMDP, beta: Tensor, weight: Tensor) -> Levels:
+        policy = mdp.log_ref
+        for _ in range(count):
+            q_loss, _ = nested(negate(mdp.reward), policy, MEAN)
+            q_cost, _ = nested(mdp.cost, policy, measure(spec))
+            policy = tilt(policy, combine(q_loss, q_cost, 1.0, weight), count * beta)
+        return policy
+
+    return solve
+
+
+def fixed_point(spec: str) -> Solver:
+    """Values under the new policy, the measure on the cost alone."""
+    return lambda mdp, beta, weight: tilted_consistent(
+        negate(mdp.reward), mdp.cost, mdp.log_ref, measure(spec), beta, weight
+    )
+
+
+def consistent(spec: str) -> Solver:
+    """The self-consistent optimum, the measure on cost and reward together."""
+    return lambda mdp, beta, weight: self_consistent(
+        combine(negate(mdp.reward), mdp.cost, 1.0, weight), mdp.log_ref, get_risk(spec), beta
+    )
+
+
+METHODS: dict[str, Solver] = {
+    BASE: whole,
+    "mean, whole responses (other grid)": lambda mdp, beta, weight: whole(
+        mdp, beta * 1.07, weight * 1.09
+    ),
+    "mean, one step": one_step("mean"),
+    **{f"cvar {a}, one step": one_step(f"cvar:{a}") for a in LEVELS},
+    "erm 1, one step": one_step("erm:1"),
+    "erm 4, one step": one_step("erm:4"),
+    "cvar 0.95 on both, one step": one_step("cvar:0.95", "cvar:0.95"),
+    **{f"cvar {a}, 4 rounds": rounds(f"cvar:{a}", 4) for a in (0.5, 0.9, 0.95)},
+    **{f"cvar {a}, fixed point": fixed_point(f"cvar:{a}") for a in LEVELS},
+    "erm 1, fixed point": fixed_point("erm:1"),
+    "erm 4, fixed point": fixed_point("erm:4"),
+    **{f"cvar {a}, self-consistent": consistent(f"cvar:{a}") for a in LEVELS[:-1]},
+}
+
+
+class Points(NamedTuple):
+    """Every policy of a grid on one tree: each [G]."""
+
+    reward: Tensor
+    kl: Tensor
+    cvar: dict[float, Tensor]
+
+
+def grid(size: int) -> tuple[Tensor, Tensor]:
+    """Temperatures and multipliers [G, 1, 1], both on logarithmic scales; lambda 0 included."""
+    beta = torch.logspace(-1.5, 1.0, size, dtype=torch.float64)
+    weight = torch.cat([torch.zeros(1), torch.logspace(-1.5, 2.5, size - 1)]).double()
+    first, second = torch.meshgrid(beta, weight, indexing="ij")
+    return first.reshape(-1, 1, 1), second.reshape(-1, 1, 1)
+
+
+def evaluate(mdp: TokenMDP, policy: Levels, order: Tensor) -> Points:
+    """Reward, KL and tails of all policies; `order` sorts the leaves by falling cost."""
+    log_probs = accumulate(policy)
+    probs = log_probs.exp()
+    mass = probs[:, order]
+    cost = accumulate(mdp.cost).flatten()[order]
+    before = mass.cumsum(-1) - mass
+    cvar = {}
+    for level in TAILS:
+        taken = (1 - level - before).clamp(min=0).minimum(mass)
+        cvar[level] = taken @ cost / taken.sum(-1)
+    kl = (probs * (log_probs - accumulate(mdp.log_ref))).sum(-1)
+    return Points(probs @ accumulate(mdp.reward).flatten(), kl, cvar)
+
+
+def within_reach(mdp: TokenMDP, budget: float) -> tuple[float, float]:
+    """The reference's reward, and the most that any policy has within the KL budget."""
+    low, high = torch.tensor(1e-3), torch.tensor(1e3)
+
+    def at(beta: Tensor) -> tuple[float, float]:
+        policy = sequence_optimum(negate(mdp.reward), mdp.log_ref, float(beta))
+        drift = tuple(a - b for a, b in zip(policy, mdp.log_ref, strict=True))
+        return float(expected_sum(drift, policy)), float(expected_sum(mdp.reward, policy))
+
+    for _ in range(60):
+        middle = (low * high).sqrt()
+        low, high = (middle, high) if at(middle)[0] > budget else (low, middle)
+    return float(expected_sum(mdp.reward, mdp.log_ref)), at(high)[1]
+
+
+def best(points: Points, least: float, budget: float, level: float) -> float:
+    """Lowest CVaR among the policies that reach the reward within the budget; inf if none."""
+    allowed = (points.reward >= least) & (points.kl <= budget)
+    return float(points.cvar[level][allowed].amin()) if bool(allowed.any()) else math.inf
+
+
+def study(family: str, trees: int, size: int, seed: int) -> dict[str, NDArray[np.float64]]:
+    """Lowest CVaR [trees, tails, budgets, shares] of every method on one family."""
+    found = {
+        name: np.full((trees, len(TAILS), len(BUDGETS), len(SHARES)), math.inf) for name in METHODS
+    }
+    beta, weight = grid(size)
+    for tree in range(trees):
+        mdp = random_mdp(family, 1000 * seed + tree, vocabulary=6, depth=4, peakedness=1.5)
+        order = accumulate(mdp.cost).flatten().argsort(descending=True)
+        reach = {budget: within_reach(mdp, min(budget, 4.0)) for budget in BUDGETS}
+        for name, solve in METHODS.items():
+            points = evaluate(mdp, solve(mdp, beta, weight), order)
+            for b, budget in enumerate(BUDGETS):
+                least, most = reach[budget]
+                for s, share in enumerate(SHARES):
+                    for t, level in enumerate(TAILS):
+                        needed = least + share * (most - least)
+                        found[name][tree, t, b, s] = best(points, needed, budget, level)
+    return found
+
+
+def compare(
+    found: Mapping[str, NDArray[np.float64]], seed: int, n_boot: int = 4000
+) -> list[dict[str, Any]]:
+    """Each method's mean CVaR over the base's, less 1, with an interval over trees."""
+    rows = []
+    draws = np.random.default_rng(seed)
+    for name, own in found.items():
+        for t, level in enumerate(TAILS):
+            for b, budget in enumerate(BUDGETS):
+                for s, share in enumerate(SHARES):
+                    pair = np.stack([found[BASE][:, t, b, s], own[:, t, b, s]])
+                    pair = pair[:, np.isfinite(pair).all(0)]
+                    n = pair.shape[1]
+                    picks = draws.integers(0, n, size=(n_boot, n))
+                    sums = pair[:, picks].sum(-1)
+                    ends = np.quantile(sums[1] / sums[0] - 1, [0.025, 0.975])
+                    rows.append(
+                        {
+                            "method": name,
+                            "tail": level,
+                            "budget": None if math.isinf(budget) else budget,
+                            "share": share,
+                            "trees": n,
+                            "base_cvar": float(pair[0].mean()),
+                            "cvar": float(pair[1].mean()),
+                            "change": float(pair[1].mean() / pair[0].mean() - 1),
+                            "low": float(ends[0]),
+                            "high": float(ends[1]),
+                            "won": float((pair[1] < pair[0] * (1 - 1e-9)).mean()),
+                        }
+                    )
+    return rows
+
+
+def main() -> None:
+    """Run the study and write its figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--html", type=Path, help="write a page with plots here")
+    parser.add_argument("--svg", type=Path, help="write the plot alone here")
+    parser.add_argument("--from-json", type=Path, help="read the figures instead of computing them")
+    parser.add_argument("--trees", type=int, default=60, help="trees of each family")
+    parser.add_argument("--grid", type=int, default=24, help="values of beta, and of lambda")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if options.from_json:
+        content = json.loads(options.from_json.read_text(encoding="utf-8"))
+    else:
+        content = {
+            "trees": options.trees,
+            "grid": options.grid,
+            "seed": options.seed,
+            "base": BASE,
+            "families": {},
+        }
+        for family in FAMILIES:
+            began = time.perf_counter()
+            found = study(family, options.trees, options.grid, options.seed)
+            content["families"][family] = compare(found, options.seed)
+            print(f"{family}: {time.perf_counter() - began:.0f} s", flush=True)
+    if options.json:
+        write_text(options.json, json.dumps(content, indent=0) + "\n")
+    from frontier_page import render, table  # beside this file
+
+    print(table(content))
+    if options.html or options.svg:
+        page, svg = render(content)
+        if options.html:
+            write_text(options.html, page)
+        if options.svg:
+            write_text(options.svg, svg)
+
+
+if __name__ == "__main__":
+    main()

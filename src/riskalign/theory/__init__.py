@@ -1,0 +1,31 @@
+"""Exact mathematics on small trees: what RSA and its neighbours optimise, without sampling."""
+
+from riskalign.theory.control import self_consistent, tilted_consistent
+from riskalign.theory.dual import Constrained, at_each_state, over_responses
+from riskalign.theory.evaluate import Evaluation, evaluate
+from riskalign.theory.families import FAMILIES, random_mdp
+from riskalign.theory.solve import iterated, joint, one_step, sequence_optimum, two_step
+from riskalign.theory.tree import Levels, TokenMDP, accumulate, mix, nested, tilt
+
+__all__ = [
+    "FAMILIES",
+    "Constrained",
+    "Evaluation",
+    "Levels",
+    "TokenMDP",
+    "accumulate",
+    "at_each_state",
+    "evaluate",
+    "iterated",
+    "joint",
+    "mix",
+    "nested",
+    "one_step",
+    "over_responses",
+    "random_mdp",
+    "self_consistent",
+    "sequence_optimum",
+    "tilt",
+    "tilted_consistent",
+    "two_step",
+]

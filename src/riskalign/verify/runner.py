@@ -1,0 +1,61 @@
+"""Checks the claims one after another."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+
+from riskalign.errors import InputError
+from riskalign.verify import dial_claims, loss_claims, risk_claims, step_claims, value_claims
+from riskalign.verify.claim import Claim, Finding, Setting
+
+CLAIMS: tuple[Claim, ...] = (
+    *risk_claims.CLAIMS,
+    *value_claims.CLAIMS,
+    *loss_claims.CLAIMS,
+    *step_claims.CLAIMS,
+    *dial_claims.CLAIMS,
+)
+
+Tell = Callable[[int, str], None]  # claims done, and the statement that comes next
+
+
+def check(claim: Claim, setting: Setting) -> Finding:
+    """Check one claim; a figure that is not a number passes no bound."""
+    began = time.perf_counter()
+    by_case = claim.check(setting)
+    figures = list(by_case.values())
+    if any(math.isnan(figure) for figure in figures):
+        figure = math.nan
+    else:
+        figure = min(figures) if claim.bound == "at least" else max(figures)
+    if claim.bound == "at most":
+        passed = figure <= claim.tolerance
+    elif claim.bound == "at least":
+        passed = figure >= claim.tolerance
+    else:
+        passed = math.isfinite(figure)
+    return Finding(
+        claim.key,
+        claim.group,
+        claim.statement,
+        claim.bound,
+        claim.tolerance,
+        figure,
+        by_case,
+        passed,
+        time.perf_counter() - began,
+    )
+
+
+def run(
+    setting: Setting, claims: Iterable[Claim] = CLAIMS, tell: Tell | None = None
+) -> list[Finding]:
+    """Check all claims in order; raises `InputError` for fewer than four trees."""
+    if setting.trees < 4:
+        raise InputError(f"trees: {setting.trees} is fewer than 4, one of each family. Give 50.")
+    findings = []
+    for i, claim in enumerate(claims):
+        if tell:
+            tell(i, claim.statement)
+        findings.append(check(claim, setting))
+    return findings

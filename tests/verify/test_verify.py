@@ -1,0 +1,131 @@
+"""`riskalign verify` passes, and fails where the library is broken on purpose."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+import riskalign.risk.registry as registry
+import riskalign.theory.solve as solve
+from riskalign.cli.app import app
+from riskalign.errors import InputError
+from riskalign.losses.registry import LOSSES
+from riskalign.losses.sequence import LossOutput, SequenceStats
+from riskalign.losses.targets import margin_loss
+from riskalign.pipeline.schedule import Temperatures
+from riskalign.risk.cvar import cvar
+from riskalign.risk.value import RiskValue
+from riskalign.verify import CLAIMS, Setting, check, print_findings, render, run, to_json
+from riskalign.verify import loss_claims
+
+SETTING = Setting(8, 1)
+BY_KEY = {claim.key: claim for claim in CLAIMS}
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.key)
+def test_claims_hold(claim: object) -> None:
+    finding = check(claim, SETTING)  # type: ignore[arg-type]
+    assert finding.passed, finding
+
+
+def fails(key: str) -> bool:
+    return not check(BY_KEY[key], SETTING).passed
+
+
+def test_an_unweighted_quantile_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unweighted(losses: Tensor, log_probs: Tensor, parameter: float) -> RiskValue:
+        flat = torch.full_like(log_probs, 1 / losses.shape[-1]).log()
+        return cvar(losses, flat, parameter)
+
+    monkeypatch.setitem(registry.RISKS, "cvar", registry.Measure(unweighted, low=0.0, high=1.0))  # type: ignore[arg-type]
+    for key in ("above-mean", "definition", "dual", "tail"):
+        assert fails(key), key
+
+
+def test_the_published_program_is_no_risk_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.RISKS, "cvar", registry.RISKS["paper_code"])  # type: ignore[arg-type]
+    for key in ("translation", "above-mean", "telescoping", "implicit"):
+        assert fails(key) or key == "telescoping", key
+
+
+def test_a_wrong_sign_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def swapped(
+        chosen: SequenceStats, rejected: SequenceStats, *, beta: float, target: str = "hard",
+        gap: Tensor | None = None, **_: object,
+    ) -> LossOutput:  # fmt: skip
+        plain = chosen.logp_policy - chosen.logp_ref - rejected.logp_policy + rejected.logp_ref
+        margin = beta * (plain + rejected.risk - chosen.risk)
+        return LossOutput(margin_loss(margin, target, gap=gap), {})
+
+    monkeypatch.setitem(LOSSES, "rsa1", swapped)  # type: ignore[arg-type]
+    assert fails("stationary")
+    monkeypatch.setattr(loss_claims, "MEASURES", ("cvar:0.4",))
+    assert fails("loss-finds")
+
+
+def test_a_safe_step_towards_cost_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = solve.tilt
+    monkeypatch.setattr(solve, "tilt", lambda policy, q, beta: right(policy, q, -beta))
+    for key in ("implicit", "two-actions", "stationary"):
+        assert fails(key), key
+
+
+def test_swapped_temperatures_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = solve.temperatures
+
+    def swapped(beta: float, lambda_: float, schedule: str) -> Temperatures:
+        found = right(beta, lambda_, schedule)
+        return Temperatures(found.safe, found.helpful)
+
+    monkeypatch.setattr(solve, "temperatures", swapped)
+    for key in ("objective", "both", "paper", "two-actions", "dial"):
+        assert fails(key), key
+
+
+def test_a_figure_that_is_no_number_passes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(losses: Tensor, log_probs: Tensor) -> RiskValue:
+        return RiskValue(losses.sum(-1) * torch.nan, log_probs.exp())
+
+    monkeypatch.setitem(registry.RISKS, "mean", registry.Measure(broken))  # type: ignore[arg-type]
+    for key in ("translation", "monotone", "telescoping"):
+        assert fails(key), key
+
+
+def test_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = run(SETTING, [BY_KEY["translation"], BY_KEY["objective"]])
+    console = Console(record=True, width=120)
+    print_findings(findings, SETTING, console)
+    text = console.export_text()
+    assert "2 claims on 8 random trees: all hold" in text
+    assert "ρ(L + c) = ρ(L) + c" in text
+    page = render(findings, SETTING)
+    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+    assert "two steps = the joint optimum (objective)" in page
+    content = to_json(findings, SETTING)
+    assert json.loads(json.dumps(content))["passed"] is True
+    with pytest.raises(InputError, match="trees"):
+        run(Setting(3, 0))
+
+
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    import riskalign.verify.runner as runner
+
+    few = tuple(claim for claim in CLAIMS if claim.group == "steps")
+    monkeypatch.setattr(runner.run, "__defaults__", (few, None))
+    files = ["--json", str(tmp_path / "v.json"), "--html", str(tmp_path / "v.html")]
+    done = CliRunner().invoke(app, ["verify", "--trees", "4", *files])
+    assert done.exit_code == 0, done.output
+    assert "all hold" in done.output
+    assert json.loads((tmp_path / "v.json").read_text())["setting"] == {"trees": 4, "seed": 0}
+    assert "<table>" in (tmp_path / "v.html").read_text()
+    monkeypatch.setattr(
+        solve, "temperatures", lambda beta, lambda_, schedule: Temperatures(beta, beta)
+    )
+    failed = CliRunner().invoke(app, ["verify", "--trees", "4"])
+    assert failed.exit_code == 1
+    assert "FAIL" in failed.output
