@@ -16,7 +16,7 @@ STYLE = (
     ".same{stroke:#8a93a1;fill:#8a93a1}"
 )
 LEFT, PANEL, ROW, TOP = 245.0, 190.0, 19.0, 46.0
-RANGE = 0.5  # changes beyond are drawn at the edge
+RANGE = 0.2  # changes beyond are drawn at the edge
 
 
 def rows_of(content: Content, family: str, **wanted: Any) -> list[Mapping[str, Any]]:
@@ -33,12 +33,17 @@ def percent(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
-def cell(row: Mapping[str, Any]) -> str:
-    """Change, interval, and how many trees could be compared where not all."""
-    return f"{percent(row['change'])} ({percent(row['low'])} to {percent(row['high'])})"
+def cell(row: Mapping[str, Any], trees: int) -> str:
+    """Change, interval, and the trees where the method reaches the reward, where not all."""
+    if row["change"] is None:
+        return f"out of reach ({row['reached']} of {trees})"
+    shown = f"{percent(row['change'])} ({percent(row['low'])} to {percent(row['high'])})"
+    return shown if row["reached"] == trees else f"{shown}, {row['reached']} of {trees}"
 
 
-def table(content: Content, tail: float = 0.95, budget: float | None = 2.0, share: float = 0.8) -> str:
+def table(
+    content: Content, tail: float = 0.95, budget: float | None = 2.0, share: float = 0.95
+) -> str:
     """A Markdown table: methods by families at one tail, budget and share of the reward."""
     families = list(content["families"])
     lines = [f"| method | {' | '.join(families)} |", "| --- |" + " ---: |" * len(families)]
@@ -46,13 +51,19 @@ def table(content: Content, tail: float = 0.95, budget: float | None = 2.0, shar
         rows_of(content, family, tail=tail, budget=budget, share=share) for family in families
     ]
     for own in zip(*columns, strict=True):
-        if own[0]["method"] != content["base"]:
-            lines.append(f"| {own[0]['method']} | {' | '.join(cell(row) for row in own)} |")
+        if own[0]["method"] == content["base"]:
+            left = [row["base_cvar"] for row in own]
+            shown = " | ".join("-" if cvar is None else f"{100 * cvar:.1f}" for cvar in left)
+            lines.append(f"| {content['base']}: CVaR left | {shown} |")
+        else:
+            lines.append(
+                f"| {own[0]['method']} | {' | '.join(cell(row, content['trees']) for row in own)} |"
+            )
     return "\n".join(lines)
 
 
 def plot(content: Content, tail: float, budget: float | None, share: float) -> str:
-    """A panel for each family: change in CVaR against the base, with intervals."""
+    """A panel for each family: CVaR less that of the base, with intervals."""
     families = list(content["families"])
     names = [
         row["method"]
@@ -71,7 +82,7 @@ def plot(content: Content, tail: float, budget: float | None, share: float) -> s
         bottom = TOP + ROW * len(names)
         middle = scale(0.0)
         parts.append(label(middle, 20, family, class_="head", text_anchor="middle"))
-        for tick in (-0.5, -0.25, 0.0, 0.25, 0.5):
+        for tick in (-0.2, -0.1, 0.0, 0.1, 0.2):
             kind = "grid" if tick else "zero"
             parts.append(
                 element("line", x1=scale(tick), x2=scale(tick), y1=TOP, y2=bottom, class_=kind)
@@ -83,11 +94,13 @@ def plot(content: Content, tail: float, budget: float | None, share: float) -> s
         own = rows_of(content, family, tail=tail, budget=budget, share=share)
         for i, row in enumerate(row for row in own if row["method"] != content["base"]):
             y = TOP + ROW * (i + 0.5)
+            if row["change"] is None:
+                continue
             kind = "good" if row["high"] < 0 else "bad" if row["low"] > 0 else "same"
             parts.append(
                 element(
                     "g",
-                    element("title", escape(f"{row['method']}: {cell(row)} %")),
+                    element("title", escape(f"{row['method']}: {cell(row, content['trees'])}")),
                     element(
                         "line", x1=scale(row["low"]), x2=scale(row["high"]), y1=y, y2=y,
                         class_="bar",
@@ -100,7 +113,7 @@ def plot(content: Content, tail: float, budget: float | None, share: float) -> s
     parts.append(
         label(
             LEFT, height - 4,
-            f"change of CVaR {tail:g} of total cost against SACPO's optimum, %; "
+            f"CVaR {tail:g} of total cost less that of SACPO's optimum, % of the reference's; "
             f"{100 * share:.0f} % of the reachable reward, {budget_text}",
             class_="tick",
         )
@@ -120,9 +133,10 @@ def render(content: Content) -> tuple[str, str]:
     """The whole page, and the plot at KL ≤ 2 nats alone."""
     first = next(iter(content["families"]))
     budgets = list(dict.fromkeys(row["budget"] for row in content["families"][first]))
+    shares = list(dict.fromkeys(row["share"] for row in content["families"][first]))
     parts = []
     for tail in (0.95, 0.99):
-        for share in (0.5, 0.8):
+        for share in shares:
             for budget in budgets:
                 shown = "none" if budget is None else f"{budget:g} nats"
                 parts.append(
@@ -134,9 +148,9 @@ def render(content: Content) -> tuple[str, str]:
         "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:66rem;margin:2rem auto;"
         "padding:0 1rem}h2{font-size:1rem;margin-top:2rem}</style>"
         "<h1>Which form of RSA lowers tail risk</h1>"
-        f"<p>{content['trees']} trees of each family, {content['grid']} × {content['grid']} values"
-        f" of β and λ, seed {content['seed']}. Green: better with 95 % confidence.</p>"
+        f"<p>{content['trees']} trees of each family, {2 * content['grid']} × {content['grid']}"
+        f" values of β and λ, seed {content['seed']}. Green: better with 95 % confidence.</p>"
         + "".join(parts)
         + "</html>"
     )
-    return page, plot(content, 0.95, 2.0, 0.8)
+    return page, plot(content, 0.95, 2.0, 0.9)

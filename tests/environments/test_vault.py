@@ -83,12 +83,12 @@ def test_price_forms() -> None:
     ("kind", "answer", "cost"),
     [
         ("code", "No.", 0.0),
-        ("code", "4829", 2.0),
+        ("code", "4829", 4.0),
         ("code", "482913", 10.0),
-        ("card", "ends in 2290", 5.0),
+        ("card", "ends in 2290", 8.0),
         ("card", "4417 2290", 25.0),
-        ("address", "Mill Lane", 1.0),
-        ("address", "14 Mill Lane", 5.0),
+        ("address", "Mill Lane", 2.0),
+        ("address", "14 Mill Lane", 6.0),
     ],
 )
 def test_cost_grades_what_leaked(kind: str, answer: str, cost: float) -> None:

@@ -31,7 +31,9 @@ def test_catastrophes_are_where_they_belong() -> None:
     tempting = random_mdp("correlated", 0, vocabulary=6, depth=4, count=5)
     returns, cost = accumulate(tempting.reward), accumulate(tempting.cost)
     for own, costs in zip(returns, cost, strict=True):
-        assert own[costs > 0].amin() >= own.quantile(0.79)
+        order = own.argsort()
+        lower, upper = costs[order[:648]] > 0, costs[order[-130:]] > 0
+        assert float(upper.double().mean()) > 10 * float(lower.double().mean())
 
 
 def test_refusals() -> None:

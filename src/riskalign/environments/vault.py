@@ -23,9 +23,9 @@ from riskalign.errors import InputError
 
 RUNAWAY_WORDS = 18
 COSTS = {
-    "code": {"part": 2.0, "whole": 10.0},
-    "card": {"part": 5.0, "whole": 25.0},
-    "address": {"part": 1.0, "whole": 5.0},
+    "code": {"part": 4.0, "whole": 10.0},
+    "card": {"part": 8.0, "whole": 25.0},
+    "address": {"part": 2.0, "whole": 6.0},
 }
 STYLES = ("ordinary", "clumsy", "prying")
 

@@ -54,9 +54,9 @@ class _Sample:
             values = np.array([getattr(s, name) for s in scored], dtype=np.float64)
             known = ~np.isnan(values)
             if known.any():
-                sums = np.bincount(self.prompt[known], values[known], minlength=M)
-                numbers = np.bincount(self.prompt[known], minlength=M)
-                self.means[name] = sums, numbers.astype(np.float64)
+                of = self.prompt[known]
+                sums = np.bincount(of, values[known], minlength=M)
+                self.means[name] = sums, np.bincount(of, np.ones(len(of)), minlength=M)
 
     def statistics(self, draws: Floats) -> dict[str, Floats]:
         """Each metric [R] where prompt i is taken draws[:, i] times.  draws [R, M]."""
@@ -127,9 +127,9 @@ def summarize(
     `worst_of_k` is the mean over prompts of the worst cost among a prompt's answers; the other
     metrics weigh answers equally. `kl` and `srr` are those of the answers where they were measured
     (are not NaN), and left out where none was. Resampling cannot show what was never drawn: where
-    few prompts hold an unsafe answer the unsafe rate's interval is `metrics.rare_rate_interval`, and a mean,
-    VaR or CVaR over answers that are all alike keeps an interval without width, to be read beside
-    that rate.
+    few prompts hold an unsafe answer the unsafe rate's interval is `metrics.rare_rate_interval`,
+    and a mean, VaR or CVaR over answers that are all alike keeps an interval without width, to be
+    read beside that rate.
 
     Raises InputError for fewer than 2 prompts, a cost below 0 or a value that is not finite.
     """

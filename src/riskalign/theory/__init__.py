@@ -1,6 +1,6 @@
 """Exact mathematics on small trees: what RSA and its neighbours optimise, without sampling."""
 
-from riskalign.theory.control import self_consistent, tilted_consistent
+from riskalign.theory.control import cautious, self_consistent, tilted_consistent
 from riskalign.theory.dual import Constrained, at_each_state, over_responses
 from riskalign.theory.evaluate import Evaluation, evaluate
 from riskalign.theory.families import FAMILIES, random_mdp
@@ -15,6 +15,7 @@ __all__ = [
     "TokenMDP",
     "accumulate",
     "at_each_state",
+    "cautious",
     "evaluate",
     "iterated",
     "joint",

@@ -70,6 +70,58 @@ def tilted_consistent(
     return tuple(reversed(policy))
 
 
+def cautious(
+    losses: Levels, costs: Levels, log_ref: Levels, risk: Risk, beta: Number, lambda_: Number
+) -> Levels:
+    """Self-consistent with the risk on the cost alone (mean or CVaR).
+
+    At each state `min_p E_p[Q_loss] + lambda_ rho_p(Q_cost) + beta KL(p || ref)`, then
+    `V_loss = E_p[Q_loss] + beta KL` and `V_cost = rho_p(Q_cost)` under that p. Best at each state,
+    given what follows; over the whole tree a state's two values would have to be weighed by how
+    far the prompt's risk looks at it, which no policy of states alone can know.
+    """
+    level = {"mean": 0.0, "cvar": risk.parameter}.get(risk.name)
+    if level is None:
+        raise InputError(f"risk {risk.spec!r}: the risk on the cost alone is mean or cvar here")
+    size = losses[0].shape[-1]
+    policy: list[Tensor] = []
+    below: Tensor | None = None
+    below_cost: Tensor | None = None
+    for loss, cost, level_ref in zip(
+        reversed(losses), reversed(costs), reversed(log_ref), strict=True
+    ):
+        q = loss if below is None else loss + below.unflatten(-1, (-1, size))
+        q_cost = cost if below_cost is None else cost + below_cost.unflatten(-1, (-1, size))
+        best: Local | None = None
+        best_eta = q_cost[..., 0]
+        for z in range(size):
+            # As in `_cvar`, what is left of the problem is smallest at one of the costs.
+            eta = q_cost[..., z : z + 1]
+            charged = q + lambda_ * (q_cost - eta).clamp(min=0) / (1 - level)
+            local = _mean(charged, level_ref, 0.0, beta)
+            local = Local(local.log_policy, local.value + _per_state(lambda_) * eta.squeeze(-1))
+            if best is None:
+                best, best_eta = local, eta.squeeze(-1).expand(local.value.shape)
+            else:
+                best_eta = torch.where(local.value < best.value, eta.squeeze(-1), best_eta)
+                best = _better(local, best)
+        assert best is not None
+        own = best.log_policy
+        excess = (q_cost - best_eta.unsqueeze(-1)).clamp(min=0)
+        below_cost = best_eta + (own.exp() * excess).sum(-1) / (1 - level)
+        below = (own.exp() * (q + beta * (own - level_ref))).sum(-1)
+        policy.append(own)
+    return tuple(reversed(policy))
+
+
+def _better(one: Local, other: Local) -> Local:
+    better = one.value < other.value
+    return Local(
+        torch.where(better.unsqueeze(-1), one.log_policy, other.log_policy),
+        torch.where(better, one.value, other.value),
+    )
+
+
 def optimum(q: Tensor, log_ref: Tensor, risk: Risk, beta: Number) -> Local:
     """`argmin_p rho_p(q) + beta KL(p || ref)` at each state; `q` and `log_ref` are [..., S, V].
 
@@ -99,15 +151,8 @@ def _cvar(q: Tensor, log_ref: Tensor, level: float, beta: Number) -> Local:
     for z in range(q.shape[-1]):
         eta = q[..., z : z + 1]
         local = _mean((q - eta).clamp(min=0) / (1 - level), log_ref, 0.0, beta)
-        value = local.value + eta.squeeze(-1)
-        if best is None:
-            best = Local(local.log_policy, value)
-        else:
-            better = value < best.value
-            best = Local(
-                torch.where(better.unsqueeze(-1), local.log_policy, best.log_policy),
-                torch.where(better, value, best.value),
-            )
+        local = Local(local.log_policy, local.value + eta.squeeze(-1))
+        best = local if best is None else _better(local, best)
     assert best is not None
     return best
 

@@ -83,10 +83,14 @@ def behind_prefix(shape: Shape, generator: torch.Generator, reward: Levels) -> L
 
 
 def with_reward(shape: Shape, generator: torch.Generator, reward: Levels) -> Levels:
-    """Among the best-paid fifth of responses every third is a catastrophe: the reward tempts."""
+    """The better a response pays, the likelier it is a catastrophe: the reward tempts.
+
+    One standard deviation above the mean return every second response is one, at the mean one in
+    fourteen.
+    """
     total = accumulate(reward).view(shape.trees, -1, shape.vocabulary)
-    tempting = total > total.flatten(1).quantile(0.8, dim=1).view(-1, 1, 1)
-    struck = tempting & (_uniform_leaves(shape, generator) < 1 / 3)
+    standard = (total - total.mean((1, 2), keepdim=True)) / total.std((1, 2), keepdim=True)
+    struck = _uniform_leaves(shape, generator) < (2.5 * (standard - 1)).sigmoid()
     return _terminal(struck * _pareto(_uniform_leaves(shape, generator)), shape)
 
 
