@@ -101,7 +101,9 @@ def test_difference_points_from_a_to_b() -> None:
     assert differences["cost"].value == pytest.approx(-1.25)
     assert differences["unsafe_rate"].value == pytest.approx(-0.25)
     assert differences["unsafe_rate"].high < 0
-    assert differences["cvar_0.95"].high < 0
+    # No leak in 40 prompts allows a rate of 8.8 %: enough for CVaR 0.95 to be 5, not CVaR 0.9.
+    assert differences["cvar_0.9"].high < 0
+    assert differences["cvar_0.95"].high == pytest.approx(0.0)
 
 
 def test_unmeasured_distances_are_left_out() -> None:

@@ -32,6 +32,8 @@ def results(reward: dict[str, float], tail: dict[str, float], **more: Any) -> di
     return {
         "models": {"start": metrics, "rsa": metrics},
         "differences": {"rsa_minus_start": {"reward": reward, "cvar_0.95": tail}},
+        "max_cost": None,
+        "bounds": {},
         "costs": {},
         "confidence": 0.95,
         "n_prompts": 500,
@@ -151,6 +153,9 @@ def test_cautions_name_thin_evidence() -> None:
     assert "RSA (1 of 256; its unsafe rate may be as high as 5.60\u00a0%)" in notes[1]
     assert "CVaR 0.99 rests on the worst 2.56 of 256 answers" in notes[2]
     assert cautions(results(UP, DOWN)) == []
+    bounded = results(UP, DOWN, max_cost=25.0, bounds={"rsa": {"cvar_0.95": 11.25}})
+    [note] = cautions(bounded)
+    assert "costs up to 25.0, CVaR 0.95 of RSA is at most 11.2" in note
 
 
 def test_model_order() -> None:

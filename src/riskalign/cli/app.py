@@ -13,9 +13,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from riskalign.cli import plan as plan_command
+from riskalign.cli import verify as verify_command
 from riskalign.cli.memory import keep_freed_memory
 from riskalign.cli.overrides import parse_overrides
-from riskalign.cli.verify import EPILOG, verify
 from riskalign.errors import InputError, RiskalignError
 
 app = typer.Typer(
@@ -208,7 +209,8 @@ def report(
     _show(source, target, None)
 
 
-app.command(epilog=EPILOG)(verify)
+app.command(epilog=verify_command.EPILOG)(verify_command.verify)
+app.command(epilog=plan_command.EPILOG)(plan_command.plan)
 
 
 def _align(config: Any, overrides: list[str], **options: Any) -> None:

@@ -34,6 +34,7 @@ class Vault:
     """The vault world; stateless, so one instance serves any number of threads."""
 
     name = "vault"
+    max_cost = max(cost for graded in COSTS.values() for cost in graded.values())
 
     def prompts(self, split: Split, n: int, seed: int) -> list[Prompt]:
         """Return `n` prompts, styles and secrets in rotation; the seed decides everything else.

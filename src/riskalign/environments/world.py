@@ -34,7 +34,11 @@ class Prompt:
 
 @runtime_checkable
 class World(Protocol):
-    """A source of prompts whose answers a program can score."""
+    """A source of prompts whose answers a program can score.
+
+    A world may also say its largest possible cost, `max_cost`: the report then adds bounds on CVaR
+    that hold for every distribution of costs.
+    """
 
     name: str
 
@@ -49,6 +53,12 @@ class World(Protocol):
     def cost(self, prompt: Prompt, answer: str) -> float:
         """Return the harm in `answer`, at least 0; an answer is unsafe when it is above 0."""
         ...
+
+
+def max_cost_of(world: World) -> float | None:
+    """The largest cost that a world says it can charge; None where it does not say."""
+    found = getattr(world, "max_cost", None)
+    return None if found is None else float(found)
 
 
 def _vault() -> World:

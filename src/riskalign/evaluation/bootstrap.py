@@ -2,7 +2,7 @@
 
 Answers to one prompt are alike, so that prompts, not answers, are drawn with replacement
 (Davison & Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8). Intervals are
-percentile intervals.
+percentile intervals but for CVaR (`tail_intervals`) and rare rates (`metrics.rare_rate_interval`).
 
 Shapes: n answers, M prompts, R replicates.
 """
@@ -15,7 +15,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from riskalign.errors import InputError
+from riskalign.evaluation.bounds import cvar_bounds
 from riskalign.evaluation.metrics import Floats, Interval, ScoredAnswer, rare_rate_interval, tail
+from riskalign.evaluation.tail_intervals import (
+    TailSample,
+    apart,
+    cvar_difference,
+    cvar_interval,
+    tail_sample,
+)
 
 TAIL_LEVELS = (0.9, 0.95, 0.99)
 #: Every key of a summary, in the order of a table.
@@ -55,8 +63,10 @@ class _Sample:
             known = ~np.isnan(values)
             if known.any():
                 of = self.prompt[known]
-                sums = np.bincount(of, values[known], minlength=M)
-                self.means[name] = sums, np.bincount(of, np.ones(len(of)), minlength=M)
+                sums, numbers = np.zeros(M), np.zeros(M)
+                np.add.at(sums, of, values[known])
+                np.add.at(numbers, of, 1.0)
+                self.means[name] = sums, numbers
 
     def statistics(self, draws: Floats) -> dict[str, Floats]:
         """Each metric [R] where prompt i is taken draws[:, i] times.  draws [R, M]."""
@@ -115,12 +125,65 @@ def _interval(value: float, replicates: Floats, confidence: float) -> Interval:
     return Interval(value, float(low), float(high))
 
 
+class _Measured:
+    """A sample with its values, its replicates and the interval of each metric."""
+
+    def __init__(
+        self,
+        scored: Sequence[ScoredAnswer],
+        ids: Sequence[str],
+        draws: Floats,
+        confidence: float,
+        severities: Sequence[float] | None,
+        max_cost: float | None,
+    ) -> None:
+        sample = _Sample(scored, ids)
+        once = sample.statistics(np.ones((1, len(ids))))
+        self.values = {name: float(value[0]) for name, value in once.items()}
+        self.many = sample.statistics(draws)
+        self.intervals = {
+            name: _interval(value, self.many[name], confidence)
+            for name, value in self.values.items()
+        }
+        exact = rare_rate_interval(sample.unsafe, sample.sizes, confidence)
+        self.rare = exact is not None
+        if exact is not None:
+            self.intervals["unsafe_rate"] = Interval(self.values["unsafe_rate"], *exact)
+        seen = sample.costs[sample.costs > 0] if severities is None else severities
+        self.tails: dict[str, TailSample] = {}
+        bounds = {} if max_cost is None else cvar_bounds(scored, TAIL_LEVELS, max_cost, confidence)
+        for level in TAIL_LEVELS:
+            name = f"cvar_{level}"
+            own = tail_sample(
+                sample.costs,
+                sample.prompt,
+                sample.sizes,
+                level,
+                self.values[name],
+                self.many[name],
+            )
+            self.tails[name] = own
+            self.intervals[name] = cvar_interval(
+                own,
+                draws,
+                level,
+                confidence,
+                rate_high=self.intervals["unsafe_rate"].high,
+                severities=seen,
+                max_cost=max_cost,
+                bound=bounds.get(name),
+                rare=self.rare,
+            )
+
+
 def summarize(
     scored: Sequence[ScoredAnswer],
     *,
     n_boot: int = 2000,
     seed: int = 0,
     confidence: float = 0.95,
+    severities: Sequence[float] | None = None,
+    max_cost: float | None = None,
 ) -> dict[str, Interval]:
     """Each of `METRICS` with its interval.
 
@@ -128,23 +191,16 @@ def summarize(
     metrics weigh answers equally. `kl` and `srr` are those of the answers where they were measured
     (are not NaN), and left out where none was. Resampling cannot show what was never drawn: where
     few prompts hold an unsafe answer the unsafe rate's interval is `metrics.rare_rate_interval`,
-    and a mean, VaR or CVaR over answers that are all alike keeps an interval without width, to be
-    read beside that rate.
+    and where few lie in the tail CVaR's upper end follows from that rate and from `severities`,
+    the costs of unsafe answers seen of any model of the comparison (this one's own by default).
+    `max_cost`, the largest cost there can be, caps CVaR's interval where it is known.
 
     Raises InputError for fewer than 2 prompts, a cost below 0 or a value that is not finite.
     """
     _check(n_boot, confidence)
     ids = _prompt_ids(scored)
-    sample = _Sample(scored, ids)
-    values = sample.statistics(np.ones((1, len(ids))))
-    replicates = sample.statistics(_draws(len(ids), n_boot, seed))
-    summary = {
-        name: _interval(float(values[name][0]), replicates[name], confidence) for name in values
-    }
-    exact = rare_rate_interval(sample.unsafe, sample.sizes, confidence)
-    if exact is not None:
-        summary["unsafe_rate"] = Interval(summary["unsafe_rate"].value, *exact)
-    return summary
+    draws = _draws(len(ids), n_boot, seed)
+    return _Measured(scored, ids, draws, confidence, severities, max_cost).intervals
 
 
 def paired_differences(
@@ -154,12 +210,14 @@ def paired_differences(
     n_boot: int = 2000,
     seed: int = 0,
     confidence: float = 0.95,
+    severities: Sequence[float] | None = None,
+    max_cost: float | None = None,
 ) -> dict[str, Interval]:
     """Each of `METRICS` (measured on both sides) of b less a, on the same drawn prompts.
 
-    Where either side's unsafe rate rests on few prompts, the interval of their difference is
-    put together from the two rates' own (Newcombe, 1998, method 10), which leaves the pairing out
-    and so errs on the wide side.
+    Where either side's unsafe rate or CVaR rests on few prompts, the interval of their difference
+    is put together from the two sides' own (Newcombe, 1998, method 10), which leaves the pairing
+    out and so errs on the wide side. `severities` and `max_cost` as in `summarize`.
 
     Raises InputError where the two were not asked the same prompts, or as `summarize` does.
     """
@@ -171,34 +229,23 @@ def paired_differences(
             f"paired differences need the same prompts on both sides; {len(odd)} prompt(s) are on "
             f"one side only, {odd[0]!r} first"
         )
-    sides = [_Sample(a, ids), _Sample(b, ids)]
-    once = np.ones((1, len(ids)))
     draws = _draws(len(ids), n_boot, seed)
-    (value_a, value_b), (many_a, many_b) = (
-        [side.statistics(weights) for side in sides] for weights in (once, draws)
-    )
+    if severities is None:
+        severities = [answer.cost for answer in (*a, *b) if answer.cost > 0]
+    one, other = (_Measured(side, ids, draws, confidence, severities, max_cost) for side in (a, b))
     differences = {
         name: _interval(
-            float(value_b[name][0] - value_a[name][0]), many_b[name] - many_a[name], confidence
+            other.values[name] - one.values[name], other.many[name] - one.many[name], confidence
         )
-        for name in value_a
-        if name in value_b
+        for name in one.values
+        if name in other.values
     }
-    exact = [rare_rate_interval(side.unsafe, side.sizes, confidence) for side in sides]
-    if any(ends is not None for ends in exact):
-        rate_a, rate_b = (
-            Interval(rate, *ends) if ends is not None else _interval(rate, many, confidence)
-            for rate, many, ends in zip(
-                (float(value_a["unsafe_rate"][0]), float(value_b["unsafe_rate"][0])),
-                (many_a["unsafe_rate"], many_b["unsafe_rate"]),
-                exact,
-                strict=True,
-            )
+    if one.rare or other.rare:
+        differences["unsafe_rate"] = apart(
+            one.intervals["unsafe_rate"], other.intervals["unsafe_rate"]
         )
-        difference = rate_b.value - rate_a.value
-        differences["unsafe_rate"] = Interval(
-            difference,
-            difference - math.hypot(rate_b.value - rate_b.low, rate_a.high - rate_a.value),
-            difference + math.hypot(rate_b.high - rate_b.value, rate_a.value - rate_a.low),
+    for name, tail_a in one.tails.items():
+        differences[name] = cvar_difference(
+            tail_a, other.tails[name], one.intervals[name], other.intervals[name], draws, confidence
         )
     return differences

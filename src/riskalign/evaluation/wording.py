@@ -218,8 +218,15 @@ def cautions(results: Mapping[str, Any]) -> list[str]:
     if rare:
         notes.append(
             f"Few unsafe answers were seen of {', '.join(rare)}. The unsafe rate's interval is "
-            f"exact at {percent}; those of mean cost, VaR, CVaR and worst of k are resampled from "
-            "the costs seen and cannot foresee worse ones."
+            f"exact at {percent}, and CVaR's upper end assumes that rate and answers as severe as "
+            "those seen of any model here; mean cost, VaR and worst of k are resampled from the "
+            "costs seen and cannot foresee worse ones."
+        )
+    bound = results["bounds"].get(final_model(results), {}).get("cvar_0.95")
+    if bound is not None:
+        notes.append(
+            f"Whatever the distribution of costs up to {number(results['max_cost'])}, CVaR 0.95 of "
+            f"{model_name(str(final_model(results)))} is at most {number(bound)} ({percent} sure)."
         )
     answers = results["n_prompts"] * results["answers_per_prompt"]
     thin = [level for level in (0.9, 0.95, 0.99) if (1 - level) * answers < 10]

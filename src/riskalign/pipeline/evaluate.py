@@ -122,6 +122,7 @@ def report(
         "training": training,
         "models": {name: model.weights for name, model in models.items()},
         "world": job.world_identity(),
+        "max_cost": job.max_cost,
         "seed": seed,
     }
 
@@ -142,7 +143,7 @@ def report(
                 "title": job.title,
                 "world": job.config.world,
                 "model": job.config.model,
-                **compare(job.eval_prompts, own, points, evaluation, seed),
+                **compare(job.eval_prompts, own, points, evaluation, seed, job.max_cost),
                 "training": training,
                 "settings": resolve(job.config),
                 "reproduce": {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from riskalign.environments import Prompt, World, get_world
+from riskalign.environments import Prompt, World, get_world, max_cost_of
 from riskalign.errors import InputError
 from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.models.cache import file_sha256
@@ -49,6 +49,7 @@ class Job:
         self.folder = Path(config.output_dir).expanduser()
         self.command = command or f"riskalign align --config {self.folder / 'config.yaml'}"
         self.world = _needed_world(config)
+        self.max_cost = None if self.world is None else max_cost_of(self.world)
         self.eval_prompts: list[Prompt] = []
         if self.world is not None and config.evaluation is not None:
             seed = stage_seed(config, "evaluate")

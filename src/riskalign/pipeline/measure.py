@@ -12,8 +12,10 @@ from riskalign.atomic import write_text
 from riskalign.data import can_share_prompt
 from riskalign.environments import Prompt, World
 from riskalign.evaluation import (
+    TAIL_LEVELS,
     ScoredAnswer,
     choose_examples,
+    cvar_bounds,
     paired_differences,
     score_answers,
     summarize,
@@ -112,15 +114,19 @@ def compare(
     dial: Mapping[float, Scored],
     evaluation: EvaluationConfig,
     seed: int,
+    max_cost: float | None = None,
 ) -> dict[str, Any]:
     """The measured part of results.json: models, differences, dial, costs, rewards, examples.
 
-    `scored` holds the models in the order they were made, `start` first.
+    `scored` holds the models in the order they were made, `start` first. `max_cost` is the world's
+    largest cost, where it says one.
     """
     options: dict[str, Any] = {
         "n_boot": evaluation.n_boot,
         "seed": seed,
         "confidence": evaluation.confidence,
+        "severities": [a.cost for own in scored.values() for a in own if a.cost > 0],
+        "max_cost": max_cost,
     }
     names = list(scored)
     differences = {
@@ -134,6 +140,13 @@ def compare(
         "confidence": evaluation.confidence,
         "models": {name: summarize(answers, **options) for name, answers in scored.items()},
         "differences": differences,
+        "max_cost": max_cost,
+        "bounds": {}
+        if max_cost is None
+        else {
+            name: cvar_bounds(own, TAIL_LEVELS, max_cost, evaluation.confidence)
+            for name, own in scored.items()
+        },
         "dial": [
             {
                 "w": w,
