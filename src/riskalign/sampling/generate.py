@@ -9,11 +9,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, StaticCache
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StaticCache,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from riskalign.environments.world import Prompt
 from riskalign.errors import InputError
+from riskalign.sampling.draw import Draw
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ def sample(
         max_new_tokens: length limit of an answer, in tokens.
         batch_size: answers in flight at once.
         seed: of the sampler; the same seed, batch size and machine give the same answers.
-        logits_processor: passed on to ``generate``.
+        logits_processor: acts on the logits before temperature and top_p, as in ``generate``.
         progress: called with (answers done, answers in all) after each batch.
 
     Returns:
@@ -99,7 +108,10 @@ def sample(
     # A dial's companion model reads the whole prompt by itself, so a shared reading serves only
     # plain models.
     shared = logits_processor is None and _cache_can_be_repeated(model)
-    config = _generation_config(model, tokenizer, temperature, top_p, max_new_tokens)
+    config = _generation_config(model, tokenizer, max_new_tokens)
+    processors = LogitsProcessorList(logits_processor or [])
+    if temperature > 0:
+        processors += _drawing(temperature, top_p)
     found: list[list[Answer]] = [[] for _ in prompts]
     was_training = model.training
     model.eval()
@@ -109,7 +121,7 @@ def sample(
         for rows in _batches(ids, answers_per_prompt, batch_size):
             prompt_ids = [ids[i] for i, _ in rows]
             repeats = [n for _, n in rows]
-            new = _generate(model, prompt_ids, repeats, config, shared, logits_processor)
+            new = _generate(model, prompt_ids, repeats, config, shared, processors)
             at = 0
             for i, n in rows:
                 for row in new[at : at + n].tolist():
@@ -143,8 +155,17 @@ def checked_prompts(
     return ids
 
 
+def _drawing(temperature: float, top_p: float) -> list[LogitsProcessor]:
+    drawing: list[LogitsProcessor] = []
+    if temperature != 1:
+        drawing.append(TemperatureLogitsWarper(float(temperature)))
+    if top_p < 1:
+        drawing.append(TopPLogitsWarper(top_p))
+    return [*drawing, Draw()]
+
+
 def _generation_config(
-    model: Any, tokenizer: PreTrainedTokenizerBase, temperature: float, top_p: float, limit: int
+    model: Any, tokenizer: PreTrainedTokenizerBase, limit: int
 ) -> GenerationConfig:
     # A fresh config: a model's own defaults (top_k, penalties) would bend the distribution whose
     # tail is to be measured.
@@ -157,11 +178,9 @@ def _generation_config(
         "max_new_tokens": limit,
         "eos_token_id": eos_ids or None,
         "pad_token_id": pad if pad is not None else (eos_ids[0] if eos_ids else 0),
-        "do_sample": temperature > 0,
+        "do_sample": False,  # `Draw` has drawn by then
         "disable_compile": True,  # compiling costs more than it saves on answers this short
     }
-    if temperature > 0:
-        settings |= {"temperature": float(temperature), "top_p": top_p, "top_k": 0}
     return GenerationConfig(**settings)
 
 
@@ -190,7 +209,7 @@ def _generate(
     repeats: list[int],
     config: GenerationConfig,
     shared: bool,
-    logits_processor: LogitsProcessorList | None,
+    logits_processor: LogitsProcessorList,
 ) -> Tensor:
     """Return the new tokens, ``[sum(repeats), new]``."""
     assert isinstance(config.pad_token_id, int)
