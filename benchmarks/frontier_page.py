@@ -42,7 +42,7 @@ def cell(row: Mapping[str, Any], trees: int) -> str:
 
 
 def table(
-    content: Content, tail: float = 0.95, budget: float | None = 2.0, share: float = 0.95
+    content: Content, tail: float = 0.95, budget: float | None = 2.0, share: float = 0.9
 ) -> str:
     """A Markdown table: methods by families at one tail, budget and share of the reward."""
     families = list(content["families"])

@@ -13,7 +13,7 @@ class Draw(LogitsProcessor):
     with the running total of the probabilities, in float64.
     """
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Tensor:
         """Scores [B, V] in, scores [B, V] out: 0 at the drawn token, -inf elsewhere."""
         reached = scores.softmax(-1, dtype=torch.float32).cumsum(-1, dtype=torch.float64)
         shape = (len(scores), 1)
