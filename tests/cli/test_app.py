@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import shlex
@@ -188,6 +189,24 @@ def test_every_command_has_help_with_an_example(
 ) -> None:
     assert run(monkeypatch, command, "--help") == 0
     assert f"Example: riskalign {command}" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_told_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "v.json"))
+
+    monkeypatch.setattr("riskalign.verify.CLAIMS", ())
+    monkeypatch.setattr("riskalign.cli.verify.write_text", full)
+    monkeypatch.setattr("riskalign.verify.run", lambda setting, tell: [])
+    monkeypatch.setattr(sys, "argv", ["riskalign", "verify", "--json", str(tmp_path / "v.json")])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert "the disk is full" in told
+    assert "v.json" in told
 
 
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

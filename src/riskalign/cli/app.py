@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -52,9 +53,14 @@ def main() -> None:
     except RiskalignError as error:
         _complain(error)
         sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _complain(f"the disk is full ({error.filename or 'nothing was left half-written'}).")
+        sys.exit(2)
 
 
-def _complain(error: Exception) -> None:
+def _complain(error: Exception | str) -> None:
     # No rich wrapping or highlighting inside paths: a message must survive copy and paste.
     errors.print(
         f"[bold red]error[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False
