@@ -42,7 +42,7 @@ class _Network:
             start = [torch.randn(shape, generator=generator, dtype=rows.dtype) for shape in shapes]
         self.weights = [weight.clone().requires_grad_() for weight in start]
         descent = torch.optim.LBFGS(
-            self.weights, max_iter=400, history_size=20, line_search_fn="strong_wolfe",
+            self.weights, max_iter=250, history_size=20, line_search_fn="strong_wolfe",
             tolerance_grad=1e-9, tolerance_change=1e-14,
         )  # fmt: skip
 

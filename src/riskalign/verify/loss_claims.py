@@ -94,7 +94,7 @@ def train(mdp: TokenMDP, risk: Risk, target: str) -> Levels:
     """The policy that `rsa1` is minimised by, from the reference, by L-BFGS."""
     logits = _rows(mdp.log_ref).clone().requires_grad_()
     descent = torch.optim.LBFGS(
-        [logits], max_iter=3000, history_size=60, line_search_fn="strong_wolfe",
+        [logits], max_iter=600, history_size=60, line_search_fn="strong_wolfe",
         tolerance_grad=1e-11, tolerance_change=1e-16,
     )  # fmt: skip
 

@@ -4,6 +4,8 @@ import math
 import time
 from collections.abc import Callable, Iterable
 
+import torch
+
 from riskalign.errors import InputError
 from riskalign.verify import dial_claims, loss_claims, risk_claims, step_claims, value_claims
 from riskalign.verify.claim import Claim, Finding, Setting
@@ -54,8 +56,13 @@ def run(
     if setting.trees < 4:
         raise InputError(f"trees: {setting.trees} is fewer than 4, one of each family. Give 50.")
     findings = []
-    for i, claim in enumerate(claims):
-        if tell:
-            tell(i, claim.statement)
-        findings.append(check(claim, setting))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the trees' tensors are small: a second thread only costs
+    try:
+        for i, claim in enumerate(claims):
+            if tell:
+                tell(i, claim.statement)
+            findings.append(check(claim, setting))
+    finally:
+        torch.set_num_threads(threads)
     return findings
