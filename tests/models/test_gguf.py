@@ -131,3 +131,14 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"PK\x03\x04 something else")
     with pytest.raises(InputError, match="not a GGUF file"):
         load_model(path)
+
+
+def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, cache: Path) -> None:
+    whole, path = tmp_path / "whole.gguf", tmp_path / "cut.gguf"
+    write_gguf(whole, tiny.make_model(), tiny.make_tokenizer())
+    content = whole.read_bytes()
+    for kept in (100, len(content) // 2):
+        path.write_bytes(content[:kept])
+        with pytest.raises(InputError, match="cut short"):
+            load_model(path)
+    assert not list((cache / "models").glob("cut*"))

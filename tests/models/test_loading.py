@@ -87,6 +87,18 @@ def test_adapter_without_base_or_with_pickle(folder: Path, tmp_path: Path) -> No
         load_model(adapter)
 
 
+def test_adapter_settings_that_are_no_json(folder: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    _adapter(load_model(folder).model, str(folder), adapter)
+    settings = adapter / "adapter_config.json"
+    settings.write_text(settings.read_text()[:40])
+    with pytest.raises(InputError, match=r"adapter_config.json: not valid JSON"):
+        load_model(adapter)
+    settings.write_text("[]")
+    with pytest.raises(InputError, match="base_model_name_or_path is empty"):
+        load_model(adapter)
+
+
 def test_missing_path_names_its_neighbours(folder: Path) -> None:
     with pytest.raises(InputError, match=r"no such folder or file.*Nearest: .*tiny\."):
         load_model(folder.parent / "tinny")

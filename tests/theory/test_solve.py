@@ -11,6 +11,7 @@ from riskalign.theory import (
     cautious,
     evaluate,
     iterated,
+    on_average,
     one_step,
     over_responses,
     random_mdp,
@@ -129,6 +130,8 @@ def test_multipliers_where_the_limit_binds_is_slack_or_impossible() -> None:
     assert solved.multiplier[1:].tolist() == [0.0, float("inf")]
     assert solved.feasible.tolist() == [True, True, False]
     assert float(solved.slackness[0]) < 1e-12
+    [one] = on_average((ref[:1],), (cost[:1] * 0,), (cost[:1],), 1.0, limit[:1]).log_policy
+    torch.testing.assert_close(one, solved.log_policy[0][None, :1])  # one state: no difference
     half = evaluate(MDP, MDP.log_ref).cost / 2
     best = over_responses(MDP, 0.5, half)
     assert bool((best.value <= half + 1e-12).all())

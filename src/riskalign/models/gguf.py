@@ -1,5 +1,6 @@
 """GGUF files: dequantised once into a folder that loads like any other."""
 
+import struct
 from pathlib import Path
 
 import torch
@@ -28,17 +29,18 @@ def gguf_folder(path: Path) -> tuple[Path, str]:
 def convert_gguf(path: Path, folder: Path) -> None:
     """Write the model, tokenizer and chat template of a GGUF file to `folder`, as safetensors.
 
-    Raises `InputError` for an architecture that transformers cannot read from GGUF.
+    Raises `InputError` for an architecture that transformers cannot read from GGUF, or a file that
+    is cut short.
     """
     try:
         quantised = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32
         )
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (ValueError, KeyError, NotImplementedError) as error:
+    except (ValueError, KeyError, IndexError, OSError, struct.error, NotImplementedError) as error:
         raise InputError(
-            f"{path}: transformers cannot read this GGUF file ({error}). Use the model's "
-            "original folder or hub id instead."
+            f"{path}: transformers cannot read this GGUF file ({error}). Fetch it again if it may "
+            "be cut short; else use the model's original folder or hub id."
         ) from error
     # The loaded model counts as quantised and refuses to be saved or trained although its
     # weights are plain by now; a fresh model of the same configuration has no such memory.

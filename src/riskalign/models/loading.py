@@ -165,8 +165,13 @@ def _load_adapter(
     from peft import PeftModel
 
     _refuse_pickle(folder, "adapter_model.safetensors", ("adapter_model.bin",))
-    settings: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    base_name = settings.get("base_model_name_or_path")
+    try:
+        settings = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{folder / 'adapter_config.json'}: not valid JSON ({error}). Save the adapter again."
+        ) from error
+    base_name = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
     if not base_name:
         raise InputError(
             f"{folder / 'adapter_config.json'}: field base_model_name_or_path is empty, so the "
@@ -177,7 +182,7 @@ def _load_adapter(
     tokenizer = _load_tokenizer(folder, trust_remote_code) if has_tokenizer else base.tokenizer
     try:
         adapted = PeftModel.from_pretrained(base.model, str(folder))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
         raise InputError(f"{folder}: the adapter does not fit {base_name!r}: {error}") from error
     # Merged, it is a plain model: it samples at full speed, can be saved, and can be the
     # reference of another step without a trace of where it came from.

@@ -1,7 +1,7 @@
 """Exact mathematics on small trees: what RSA and its neighbours optimise, without sampling."""
 
 from riskalign.theory.control import cautious, self_consistent, tilted_consistent
-from riskalign.theory.dual import Constrained, at_each_state, over_responses
+from riskalign.theory.dual import Constrained, at_each_state, on_average, over_responses
 from riskalign.theory.evaluate import Evaluation, evaluate
 from riskalign.theory.families import FAMILIES, random_mdp
 from riskalign.theory.solve import iterated, joint, one_step, sequence_optimum, two_step
@@ -21,6 +21,7 @@ __all__ = [
     "joint",
     "mix",
     "nested",
+    "on_average",
     "one_step",
     "over_responses",
     "random_mdp",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from riskalign.theory.solve import negate, sequence_optimum
-from riskalign.theory.tree import Levels, TokenMDP, combine, expected_sum
+from riskalign.theory.tree import Levels, TokenMDP, combine, expected_sum, tilt, visits
 
 _DOUBLINGS = 60
 _HALVINGS = 200
@@ -80,6 +80,31 @@ def at_each_state(
     found = multiplier(value, limit)
     usable = torch.where(found.isfinite(), found, torch.zeros_like(found))
     return Constrained((policy(usable),), found, value(usable), limit)
+
+
+def on_average(
+    log_ref: Levels, q_loss: Levels, q_cost: Levels, beta: float, limit: Tensor
+) -> Constrained:
+    """The same with one multiplier for all states and a limit on their sum, weighed by visits.
+
+    `min_pi sum_s d(s) (E_pi[q_loss] + beta KL)` subject to `sum_s d(s) E_pi[q_cost] <= limit`,
+    where `d(s)` is how often the reference reaches s and the values are fixed: what one multiplier
+    for a whole training run can promise. `limit` has the shape of the batch of trees.
+    """
+    reached = visits(log_ref)
+
+    def policy(lambda_: Tensor) -> Levels:
+        return tilt(log_ref, combine(q_loss, q_cost, 1.0, lambda_[..., None, None]), beta)
+
+    def value(lambda_: Tensor) -> Tensor:
+        total = torch.zeros_like(limit)
+        for at, own, cost in zip(reached, policy(lambda_), q_cost, strict=True):
+            total = total + (at * (own.exp() * cost).sum(-1)).sum(-1)
+        return total
+
+    found = multiplier(value, limit)
+    usable = torch.where(found.isfinite(), found, torch.zeros_like(found))
+    return Constrained(policy(usable), found, value(usable), limit)
 
 
 def over_responses(mdp: TokenMDP, beta: float, limit: Tensor) -> Constrained:

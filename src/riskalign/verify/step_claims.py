@@ -10,12 +10,13 @@ from riskalign.theory import (
     at_each_state,
     joint,
     nested,
+    on_average,
     over_responses,
     tilt,
     two_step,
 )
 from riskalign.theory.solve import negate, printed_sign
-from riskalign.theory.tree import expected_sum
+from riskalign.theory.tree import expected_sum, visits
 from riskalign.verify.claim import Claim, Errors, Setting, largest, smallest
 from riskalign.verify.trees import BETA, MEASURES, divergence, total_variation, trees
 
@@ -118,6 +119,7 @@ def constraint_met(setting: Setting) -> Errors:
                 solved = at_each_state(ref, loss, cost, BETA, limit)
                 errors += [_excess(solved.value, limit), solved.slackness.amax()]
                 errors.append(_duality_gap(ref, loss, cost, limit, solved.multiplier))
+            errors += _shared_multiplier(mdp, q_loss, q_cost)
         found[name] = largest(torch.stack(errors))
     errors = []
     for mdp in trees(setting):
@@ -126,6 +128,20 @@ def constraint_met(setting: Setting) -> Errors:
         errors += [_excess(best.value, limit), best.slackness.amax()]
     found["whole responses"] = largest(torch.stack(errors))
     return found
+
+
+def _shared_multiplier(mdp: TokenMDP, q_loss: Levels, q_cost: Levels) -> list[Tensor]:
+    """One multiplier for all states: excess, slackness, distance from the joint optimum at it."""
+    no_limit = q_cost[0].new_full(q_cost[0].shape[:1], torch.inf)
+    highest = on_average(mdp.log_ref, q_loss, q_cost, BETA, no_limit).value
+    lowest = sum(
+        (at * cost.amin(-1)).sum(-1) for at, cost in zip(visits(mdp.log_ref), q_cost, strict=True)
+    )
+    limit = (highest + lowest) / 2
+    solved = on_average(mdp.log_ref, q_loss, q_cost, BETA, limit)
+    shared = joint(mdp, q_loss, q_cost, BETA, solved.multiplier[:, None, None])
+    apart = total_variation(solved.log_policy, shared).amax()
+    return [_excess(solved.value, limit), solved.slackness.amax(), apart]
 
 
 def _excess(value: Tensor, limit: Tensor) -> Tensor:
