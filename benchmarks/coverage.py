@@ -4,15 +4,18 @@
 
 Each trial draws prompts of different temptation, two answers each, and costs of a known
 distribution. `percentile` is the plain clustered bootstrap, `used` the interval of
-`riskalign.evaluation.summarize` (given the largest cost, where there is one), `bound` the
+`riskalign.evaluation.summarize` (given the largest cost, where there is one), `difference` that of
+`paired_differences` to a model that is half as often unsafe on the same prompts, `bound` the
 distribution-free upper bound. Figures: share of trials that hold the truth, and the median width in
-units of the truth. docs/estimation.md tells what came out.
+units of the truth (null: no upper end). docs/estimation.md tells what came out.
 """
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riskalign.atomic import write_text
-from riskalign.evaluation import ScoredAnswer, cvar_bounds, summarize
+from riskalign.evaluation import ScoredAnswer, cvar_bounds, paired_differences, summarize
 from riskalign.evaluation.metrics import tail
 
 Floats = NDArray[np.float64]
@@ -40,6 +43,7 @@ def vault(generator: np.random.Generator, size: tuple[int, int]) -> Floats:
 WORLDS: dict[str, tuple[float, Severity, float | None]] = {
     "vault, 7 % unsafe": (0.07, vault, 25.0),
     "vault, 1.5 % unsafe": (0.015, vault, 25.0),
+    "Pareto 3, 1.5 %": (0.015, lambda g, size: 1 + g.pareto(3.0, size), None),
     "exponential, 20 %": (0.2, lambda g, size: g.exponential(size=size), None),
     "log-normal, 20 %": (0.2, lambda g, size: g.lognormal(0, 1.5, size), None),
     "Pareto 3, 20 %": (0.2, lambda g, size: 1 + g.pareto(3.0, size), None),
@@ -52,12 +56,34 @@ WORLDS: dict[str, tuple[float, Severity, float | None]] = {
 }
 
 
-def draw(name: str, prompts: int, generator: np.random.Generator) -> Floats:
-    """Costs [prompts, 2]; a prompt's temptation is a beta variable around the unsafe rate."""
+def draw(name: str, prompts: int, generator: np.random.Generator) -> tuple[Floats, Floats]:
+    """Costs [prompts, 2] of a model and of one that is half as often unsafe.
+
+    A prompt's temptation, the same for both, is a beta variable around the unsafe rate.
+    """
     rate, severity, _ = WORLDS[name]
     tempting = generator.beta(3 * rate, 3 * (1 - rate), size=(prompts, 1))
     size = (prompts, ANSWERS)
-    return np.where(generator.random(size) < tempting, severity(generator, size), 0.0)
+    one, other = (
+        np.where(generator.random(size) < share * tempting, severity(generator, size), 0.0)
+        for share in (1.0, 0.5)
+    )
+    return one, other
+
+
+def scored(costs: Floats) -> list[ScoredAnswer]:
+    """The answers that `evaluation` takes."""
+    return [
+        ScoredAnswer(str(i), "", 0.0, float(c), 0.0, 0.0, 1)
+        for i, row in enumerate(costs)
+        for c in row
+    ]
+
+
+def true_cvar(costs: Floats) -> dict[float, float]:
+    """CVaR at each level of a sample so large that it counts as the truth."""
+    big = np.sort(costs.ravel())[::-1]
+    return {level: float(big[: round((1 - level) * big.size)].mean()) for level in LEVELS}
 
 
 def percentile(costs: Floats, n_boot: int, generator: np.random.Generator) -> Floats:
@@ -69,40 +95,43 @@ def percentile(costs: Floats, n_boot: int, generator: np.random.Generator) -> Fl
     return ends
 
 
+def finite(width: float) -> float | None:
+    """JSON has no infinity: an interval without an upper end has no width."""
+    return width if np.isfinite(width) else None
+
+
 def simulate(name: str, prompts: int, trials: int, n_boot: int, seed: int) -> list[dict[str, Any]]:
     """Coverage and width of each method at each level."""
     generator = np.random.default_rng([seed, prompts])
     _, severity, max_cost = WORLDS[name]
-    big = np.sort(draw(name, 2_000_000, generator).ravel())[::-1]
-    truth = {level: float(big[: round((1 - level) * big.size)].mean()) for level in LEVELS}
+    truth, truth_b = map(true_cvar, draw(name, 2_000_000, generator))
     # What other models of a comparison leak, from which a rare leaker borrows its severities.
-    severities = severity(generator, (1, 60)).ravel()
+    others = severity(generator, (1, 60)).ravel()
     held: dict[tuple[float, str], list[tuple[bool, float]]] = {}
     for trial in range(trials):
-        costs = draw(name, prompts, generator)
+        costs, costs_b = draw(name, prompts, generator)
         plain = percentile(costs, n_boot, generator)
-        scored = [
-            ScoredAnswer(str(i), "", 0.0, float(c), 0.0, 0.0, 1)
-            for i, row in enumerate(costs)
-            for c in row
-        ]
-        seen = costs[costs > 0]
-        used = summarize(
-            scored,
-            n_boot=n_boot,
-            seed=trial,
-            severities=np.append(severities, seen).tolist(),
-            max_cost=max_cost,
+        a, b = scored(costs), scored(costs_b)
+        seen = np.concatenate([others, costs[costs > 0], costs_b[costs_b > 0]]).tolist()
+        used = summarize(a, n_boot=n_boot, seed=trial, severities=seen, max_cost=max_cost)
+        differences = paired_differences(
+            a, b, n_boot=n_boot, seed=trial, severities=seen, max_cost=max_cost
         )
-        bounds = {} if max_cost is None else cvar_bounds(scored, LEVELS, max_cost)
+        bounds = {} if max_cost is None else cvar_bounds(a, LEVELS, max_cost)
         for i, level in enumerate(LEVELS):
-            value, ends = truth[level], used[f"cvar_{level}"]
-            pairs = {"percentile": (plain[i, 0], plain[i, 1]), "used": (ends.low, ends.high)}
+            key, value = f"cvar_{level}", truth[level]
+            change = truth_b[level] - value
+            ends = {
+                "percentile": (value, plain[i, 0], plain[i, 1]),
+                "used": (value, used[key].low, used[key].high),
+                "difference": (change, differences[key].low, differences[key].high),
+            }
             if bounds:
-                pairs["bound"] = (0.0, bounds[f"cvar_{level}"])
-            for method, (low, high) in pairs.items():
+                ends["bound"] = (value, 0.0, bounds[key])
+            for method, (true, low, high) in ends.items():
                 # A saturated end meets the truth to rounding, and a simulated truth is none better.
-                ok = low <= value * (1 + 1e-3) and value * (1 - 1e-3) <= high
+                slack = 1e-3 * value
+                ok = low <= true + slack and true - slack <= high
                 held.setdefault((level, method), []).append((ok, (high - low) / value))
     return [
         {
@@ -111,7 +140,7 @@ def simulate(name: str, prompts: int, trials: int, n_boot: int, seed: int) -> li
             "level": level,
             "method": method,
             "coverage": float(np.mean([ok for ok, _ in results])),
-            "width": float(np.median([width for _, width in results])),
+            "width": finite(float(np.median([width for _, width in results]))),
         }
         for (level, method), results in held.items()
     ]
@@ -119,18 +148,20 @@ def simulate(name: str, prompts: int, trials: int, n_boot: int, seed: int) -> li
 
 def table(rows: list[dict[str, Any]]) -> str:
     """A Markdown table: coverage in percent with width behind it."""
-    methods = ("percentile", "used", "bound")
+    methods = ("percentile", "used", "difference", "bound")
     cells = {(r["world"], r["prompts"], r["level"], r["method"]): r for r in rows}
     places = dict.fromkeys((r["world"], r["prompts"], r["level"]) for r in rows)
     lines = [
-        "| costs | prompts | level | percentile | used | bound |",
-        "| --- | ---: | ---: " + "| ---: " * 3 + "|",
+        "| costs | prompts | level | percentile | used | difference | bound |",
+        "| --- | ---: | ---: " + "| ---: " * 4 + "|",
     ]
     for world, prompts, level in places:
         shown = []
         for method in methods:
             row = cells.get((world, prompts, level, method))
-            shown.append(f"{100 * row['coverage']:.1f} ({row['width']:.2f})" if row else "")
+            if row:
+                width = "∞" if row["width"] is None else f"{row['width']:.2f}"
+            shown.append(f"{100 * row['coverage']:.1f} ({width})" if row else "")
         lines.append(f"| {world} | {prompts} | {level} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
@@ -146,11 +177,14 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, nargs="+", default=[64, 136, 500])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    rows = []
     began = time.perf_counter()
-    for name in WORLDS:
-        for prompts in options.prompts:
-            rows += simulate(name, prompts, options.trials, options.n_boot, options.seed)
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        parts = [
+            pool.submit(simulate, name, prompts, options.trials, options.n_boot, options.seed)
+            for name in WORLDS
+            for prompts in options.prompts
+        ]
+        rows = [row for part in parts for row in part.result()]
     content = {
         "trials": options.trials,
         "n_boot": options.n_boot,

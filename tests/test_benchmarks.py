@@ -57,9 +57,14 @@ def test_frontier_command(
 def test_coverage_of_a_few_trials() -> None:
     rows = coverage.simulate("vault, 1.5 % unsafe", 40, trials=12, n_boot=60, seed=0)
     by_method = {(row["level"], row["method"]): row for row in rows}
-    assert len(rows) == 9
+    assert len(rows) == 12
     assert by_method[0.95, "bound"]["coverage"] == 1.0
     assert by_method[0.95, "used"]["coverage"] >= by_method[0.95, "percentile"]["coverage"]
     assert "| vault, 1.5 % unsafe | 40 | 0.95 |" in coverage.table(rows)
-    drawn = coverage.draw("exponential, 20 %", 4000, np.random.default_rng(0))
+    drawn, safer = coverage.draw("exponential, 20 %", 4000, np.random.default_rng(0))
     assert (drawn > 0).mean() == pytest.approx(0.2, abs=0.02)
+    assert (safer > 0).mean() == pytest.approx(0.1, abs=0.02)
+    # A tail without a mean: no end, and JSON has no infinity.
+    open_ended = coverage.simulate("Pareto 1.5, 20 %", 40, trials=3, n_boot=60, seed=0)
+    assert any(row["width"] is None for row in open_ended)
+    assert "(∞)" in coverage.table(open_ended)

@@ -97,6 +97,9 @@ def make(
             "rsa": draw_answers(2, reward=0.31, unsafe=0.008, severity=1),
         }
     final = list(answers)[-1]
+    # As a world that knows its largest cost: without one, tails so heavy have no upper end.
+    options: dict[str, Any] = {"n_boot": n_boot, "max_cost": 500.0}
+    options["severities"] = [a.cost for own in answers.values() for a in own if a.cost > 0]
     results: dict[str, Any] = {
         "schema": 1,
         "created": "2026-11-23T22:10:00+00:00",
@@ -104,13 +107,11 @@ def make(
         "title": "SmolLM2-135M aligned in the vault",
         "world": "vault",
         "model": "smollm2-135m",
-        "models": {name: summarize(scored, n_boot=n_boot) for name, scored in answers.items()},
+        "models": {name: summarize(scored, **options) for name, scored in answers.items()},
         "n_prompts": 64,
         "answers_per_prompt": 4,
         "differences": {
-            f"{final}_minus_{base}": paired_differences(
-                answers[base], answers[final], n_boot=n_boot
-            )
+            f"{final}_minus_{base}": paired_differences(answers[base], answers[final], **options)
             for base in answers
             if base != final
         },
@@ -126,7 +127,7 @@ def make(
                         severity=7 * np.exp(-1.2 * w),
                         n_prompts=32,
                     ),
-                    n_boot=n_boot,
+                    **options,
                 ),
             }
             for w in dial_at

@@ -63,14 +63,17 @@ def test_replicates_equal_a_plain_loop() -> None:
     for name, loop in (("cvar_0.95", cvars), ("worst_of_k", worsts)):
         low, high = np.quantile(loop, [0.1, 0.9])
         assert summary[name].low == pytest.approx(low)
-        assert summary[name].high == pytest.approx(high)
+        if name == "cvar_0.95":  # widened for what the sample has not shown
+            assert summary[name].high >= high
+        else:
+            assert summary[name].high == pytest.approx(high)
 
 
 def test_no_leak_seen_is_not_no_leak() -> None:
     summary = summarize([answer(i // 4) for i in range(256)], n_boot=50)
     assert summary["unsafe_rate"].value == 0
     assert (summary["unsafe_rate"].low, summary["unsafe_rate"].high) == binomial_interval(0, 64)
-    assert summary["cvar_0.95"].high == 0
+    assert summary["cvar_0.95"].high == np.inf  # nothing says how bad the first leak would be
 
 
 def test_paired_differences_of_a_constant_shift() -> None:
@@ -153,7 +156,7 @@ def test_coverage_on_clustered_answers() -> None:
             target.append({name: (s.low, s.high) for name, s in summary.items()})
     assert 0.88 <= _covers(clustered, "reward", 0.5) <= 0.99
     assert 0.88 <= _covers(clustered, "unsafe_rate", 0.1) <= 0.99
-    assert 0.82 <= _covers(clustered, "cvar_0.9", 1.0) <= 0.99
+    assert _covers(clustered, "cvar_0.9", 1.0) >= 0.9
     assert _covers(independent, "reward", 0.5) < 0.7
 
 

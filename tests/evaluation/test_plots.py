@@ -59,6 +59,13 @@ def test_exceedance_survives(costs: dict[str, list[float]]) -> None:
     assert len(curves) == sum(any(sample) for sample in costs.values())
 
 
+def test_an_open_end_runs_to_the_edge() -> None:
+    risk = ends(4.0, 2.0, float("inf"))
+    parsed(strip("cvar_0.95", risk, risk, "start", "rsa"))
+    models = {"start": {"cvar_0.95": risk, "reward": ends(0.1, 0.0, 0.2)}}
+    parsed(frontier(models, ["start"], []))
+
+
 def test_frontier_names_every_point() -> None:
     def metrics(risk: float, reward: float) -> dict[str, Any]:
         return {

@@ -34,6 +34,19 @@ def test_round_trip(tmp_path: Path, make_results: MakeResults) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
+def test_an_interval_may_have_no_end(tmp_path: Path, make_results: MakeResults) -> None:
+    results = make_results()
+    results["models"]["rsa"]["cvar_0.99"] = Interval(3.0, 1.0, np.inf)
+    results["differences"]["rsa_minus_start"]["cvar_0.99"] = Interval(-2.0, -np.inf, np.inf)
+    path = tmp_path / "results.json"
+    write_results(path, results)
+    as_json = json.loads(path.read_text())["models"]["rsa"]["cvar_0.99"]
+    assert as_json == {"value": 3.0, "low": 1.0, "high": None}
+    back = read_results(path)
+    assert back["models"]["rsa"]["cvar_0.99"]["high"] == np.inf
+    assert back["differences"]["rsa_minus_start"]["cvar_0.99"]["low"] == -np.inf
+
+
 def test_other_types_become_plain(tmp_path: Path, make_results: MakeResults) -> None:
     path = tmp_path / "results.json"
     costs = {"start": np.array([2.0, 0.5, 0.0])}

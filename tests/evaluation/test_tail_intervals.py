@@ -1,5 +1,6 @@
 """CVaR's intervals: how often they hold the truth, and what few prompts allow."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,13 +37,18 @@ def test_coverage_of_the_studentised_interval(level: float) -> None:
             answers = scored(clustered(generator, 150, severity))
             ends = summarize(answers, n_boot=300)[f"cvar_{level}"]
             held.append(ends.low <= truth <= ends.high)
-        assert np.mean(held) >= 0.88  # nominal 0.95, less noise of 120 trials
+        assert np.mean(held) >= 0.9  # nominal 0.95, less noise of 120 trials
 
 
 def test_few_unsafe_answers_borrow_severity_and_rate() -> None:
     answers = scored(np.zeros((100, 2)))
-    assert summarize(answers, n_boot=50)["cvar_0.95"].high == 0.0
-    borrowed = summarize(answers, n_boot=50, severities=[2.0, 10.0])
+    # Nothing seen, and nothing known of how bad it could be: nothing is ruled out.
+    assert summarize(answers, n_boot=50)["cvar_0.95"].high == math.inf
+    assert summarize(answers, n_boot=50, severities=[2.0, 10.0])["cvar_0.95"].high == math.inf
+    seen = np.random.default_rng(0).exponential(size=60).tolist()
+    alike = summarize(answers, n_boot=50, severities=seen)["cvar_0.95"].high
+    assert 0.3 * np.mean(seen) < alike < 3 * np.mean(seen)
+    borrowed = summarize(answers, n_boot=50, severities=[2.0, 10.0], max_cost=12.0)
     rate = borrowed["unsafe_rate"].high
     # At that rate, below 5 %, CVaR is rate * mean severity / 0.05.
     assert borrowed["cvar_0.95"].high == pytest.approx(rate * 6.0 / 0.05)
@@ -56,7 +62,8 @@ def test_a_thin_tail_of_common_leaks_has_the_bound_for_its_end() -> None:
     costs[:24, 0] = np.linspace(1, 9, 24)
     ends = summarize(scored(costs), n_boot=200, max_cost=20.0)["cvar_0.99"]
     assert ends.high == cvar_upper_bound(list(costs), 0.99, 20.0)
-    assert summarize(scored(costs), n_boot=200)["cvar_0.99"].high < ends.high
+    # Without a largest cost the fitted tail foresees worse than any answer seen.
+    assert summarize(scored(costs), n_boot=200)["cvar_0.99"].high > costs.max()
 
 
 def test_ends_stay_in_the_range_of_costs() -> None:

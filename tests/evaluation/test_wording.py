@@ -158,6 +158,15 @@ def test_cautions_name_thin_evidence() -> None:
     assert "costs up to 25.0, CVaR 0.95 of RSA is at most 11.2" in note
 
 
+def test_an_open_end_is_said() -> None:
+    endless = results(UP, DOWN, models={"start": {"cvar_0.99": ends(4.0, 2.0, float("inf"))}})
+    assert span("cvar_0.99", ends(4.0, 2.0, float("inf"))) == "2.00 to \u221e"
+    assert number(float("-inf")) == "\u2212\u221e"
+    [note] = cautions(endless)
+    assert note.startswith("No upper end can be given for CVaR 0.99")
+    assert "max_cost" in note
+
+
 def test_model_order() -> None:
     assert model_order({"rsa": 0, "dpo": 0, "start": 0, "step1": 0}) == [
         "start",

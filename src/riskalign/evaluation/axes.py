@@ -90,7 +90,8 @@ def _round_steps(low: float, high: float, most: int) -> list[float]:
 
 
 def linear(values: list[float], start: float, end: float, zero: bool = False) -> Scale:
-    """A linear scale that holds all values with a little room, from 0 on where asked."""
+    """A linear scale that holds all finite values with a little room, from 0 on where asked."""
+    values = [value for value in values if math.isfinite(value)]
     low, high = min(values, default=0.0), max(values, default=1.0)
     if zero:
         low = min(low, 0.0)
@@ -100,7 +101,7 @@ def linear(values: list[float], start: float, end: float, zero: bool = False) ->
 
 def from_zero(values: list[float], start: float, end: float) -> Scale:
     """A scale for costs: linear where they are of one size, bent where they are heavy-tailed."""
-    positive = [value for value in values if value > 0]
+    positive = [value for value in values if 0 < value < math.inf]
     high = max(positive, default=1.0)
     if high <= HEAVY * min(positive, default=1.0):
         return Scale(0.0, high * 1.06, start, end)

@@ -16,6 +16,7 @@ import numpy as np
 
 from riskalign.errors import InputError
 from riskalign.evaluation.bounds import cvar_bounds
+from riskalign.evaluation.extrapolation import extrapolated_ends
 from riskalign.evaluation.metrics import Floats, Interval, ScoredAnswer, rare_rate_interval, tail
 from riskalign.evaluation.tail_intervals import (
     TailSample,
@@ -151,6 +152,7 @@ class _Measured:
             self.intervals["unsafe_rate"] = Interval(self.values["unsafe_rate"], *exact)
         seen = sample.costs[sample.costs > 0] if severities is None else severities
         self.tails: dict[str, TailSample] = {}
+        self.extended: set[str] = set()
         bounds = {} if max_cost is None else cvar_bounds(scored, TAIL_LEVELS, max_cost, confidence)
         for level in TAIL_LEVELS:
             name = f"cvar_{level}"
@@ -163,6 +165,13 @@ class _Measured:
                 self.many[name],
             )
             self.tails[name] = own
+            beyond = (
+                None
+                if self.rare
+                else extrapolated_ends(
+                    sample.costs, sample.prompt, draws, level, own.value, confidence, max_cost
+                )
+            )
             self.intervals[name] = cvar_interval(
                 own,
                 draws,
@@ -173,7 +182,10 @@ class _Measured:
                 max_cost=max_cost,
                 bound=bounds.get(name),
                 rare=self.rare,
+                extrapolated=beyond,
             )
+            if beyond is not None and self.intervals[name].high <= beyond[1]:
+                self.extended.add(name)
 
 
 def summarize(
@@ -246,6 +258,12 @@ def paired_differences(
         )
     for name, tail_a in one.tails.items():
         differences[name] = cvar_difference(
-            tail_a, other.tails[name], one.intervals[name], other.intervals[name], draws, confidence
+            tail_a,
+            other.tails[name],
+            one.intervals[name],
+            other.intervals[name],
+            draws,
+            confidence,
+            extended=name in one.extended | other.extended,
         )
     return differences

@@ -120,8 +120,8 @@ def _list(inner: Check) -> Check:
 
 
 def _interval(value: Any) -> None:
-    _record({"value": _number, "low": _number, "high": _number})(value)
-    if value["low"] > value["high"]:
+    _record({"value": _number, "low": _number_or_null, "high": _number_or_null})(value)
+    if value["low"] is not None and value["high"] is not None and value["low"] > value["high"]:
         raise _Wrong(f"low {value['low']} is above high {value['high']}")
 
 
@@ -216,6 +216,25 @@ def _without_non_finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+_WITH_INTERVALS = {"models", "differences", "dial"}
+_ENDS = {"low": -math.inf, "high": math.inf}
+
+
+def _open_ends(value: Any, to_json: bool) -> Any:
+    """Intervals' infinite ends as null, which is how JSON says that there is none, or back."""
+    if isinstance(value, list):
+        return [_open_ends(item, to_json) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"value", "low", "high"}:
+        swap = {end: (far, None) if to_json else (None, far) for end, far in _ENDS.items()}
+        return {
+            key: swap[key][1] if key in swap and item == swap[key][0] else item
+            for key, item in value.items()
+        }
+    return {key: _open_ends(item, to_json) for key, item in value.items()}
+
+
 def _check(results: Any, source: str) -> None:
     try:
         _RESULTS(results)
@@ -230,7 +249,8 @@ def write_results(path: str | Path, results: Mapping[str, Any]) -> None:
     """Check `results` (docs/results.md) and replace the file at `path` by them in one step.
 
     `Interval` and other dataclasses, numpy values, tuples and paths are turned into JSON's own
-    types; a number in `training` or `settings` that is not finite becomes null.
+    types; a number in `training` or `settings` that is not finite becomes null, and so does an
+    interval's end where there is none (infinity, which `read_results` gives back).
 
     Raises InputError, naming the field, for results that `read_results` would refuse.
     """
@@ -238,6 +258,8 @@ def write_results(path: str | Path, results: Mapping[str, Any]) -> None:
     for name in ("training", "settings"):
         if name in plain:
             plain[name] = _without_non_finite(plain[name])
+    for name in _WITH_INTERVALS & plain.keys():
+        plain[name] = _open_ends(plain[name], to_json=True)
     _check(plain, str(path))
     try:
         text = json.dumps(plain, indent=1, allow_nan=False)
@@ -270,6 +292,8 @@ def read_results(path: str | Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not usable JSON: {error}") from error
     _check(results, str(path))
+    for name in _WITH_INTERVALS & results.keys():
+        results[name] = _open_ends(results[name], to_json=False)
     return {**{name: make() for name, make in _DEFAULTS.items() if name not in results}, **results}
 
 

@@ -2,10 +2,12 @@
 
 Where enough prompts lie in the tail, a studentised bootstrap (Davison & Hinkley, 1997, section
 5.2): each replicate is measured by its own standard error, which percentiles leave out and so end
-too low under heavy tails. Where few do, the tail is resampled from too little: if unsafe answers
-are rare, the upper end follows from the exact interval of their rate, with the severities seen of
-any model of the comparison; if they are not, it is the distribution-free bound, where the largest
-cost is known. benchmarks/coverage.py shows how often each holds the truth.
+too low under heavy tails, and the interval is widened to that under a fitted tail
+(`extrapolation`). Where few do, the tail is resampled from too little: if unsafe answers are rare,
+the upper end follows from the exact interval of their rate, with the severities seen of any model
+of the comparison; if they are not, it is the distribution-free bound where the largest cost is
+known, and the fitted tail's where it is not. benchmarks/coverage.py shows how often each holds
+the truth.
 
 Shapes: n answers, M prompts, R replicates.
 """
@@ -19,12 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from riskalign.evaluation.metrics import (
-    ENOUGH_PROMPTS,
-    Floats,
-    Interval,
-    tail,
-)
+from riskalign.evaluation.extrapolation import cvar_under, fit_tail
+from riskalign.evaluation.metrics import ENOUGH_PROMPTS, Floats, Interval, tail
 
 
 @dataclass(frozen=True)
@@ -97,13 +95,16 @@ def cvar_interval(
     max_cost: float | None,
     bound: float | None,
     rare: bool,
+    extrapolated: tuple[float, float] | None,
 ) -> Interval:
     """CVaR's interval; `rate_high` is the unsafe rate's upper end, `draws` [R, M] the resampling.
 
     `bound` is a distribution-free upper bound where the largest cost is known: it takes the place
     of the upper end where the tail is thin although unsafe answers are not rare, for then it is
-    their severity that has not been seen. Ends are kept within 0 and `max_cost`.
+    their severity that has not been seen. `extrapolated` are the ends under a fitted tail. Ends
+    are kept within 0 and `max_cost`; the upper one is infinite where the sample rules nothing out.
     """
+    low, high = np.quantile(sample.values, [(1 - confidence) / 2, (1 + confidence) / 2])
     if sample.prompts_in_tail >= ENOUGH_PROMPTS:
         once = np.ones((1, draws.shape[1]))
         found = _studentised(
@@ -114,12 +115,14 @@ def cvar_interval(
             draws,
             confidence,
         )
-        low, high = found.low, found.high
+        # Studentised ends err high at both sides where few atoms carry the tail.
+        low, high = min(low, found.low), found.high
     else:
-        low, high = np.quantile(sample.values, [(1 - confidence) / 2, (1 + confidence) / 2])
         high = max(float(high), _at_rate(rate_high, severities, level, max_cost))
         if bound is not None and not rare:
             high = max(high, bound)
+    if extrapolated is not None and not rare:
+        low, high = min(low, extrapolated[0]), max(high, extrapolated[1])
     low, high = max(0.0, float(low)), float(high)
     if max_cost is not None:
         high = min(high, max(max_cost, sample.value))
@@ -129,14 +132,24 @@ def cvar_interval(
 def _at_rate(
     rate: float, severities: Sequence[float] | Floats, level: float, max_cost: float | None
 ) -> float:
-    """CVaR if answers were unsafe at this rate and as severe as those seen."""
+    """CVaR if answers were unsafe at this rate and as severe as those seen.
+
+    Without a largest cost, severities above those seen are foreseen by a fitted tail; where there
+    are none, or too few to fit one, nothing is ruled out.
+    """
     seen = np.asarray(severities, dtype=np.float64)
     if not seen.size:
-        seen = np.array([] if max_cost is None else [max_cost])
-    if not seen.size:
-        return 0.0
+        seen = np.array([math.inf if max_cost is None else max_cost])
+    if rate <= 0 or math.isinf(seen[0]):
+        return 0.0 if rate <= 0 else math.inf
     costs = np.append(seen, 0.0)
     weights = np.append(np.full(seen.size, rate / seen.size), 1 - rate)
+    if max_cost is None:
+        fitted = fit_tail(seen, max(30, seen.size // 2), None)
+        if fitted is not None:
+            return cvar_under(fitted, costs, weights, 1 - level)
+        if seen.size < ENOUGH_PROMPTS:
+            return math.inf
     return float(tail(costs, weights[None, :], [level])[1][0, 0])
 
 
@@ -147,13 +160,15 @@ def cvar_difference(
     ends_b: Interval,
     draws: Floats,
     confidence: float,
+    extended: bool,
 ) -> Interval:
     """Interval of b less a on the same drawn prompts.
 
-    Studentised where both tails hold enough prompts; else put together from the two own intervals
-    (as Newcombe, 1998, method 10, does for rates), which leaves the pairing out and errs wide.
+    Studentised where both tails hold enough prompts and neither needed a fitted tail
+    (`extended`); else put together from the two own intervals (as Newcombe, 1998, method 10, does
+    for rates), which leaves the pairing out and errs wide.
     """
-    if min(a.prompts_in_tail, b.prompts_in_tail) >= ENOUGH_PROMPTS:
+    if not extended and min(a.prompts_in_tail, b.prompts_in_tail) >= ENOUGH_PROMPTS:
         once = np.ones((1, draws.shape[1]))
         return _studentised(
             b.value - a.value,

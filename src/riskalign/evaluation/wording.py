@@ -81,6 +81,8 @@ def number(value: float, signed: bool = False) -> str:
         return "0"
     sign = MINUS if value < 0 else "+" if signed else ""
     size = abs(value)
+    if math.isinf(size):
+        return f"{sign}∞"
     exponent = math.floor(math.log10(float(f"{size:.2e}")))
     if exponent >= 6 or exponent < -4:
         mantissa = f"{size:.2e}".split("e")[0].rstrip("0").rstrip(".")
@@ -235,6 +237,18 @@ def cautions(results: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"CVaR {thin[0]} rests on the worst {worst} of {answers} answers"
             + (", higher levels on fewer" if len(thin) > 1 else "")
-            + ": intervals of so few are likely too narrow."
+            + ": what so few cannot show is put into the upper end by the largest cost there can "
+            "be, if the world names one, else by a fitted tail."
+        )
+    endless = [
+        f"{METRIC[key].label} of {model_name(model)}"
+        for model in model_order(results["models"])
+        for key, ends in results["models"][model].items()
+        if math.isinf(ends["high"])
+    ]
+    if endless:
+        notes.append(
+            f"No upper end can be given for {', '.join(endless)}: the costs seen do not rule out "
+            "any mean of worse ones. Give the world a `max_cost`, or ask more prompts."
         )
     return notes
