@@ -1,4 +1,4 @@
-"""Where converted models are kept."""
+"""Where converted models and compiled code are kept."""
 
 import hashlib
 import os

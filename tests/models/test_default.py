@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from riskalign.cache import model_folder
 from riskalign.errors import InputError
 from riskalign.models import DEFAULT_MODEL, default, hub, load_model
-from riskalign.models.cache import model_folder
 
 
 @pytest.fixture(autouse=True)

@@ -50,8 +50,9 @@ class Products(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm_.default):
-            self.dtypes.append(args[-1].dtype)
+        products = torch.ops.aten.mm.default, torch.ops.aten.mm.out, torch.ops.aten.addmm_.default
+        if func in products:
+            self.dtypes.append(args[1].dtype)
         return func(*args, **(kwargs or {}))
 
 

@@ -12,9 +12,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from riskalign.cache import file_sha256, model_folder
 from riskalign.errors import InputError
 from riskalign.models import hub
-from riskalign.models.cache import file_sha256, model_folder
 from riskalign.models.gguf import convert_gguf
 
 DEFAULT_MODEL = "smollm2-135m"

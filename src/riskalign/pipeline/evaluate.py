@@ -6,9 +6,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from riskalign import __version__
+from riskalign.cache import file_sha256
 from riskalign.evaluation import write_report, write_results
 from riskalign.models import LoadedModel
-from riskalign.models.cache import file_sha256
 from riskalign.pipeline import machine
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from riskalign.cache import file_sha256
 from riskalign.environments import Prompt, World, get_world, max_cost_of
 from riskalign.errors import InputError
 from riskalign.models import LoadedModel, fingerprint, load_model
-from riskalign.models.cache import file_sha256
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.ledger import Ledger, Outcome

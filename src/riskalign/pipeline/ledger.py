@@ -9,7 +9,7 @@ from typing import Any
 
 from riskalign import __version__
 from riskalign.atomic import write_text
-from riskalign.models.cache import file_sha256
+from riskalign.cache import file_sha256
 
 Outcome = dict[str, Any]
 

@@ -13,10 +13,10 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from riskalign.atomic import new_folder
+from riskalign.cache import file_sha256
 from riskalign.data import load_pairs
 from riskalign.errors import InputError
 from riskalign.models import LoadedModel, fingerprint, load_model
-from riskalign.models.cache import file_sha256
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig, Kind
 from riskalign.pipeline.evaluate import Training, evaluate, report

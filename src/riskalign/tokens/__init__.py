@@ -1,9 +1,20 @@
 """Policy-versus-reference statistics of each response token."""
 
 from riskalign.tokens.chunked import token_stats
+from riskalign.tokens.grouped import Group, fits, grouped_losses
 from riskalign.tokens.head import Head
 from riskalign.tokens.models import backbone_of, head_of
 from riskalign.tokens.naive import token_stats_naive
 from riskalign.tokens.stats import TokenStats
 
-__all__ = ["Head", "TokenStats", "backbone_of", "head_of", "token_stats", "token_stats_naive"]
+__all__ = [
+    "Group",
+    "Head",
+    "TokenStats",
+    "backbone_of",
+    "fits",
+    "grouped_losses",
+    "head_of",
+    "token_stats",
+    "token_stats_naive",
+]

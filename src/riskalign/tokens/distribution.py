@@ -1,4 +1,4 @@
-"""One model's next-token distributions on a chunk of C tokens, from its hidden states."""
+"""One model's next-token distributions on a chunk of C tokens, from its head's products."""
 
 from typing import NamedTuple
 
@@ -21,13 +21,13 @@ class Distribution(NamedTuple):
     slope: Tensor | float
 
 
-def distribution(hidden_CH: Tensor, head: Head, dtype: torch.dtype) -> Distribution:
-    """The distributions over V entries, in `dtype`; the product is in the head's own precision.
+def distribution(products_CV: Tensor, head: Head, dtype: torch.dtype) -> Distribution:
+    """The distributions over V entries, in `dtype`, from `h @ weight.T`, which may be overwritten.
 
     torch's log_softmax adds up a long float32 row less exactly than `sum` does: at 49 152
     entries the probabilities' total was off by up to 6e-6, here by 6e-7.
     """
-    logits = (hidden_CH.to(head.weight.dtype) @ head.weight.T).to(dtype)
+    logits = products_CV.to(dtype)
     if head.bias is not None:
         logits += head.bias
     slope: Tensor | float = head.scale

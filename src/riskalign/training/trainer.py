@@ -24,11 +24,12 @@ from riskalign.data.sources import Source
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.losses import LossOutput, SequenceStats, pair_loss, sum_by_sequence
 from riskalign.risk import get_risk
-from riskalign.tokens import backbone_of, head_of, token_stats
+from riskalign.tokens import Group, TokenStats, backbone_of, grouped_losses, head_of, token_stats
 from riskalign.training import preparation
 from riskalign.training.cache import HiddenCache
 from riskalign.training.config import RSAConfig
 from riskalign.training.forward import call_through
+from riskalign.training.groups import pair_groups, sequence_in_group
 from riskalign.training.metrics import MetricSums
 from riskalign.training.precision import bf16_is_fast
 from riskalign.training.reference import with_reference
@@ -184,20 +185,9 @@ class RSATrainer(Trainer):
     def pair_losses(self, model: nn.Module, batch: Batch) -> LossOutput:
         """Loss and metrics of each pair of a collated batch; `model` may be wrapped."""
         policy = self.accelerator.unwrap_model(model)
-        stats = call_through(model, policy, lambda: self._sequence_stats(policy, batch))
-        n = len(batch["gap"])
-        return pair_loss(
-            self.args.loss_type,
-            SequenceStats(*(values[:n] for values in stats)),
-            SequenceStats(*(values[n:] for values in stats)),
-            beta=self.args.beta,
-            alpha=self.args.alpha,
-            target=self.args.target,
-            gap=None if self.args.target == "hard" else batch["gap"] * self.args.gap_scale,
-            label_smoothing=self.args.label_smoothing,
-        )
+        return call_through(model, policy, lambda: self._pair_losses(policy, batch))
 
-    def _sequence_stats(self, policy: nn.Module, batch: Batch) -> SequenceStats:
+    def _pair_losses(self, policy: nn.Module, batch: Batch) -> LossOutput:
         def hidden_of(model: nn.Module) -> Tensor:
             return response_hidden(backbone_of(model), batch, shared_prompt=self.shared_prompt)
 
@@ -208,17 +198,40 @@ class RSATrainer(Trainer):
                 else:
                     hidden_ref = self._ref_cache.get(batch, lambda: hidden_of(ref))
                 head_ref = head_of(ref)
-            hidden = hidden_of(policy)
-            stats = token_stats(
-                hidden,
-                head_of(policy),
-                hidden_ref,
-                head_ref,
-                batch["target_ids"],
-                self.risk,
-                chunk_size=self.args.chunk_size,
-            )
-        return sum_by_sequence(stats, batch["sequence"], 2 * len(batch["gap"]))
+            hidden, head = hidden_of(policy), head_of(policy)
+            inputs = (hidden, head, hidden_ref, head_ref, batch["target_ids"], self.risk)
+            n, sequence = len(batch["gap"]), batch["sequence"]
+            groups = pair_groups(sequence, n, head) if torch.is_grad_enabled() else None
+            if groups is None or self.args.chunk_size is not None:
+                stats = token_stats(*inputs, chunk_size=self.args.chunk_size)
+                return self._loss(sum_by_sequence(stats, sequence, 2 * n), batch["gap"])
+            outputs: list[LossOutput] = []
+
+            def loss(group: Group, stats: TokenStats) -> Tensor:
+                own = sum_by_sequence(stats, *sequence_in_group(group, sequence, n))
+                outputs.append(self._loss(own, batch["gap"][group.pairs]))
+                return outputs[-1].loss
+
+            losses = grouped_losses(*inputs, groups=groups, loss=loss)
+            metrics = {
+                name: torch.cat([output.metrics[name] for output in outputs])
+                for name in outputs[0].metrics
+            }
+        return LossOutput(losses, metrics)
+
+    def _loss(self, stats: SequenceStats, gap: Tensor) -> LossOutput:
+        """Of B pairs, from the statistics [2 B] of chosen and then rejected responses."""
+        n = len(gap)
+        return pair_loss(
+            self.args.loss_type,
+            SequenceStats(*(values[:n] for values in stats)),
+            SequenceStats(*(values[n:] for values in stats)),
+            beta=self.args.beta,
+            alpha=self.args.alpha,
+            target=self.args.target,
+            gap=None if self.args.target == "hard" else gap * self.args.gap_scale,
+            label_smoothing=self.args.label_smoothing,
+        )
 
     def evaluate(
         self,

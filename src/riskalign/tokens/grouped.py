@@ -1,0 +1,163 @@
+"""Losses of groups of tokens with their gradients, in one pass over the vocabulary.
+
+Shape legend: N response tokens, B pairs, C tokens of one group, V vocabulary, H hidden.
+
+A pair's loss, and with it the weights of its tokens' derivatives, depends on that pair's tokens
+alone. So a group of pairs whose logits fit into the workspace needs them once: statistics, loss,
+gradient, and on to the next. That takes the four matrix products of dense code (two where the head
+is frozen: three), and no more memory than the workspace.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from riskalign.risk import Risk
+from riskalign.tokens.chunked import check_inputs, precisions
+from riskalign.tokens.head import Head
+from riskalign.tokens.stats import TokenStats
+from riskalign.tokens.tile import Accumulated, Tiles
+
+# Elements of one [C, V] tile; two of them are the workspace.
+_WORKSPACE_ELEMENTS = {"cpu": 1 << 25, "other": 1 << 28}
+
+
+class Group(NamedTuple):
+    """Some pairs, a slice of B, and all of their tokens, an index [C] into N."""
+
+    pairs: slice
+    tokens: Tensor
+
+
+GroupLoss = Callable[[Group, TokenStats], Tensor]
+
+
+class _Work(NamedTuple):
+    groups: Sequence[Group]
+    loss: GroupLoss
+    head: Head
+    head_ref: Head
+    risk: Risk
+
+
+def fits(n_tokens: int, head: Head) -> bool:
+    """Whether a group of so many tokens fits into the workspace."""
+    device = head.weight.device.type
+    most = _WORKSPACE_ELEMENTS.get(device, _WORKSPACE_ELEMENTS["other"])
+    return n_tokens * head.weight.shape[0] <= most
+
+
+def _run(
+    work: _Work,
+    hidden_NH: Tensor,
+    hidden_ref_NH: Tensor,
+    labels_N: Tensor,
+    bias_V: Tensor | None,
+    wanted: tuple[bool, ...],
+    weights_B: Tensor | None,
+    losses_B: Tensor,
+) -> Accumulated:
+    """Fill `losses_B` and return the gradients of their sum, weighted where weights are given."""
+    grads = Accumulated(hidden_NH, work.head.weight, bias_V, wanted)
+    product_dtype, stats_dtype = precisions(hidden_NH, work.head)
+    most = max((len(group.tokens) for group in work.groups), default=0)
+    with torch.autocast(hidden_NH.device.type, enabled=False):
+        tiles = Tiles(work.head, work.head_ref, work.risk, product_dtype, stats_dtype, most)
+        for group in work.groups:
+            rows = group.tokens
+            hidden_CH = hidden_NH[rows]
+            tile = tiles(hidden_CH, hidden_ref_NH[rows], labels_N[rows])
+            with torch.enable_grad():
+                stats = TokenStats(*tile.stats.unbind(0))
+                leaves = [stats.logp_policy.requires_grad_(), stats.risk.requires_grad_()]
+                loss = work.loss(group, stats)
+                total = (loss if weights_B is None else loss * weights_B[group.pairs]).sum()
+            losses_B[group.pairs] = loss.detach()
+            by_logp, by_risk = torch.autograd.grad(total, leaves, materialize_grads=True)
+            grads.add(tile.gradient(by_logp, by_risk, False), hidden_CH, rows, tiles)
+    return grads
+
+
+class _GroupedLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_NH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        hidden_ref_NH: Tensor,
+        labels_N: Tensor,
+        n_pairs: int,
+        work: _Work,
+    ) -> Tensor:
+        _, stats_dtype = precisions(hidden_NH, work.head)
+        losses = hidden_NH.new_zeros(n_pairs, dtype=stats_dtype)
+        grads = _run(
+            work, hidden_NH, hidden_ref_NH, labels_N, bias_V, ctx.needs_input_grad, None, losses
+        )
+        ctx.work, ctx.grads = work, grads.results()
+        ctx.autocast = torch.is_autocast_enabled(hidden_NH.device.type)
+        ctx.save_for_backward(hidden_NH, weight_VH, bias_V, hidden_ref_NH, labels_N)
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_NH, _, bias_V, hidden_ref_NH, labels_N = ctx.saved_tensors
+        if grad_B.numel() and bool((grad_B == grad_B[0]).all()):
+            # A mean or a sum over pairs: what the forward pass has found, by one factor.
+            found = tuple(None if grad is None else grad.mul_(grad_B[0]) for grad in ctx.grads)
+            ctx.grads = None
+        else:
+            with torch.autocast(hidden_NH.device.type, enabled=ctx.autocast):
+                found = _run(
+                    ctx.work,
+                    hidden_NH,
+                    hidden_ref_NH,
+                    labels_N,
+                    bias_V,
+                    ctx.needs_input_grad,
+                    grad_B,
+                    torch.empty_like(grad_B),
+                ).results()
+        return (*found, None, None, None, None)
+
+
+def grouped_losses(
+    hidden_policy: Tensor,
+    head_policy: Head,
+    hidden_ref: Tensor,
+    head_ref: Head,
+    labels: Tensor,
+    risk: Risk,
+    *,
+    groups: Sequence[Group],
+    loss: GroupLoss,
+) -> Tensor:
+    """The losses [B] of pairs of responses, differentiable once by hidden states and head.
+
+    Shapes: as for `token_stats`; `groups` part the B pairs and their tokens among them, each small
+    enough that `fits`. `loss(group, stats)` gives the losses of the group's pairs from the
+    statistics of its tokens (each [C], in the order of `group.tokens`), by operations that torch
+    can differentiate; it runs once in the forward pass, and again in the backward pass where that
+    weighs the pairs unequally, which costs as much again.
+
+    Values and gradients are those of the same losses of `token_stats`, at the cost of fewer
+    matrix products. Raises `ValueError` as `token_stats` does.
+    """
+    check_inputs(hidden_policy, head_policy, hidden_ref, head_ref, labels)
+    n_pairs = max((group.pairs.stop for group in groups), default=0)
+    work = _Work(groups, loss, head_policy, head_ref, risk)
+    losses: Tensor = _GroupedLosses.apply(  # type: ignore[no-untyped-call]
+        hidden_policy,
+        head_policy.weight,
+        head_policy.bias,
+        hidden_ref.detach(),
+        labels,
+        n_pairs,
+        work,
+    )
+    return losses

@@ -1,0 +1,155 @@
+"""The statistics and the gradient of a tile of C tokens by the whole vocabulary of V entries.
+
+With `policy` the softmax of the policy's logits and `q` the risk's worst-case density, the
+derivatives with respect to those logits are
+
+    d logp_policy = onehot(label) - policy        d risk = sum(q) * policy - q
+
+`plain_tile` computes them with PyTorch for any measure, device and precision; `rows.c` does the
+same for the common ones with each row held in the processor's cache.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from riskalign.risk import Risk
+from riskalign.tokens import native
+from riskalign.tokens.distribution import distribution, expectation
+from riskalign.tokens.head import Head
+
+
+class Tile(NamedTuple):
+    """`stats` [5, C], rows in the order of `TokenStats`, and what a backward pass needs.
+
+    `gradient(by_logp [C], by_risk [C], keep)` gives the derivative [C, V] of a loss with these
+    derivatives by `logp_policy` and `risk`, with respect to the product `h @ weight.T`. Call it
+    before the workspace holds the next tile; without `keep` it may take the tile's place.
+    """
+
+    stats: Tensor
+    gradient: Callable[[Tensor, Tensor, bool], Tensor]
+
+
+def plain_tile(
+    products_CV: Tensor,
+    products_ref_CV: Tensor,
+    head: Head,
+    head_ref: Head,
+    labels_C: Tensor,
+    risk: Risk,
+    stats_dtype: torch.dtype,
+) -> Tile:
+    """A tile from both models' products `h @ weight.T`, which it may overwrite."""
+    policy = distribution(products_CV, head, stats_dtype)
+    ref = distribution(products_ref_CV, head_ref, stats_dtype)
+    label = labels_C.unsqueeze(-1)
+    logp_policy = policy.log_probs.gather(-1, label).squeeze(-1)
+    logp_ref = ref.log_probs.gather(-1, label).squeeze(-1)
+    entropy = -expectation(policy, policy.log_probs)
+    losses = torch.sub(ref.log_probs, policy.log_probs, out=policy.log_probs)
+    kl = expectation(ref, losses)
+    value, density = risk(losses, ref.log_probs)
+
+    def gradient(by_logp: Tensor, by_risk: Tensor, _keep: bool) -> Tensor:
+        by_logp, by_risk = by_logp.unsqueeze(-1), by_risk.unsqueeze(-1)
+        weight = by_risk * density.sum(-1, keepdim=True) - by_logp
+        grad = policy.scaled * (weight / policy.total.unsqueeze(-1))
+        grad.addcmul_(density, by_risk, value=-1.0)
+        grad.scatter_add_(-1, label, by_logp)
+        if isinstance(policy.slope, Tensor) or policy.slope != 1.0:
+            grad.mul_(policy.slope)
+        return grad
+
+    return Tile(torch.stack((logp_policy, logp_ref, kl, value, entropy)), gradient)
+
+
+class Tiles:
+    """Tiles of one policy and one reference, made one after the other in one workspace.
+
+    Matrix products run in `product_dtype`, everything else in `stats_dtype`. A tile holds at most
+    `most` tokens.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        head_ref: Head,
+        risk: Risk,
+        product_dtype: torch.dtype,
+        stats_dtype: torch.dtype,
+        most: int,
+    ) -> None:
+        self.head, self.head_ref = (
+            replace(
+                h,
+                weight=h.weight.detach().to(product_dtype),
+                bias=None if h.bias is None else h.bias.detach(),
+            )
+            for h in (head, head_ref)
+        )
+        self.risk, self.product_dtype, self.stats_dtype = risk, product_dtype, stats_dtype
+        shape = (most, head.weight.shape[0])
+        self._workspace = [
+            torch.empty(shape, dtype=product_dtype, device=head.weight.device) for _ in range(2)
+        ]
+
+    def _product(self, hidden_CH: Tensor, head: Head, room: Tensor) -> Tensor:
+        hidden_CH = hidden_CH.detach().to(self.product_dtype)
+        return torch.mm(hidden_CH, head.weight.T, out=room[: len(hidden_CH)])
+
+    def __call__(self, hidden_CH: Tensor, hidden_ref_CH: Tensor, labels_C: Tensor) -> Tile:
+        """The tile of these tokens; the one before it is no longer valid."""
+        products = self._product(hidden_CH, self.head, self._workspace[0])
+        products_ref = self._product(hidden_ref_CH, self.head_ref, self._workspace[1])
+        rest = (self.head, self.head_ref, labels_C, self.risk)
+        if native.takes(products, self.risk):
+            rows = native.Rows(products, products_ref, *rest)
+            stats = rows.statistics()
+            if stats is not None:
+                return Tile(stats, rows.gradient)
+        return plain_tile(products, products_ref, *rest, self.stats_dtype)
+
+
+class Accumulated:
+    """Gradients by the policy's hidden states, head weight and bias, summed over tiles.
+
+    Each is a tensor where it is wanted, else None.
+    """
+
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: tuple[bool, ...]
+    ) -> None:
+        def zeros(like: Tensor) -> Tensor:
+            return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
+
+        self._like = hidden, weight, bias
+        self.hidden = torch.empty_like(hidden) if wanted[0] else None
+        self.weight = zeros(weight) if wanted[1] else None
+        self.bias = None if bias is None or not wanted[2] else zeros(bias)
+
+    def add(self, grad_CV: Tensor, hidden_CH: Tensor, rows: slice | Tensor, tiles: Tiles) -> None:
+        """Add one tile's derivative by the products; `hidden_CH` are its tokens' states."""
+        if self.bias is not None:
+            self.bias += grad_CV.sum(0, dtype=self.bias.dtype)
+        grad_CV = grad_CV.to(tiles.product_dtype)
+        if self.hidden is not None:
+            self.hidden[rows] = (grad_CV @ tiles.head.weight).to(self.hidden.dtype)
+        if self.weight is not None:
+            hidden_CH = hidden_CH.detach().to(tiles.product_dtype)
+            if self.weight.dtype == tiles.product_dtype:
+                self.weight.addmm_(grad_CV.T, hidden_CH)
+            else:
+                self.weight += grad_CV.T @ hidden_CH
+
+    def results(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The three gradients in their own tensors' precision."""
+        found = (self.hidden, self.weight, self.bias)
+        hidden, weight, bias = (
+            None if grad is None or like is None else grad.to(like.dtype)
+            for grad, like in zip(found, self._like, strict=True)
+        )
+        return hidden, weight, bias
