@@ -1,9 +1,8 @@
 """Batches: which hidden state predicts which token, and who sees whom."""
 
 import pytest
-import torch
 
-from riskalign.data import PairCollator, shared_prompt_mask
+from riskalign.data import PairCollator
 
 PAIRS = [
     {"prompt_ids": [1, 2], "chosen_ids": [3, 4, 5], "rejected_ids": [6], "gap": 0.5},
@@ -14,30 +13,35 @@ PAIRS = [
 def test_plain_rows_by_hand() -> None:
     batch = PairCollator(pad_token_id=0)(PAIRS)
     assert batch["gap"].tolist() == [0.5, -1.0]
+    # Prompt by prompt, its chosen response's row before its rejected one's.
     assert batch["input_ids"].tolist() == [
         [1, 2, 3, 4, 5],
-        [7, 8, 0, 0, 0],
         [1, 2, 6, 0, 0],
+        [7, 8, 0, 0, 0],
         [7, 9, 10, 0, 0],
     ]
-    assert batch["segments"].tolist() == [
-        [1, 1, 2, 2, 2],
-        [1, 2, 0, 0, 0],
-        [1, 1, 3, 0, 0],
-        [1, 3, 3, 0, 0],
-    ]
+    assert batch["attention_mask"].sum(-1).tolist() == [5, 3, 2, 3]
     assert batch["target_ids"].tolist() == [3, 4, 5, 8, 6, 9, 10]
     assert batch["sequence"].tolist() == [0, 0, 0, 1, 2, 3, 3]
-    assert batch["hidden_index"].tolist() == [1, 2, 3, 5, 11, 15, 16]
+    assert batch["hidden_index"].tolist() == [1, 2, 3, 10, 6, 15, 16]
 
 
-def test_shared_rows_by_hand() -> None:
+def test_packed_by_hand() -> None:
     batch = PairCollator(pad_token_id=0, shared_prompt=True)(PAIRS)
-    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 0, 0]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 2], [0, 1, 1, 2, 0, 0]]
-    assert batch["segments"].tolist() == [[1, 1, 2, 2, 2, 3], [1, 2, 3, 3, 0, 0]]
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 2, 0, 1, 1, 2]]
+    assert batch["unpack"].tolist() == [
+        [0, 1, 2, 3, 4],
+        [0, 1, 5, -1, -1],
+        [6, 7, -1, -1, -1],
+        [6, 8, 9, -1, -1],
+    ]
+    assert batch["repack"].tolist() == [0, 1, 2, 3, 4, 7, 10, 11, 16, 17]
+    assert batch["again"].tolist() == [[0, 1, 6], [5, 6, 15]]
     # The prompt's last position predicts the first token of both responses.
     assert batch["hidden_index"].tolist() == [1, 2, 3, 6, 1, 6, 8]
+    assert batch["target_ids"].tolist() == [3, 4, 5, 8, 6, 9, 10]
+    assert batch["sequence"].tolist() == [0, 0, 0, 1, 2, 3, 3]
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -49,15 +53,3 @@ def test_each_target_follows_its_hidden_state(shared: bool) -> None:
         # Each token of PAIRS occurs once, so that it tells its own place.
         place = (tokens == target).nonzero().flatten()[0]
         assert positions[index] == positions[place] - 1
-
-
-def test_mask_by_hand() -> None:
-    seen = shared_prompt_mask(torch.tensor([[1, 2, 2, 3, 0]]))
-    assert seen.shape == (1, 1, 5, 5)
-    assert seen[0, 0].int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 0, 0, 1, 0],
-        [1, 0, 0, 0, 1],
-    ]

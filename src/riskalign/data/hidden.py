@@ -1,18 +1,18 @@
 """The states of a batch's response tokens, and which models may read a prompt once for several.
 
-Shapes: B pairs, R rows, L tokens of the longest row, N response tokens, H hidden.
+Shapes: S rows of L tokens or one of T, N response tokens, H hidden.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from riskalign.data.collate import PAD, shared_prompt_mask
+from riskalign.data.attention import NAME
+from riskalign.data.layout import is_packed
 
-# Decoder-only models whose attention takes positions and a mask of the caller's at their word
-# (tests/training/test_forward.py compares values and gradients for each).
+# Decoder-only models that take the caller's positions at their word and hand what else they are
+# called with to their attention (tests/data/test_hidden.py compares values and gradients of each).
 SHARED_PROMPT_MODELS = frozenset(
     {
         "arcee",
@@ -26,7 +26,6 @@ SHARED_PROMPT_MODELS = frozenset(
         "llama",
         "mistral",
         "mixtral",
-        "nemotron",
         "olmo",
         "olmo2",
         "opt",
@@ -37,7 +36,6 @@ SHARED_PROMPT_MODELS = frozenset(
         "qwen3_moe",
         "seed_oss",
         "smollm3",
-        "stablelm",
         "starcoder2",
     }
 )
@@ -45,44 +43,38 @@ SHARED_PROMPT_MODELS = frozenset(
 
 def can_share_prompt(config: Any) -> bool:
     """Whether a model of this transformers configuration gives the same values with the prompt
-    computed once for all responses: full attention everywhere, `sdpa` or `eager`, positions
-    given by the caller."""
+    computed once for all responses: full attention everywhere, by `sdpa`, positions given by the
+    caller."""
     layer_types = getattr(config, "layer_types", None) or []
     return (
         config.model_type in SHARED_PROMPT_MODELS
-        and config._attn_implementation in ("sdpa", "eager")
+        and config._attn_implementation in ("sdpa", NAME)
         and all(kind == "full_attention" for kind in layer_types)
         and (bool(layer_types) or getattr(config, "sliding_window", None) is None)
     )
 
 
-def response_hidden(
-    backbone: nn.Module, batch: Mapping[str, Tensor], *, shared_prompt: bool
-) -> Tensor:
+def response_hidden(backbone: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Last hidden states from which the response tokens are predicted.
 
     Args:
-        backbone: returns `last_hidden_state` [R, L, H]; has a transformers `config`.
-        batch: `input_ids`, `position_ids`, `segments` [R, L] and `hidden_index` [N], as
-            `PairCollator(shared_prompt=shared_prompt)` returns them.
-        shared_prompt: whether rows hold several responses to their prompt.
+        backbone: returns `last_hidden_state`; has a transformers `config`, of which
+            `can_share_prompt` must hold for a packed batch. Its `sdpa` attention becomes that of
+            `attention.py`, which is the same for other calls.
+        batch: `inputs` of a `Layout` and `hidden_index` [N].
 
     Returns:
         [N, H], in the order of `batch["hidden_index"]`.
     """
     config: Any = backbone.config
     inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
-    if shared_prompt:
-        seen = shared_prompt_mask(batch["segments"])
-        if config._attn_implementation == "eager":
-            seen = _additive(seen, next(backbone.parameters()).dtype)
-        inputs |= {"attention_mask": seen, "position_ids": batch["position_ids"]}
+    if is_packed(batch):
+        config._attn_implementation = NAME
+        # A mask of four dimensions is handed on as it is; packed attention makes none of it.
+        inputs["attention_mask"] = batch["input_ids"].new_ones(1, 1, 1, 1)
+        inputs["position_ids"] = batch["position_ids"]
+        inputs["packing"] = tuple(batch[name] for name in ("unpack", "repack", "again"))
     else:
-        inputs["attention_mask"] = (batch["segments"] != PAD).long()
-    hidden_RLH: Tensor = backbone(**inputs).last_hidden_state
-    return hidden_RLH.flatten(0, 1).index_select(0, batch["hidden_index"])
-
-
-def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    blocked = torch.finfo(dtype).min
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, blocked)
+        inputs["attention_mask"] = batch["attention_mask"]
+    hidden: Tensor = backbone(**inputs).last_hidden_state
+    return hidden.flatten(0, 1).index_select(0, batch["hidden_index"])

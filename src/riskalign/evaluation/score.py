@@ -8,14 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from riskalign.data import response_hidden
-from riskalign.data.collate import PAD, PROMPT
+from riskalign.data import packed, plain, response_hidden
 from riskalign.environments import Prompt, World
 from riskalign.errors import InputError
 from riskalign.evaluation.metrics import ScoredAnswer
@@ -40,15 +38,6 @@ class _Row:
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + sum(len(ids) for _, ids in self.answers)
-
-
-class _Batch(NamedTuple):
-    input_ids: Tensor  # [R, L]
-    position_ids: Tensor  # [R, L]
-    segments: Tensor  # [R, L]: padding, prompt, then one number an answer
-    hidden_index: Tensor  # [N] into the flattened [R * L] states
-    labels: Tensor  # [N]
-    answer: Tensor  # [N]: index among all answers
 
 
 def score_answers(
@@ -77,8 +66,8 @@ def score_answers(
         tokenizer: renders the prompts.
         risk: the measure of SRR, `sum_t risk_{z ~ start}[log start(z)/policy(z)]`; KL is the same
             sum with the mean. Both in nats, over response positions.
-        shared_prompt: compute each prompt once for all of its answers, by a four-dimensional
-            attention mask that both models must honour.
+        shared_prompt: compute each prompt once for all of its answers, in packed batches, which
+            every model must be able to (`can_share_prompt`).
         progress: called with (answers done, answers in all) after each batch.
 
     Returns:
@@ -104,22 +93,18 @@ def score_answers(
             head, head_ref = _head(parts), head_of(start)
             device = head_ref.weight.device
             for chosen in _batches(rows):
-                batch = _collate(chosen, device)
+                batch, labels, index = _collate(chosen, shared_prompt, device)
                 hidden = {
-                    key: response_hidden(
-                        backbone_of(model), batch._asdict(), shared_prompt=shared_prompt
-                    )
-                    for key, model in models.items()
+                    key: response_hidden(backbone_of(model), batch) for key, model in models.items()
                 }
                 stats = token_stats(
                     torch.cat([hidden[id(model)] for model, _ in parts], dim=-1),
                     head,
                     hidden[id(start)],
                     head_ref,
-                    batch.labels,
+                    labels,
                     risk,
                 )
-                index = batch.answer.cpu()
                 kl.index_add_(0, index, stats.kl.double().cpu())
                 srr.index_add_(0, index, stats.risk.double().cpu())
                 done += sum(len(row.answers) for row in chosen)
@@ -196,34 +181,18 @@ def _batches(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
         yield batch
 
 
-def _collate(rows: Sequence[_Row], device: torch.device) -> _Batch:
-    length = len(rows[0])
-    shape = (len(rows), length)
-    input_ids = torch.zeros(shape, dtype=torch.long)
-    position_ids = torch.zeros(shape, dtype=torch.long)
-    segments = torch.full(shape, PAD, dtype=torch.long)
-    hidden_index, labels, answer = [], [], []
-    for r, row in enumerate(rows):
-        start = len(row.prompt_ids)
-        input_ids[r, :start] = torch.tensor(row.prompt_ids)
-        position_ids[r, :start] = torch.arange(start)
-        segments[r, :start] = PROMPT
-        at = start
-        for k, (i, token_ids) in enumerate(row.answers):
-            n = len(token_ids)
-            input_ids[r, at : at + n] = torch.tensor(token_ids)
-            position_ids[r, at : at + n] = start + torch.arange(n)
-            segments[r, at : at + n] = PROMPT + 1 + k
-            index = r * length + at - 1 + torch.arange(n)
-            index[0] = r * length + start - 1
-            hidden_index.append(index)
-            labels.append(torch.tensor(token_ids))
-            answer.append(torch.full((n,), i))
-            at += n
-    return _Batch(
-        *(tensor.to(device) for tensor in (input_ids, position_ids, segments)),
-        *(torch.cat(parts).to(device) for parts in (hidden_index, labels, answer)),
-    )
+def _collate(
+    rows: Sequence[_Row], shared_prompt: bool, device: torch.device
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """A batch of the rows, its N response tokens, and their index [N] among all answers."""
+    parts = [(row.prompt_ids, [ids for _, ids in row.answers]) for row in rows]
+    layout = packed(parts) if shared_prompt else plain(parts, pad_token_id=0)
+    places = torch.cat([index for own in layout.hidden_index for index in own])
+    batch = {**layout.inputs, "hidden_index": places}
+    answers = [answer for row in rows for answer in row.answers]
+    labels = torch.tensor([token for _, ids in answers for token in ids])
+    answer = torch.tensor([i for i, ids in answers for _ in ids])
+    return {name: tensor.to(device) for name, tensor in batch.items()}, labels.to(device), answer
 
 
 def _head(parts: Sequence[tuple[nn.Module, float]]) -> Head:

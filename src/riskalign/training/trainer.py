@@ -189,7 +189,7 @@ class RSATrainer(Trainer):
 
     def _pair_losses(self, policy: nn.Module, batch: Batch) -> LossOutput:
         def hidden_of(model: nn.Module) -> Tensor:
-            return response_hidden(backbone_of(model), batch, shared_prompt=self.shared_prompt)
+            return response_hidden(backbone_of(model), batch)
 
         with self.accelerator.autocast():
             with self.reference.active(policy) as ref:
@@ -332,6 +332,6 @@ def _decide_shared_prompt(wanted: bool | None, policy: nn.Module, ref: nn.Module
         kinds = ", ".join(sorted({config.model_type for config in configs}))
         raise InputError(
             f"shared_prompt is True, but for this model ({kinds}) prompts cannot be shared "
-            "exactly. Leave it None, or use a full-attention model with sdpa or eager attention."
+            "exactly. Leave it None, or use a full-attention model with sdpa attention."
         )
     return possible if wanted is None else wanted
