@@ -28,12 +28,14 @@ from benchmarks.peaks import machine, matmul_rate, megabytes, peak_above, reset_
 VARIANTS = {
     "trl": ("trl", "dpo", ""),
     "rsa": ("riskalign", "rsa2", "cvar:0.95"),
+    "rsa_compiled": ("riskalign", "rsa2", "cvar:0.95"),
     "rsa_mean": ("riskalign", "rsa2", "mean"),
     "dpo": ("riskalign", "dpo", "mean"),
 }
 SHOWN = {
     "trl": "TRL, DPO",
     "rsa": "riskalign, RSA with CVaR 0.95",
+    "rsa_compiled": "riskalign, the same, layers compiled",
     "rsa_mean": "riskalign, RSA with the mean (TDPO2)",
     "dpo": "riskalign, DPO",
 }
@@ -176,7 +178,9 @@ def measure(variant: str, o: argparse.Namespace) -> dict[str, Any]:
         else:
             from riskalign import RSAConfig, RSATrainer
 
-            trainer = RSATrainer(args=RSAConfig(loss_type=loss, risk=risk, **settings), **common)
+            settings |= {"loss_type": loss, "risk": risk}
+            settings["compile_layers"] = variant == "rsa_compiled"
+            trainer = RSATrainer(args=RSAConfig(**settings), **common)
         reset_peak(o.device)
         before = megabytes(o.device)
         trainer.train()
@@ -290,7 +294,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--prompt", type=int, default=60, help="words of a prompt")
     parser.add_argument("--response", type=int, default=180, help="words of a response")
-    parser.add_argument("--steps", type=int, default=2, help="measured steps, after one more")
+    parser.add_argument("--steps", type=int, default=3, help="measured steps, after one more")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--precision", default="fp32,bf16")
     parser.add_argument("--variants", default=",".join(VARIANTS))

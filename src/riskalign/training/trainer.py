@@ -27,6 +27,7 @@ from riskalign.risk import get_risk
 from riskalign.tokens import Group, TokenStats, backbone_of, grouped_losses, head_of, token_stats
 from riskalign.training import preparation
 from riskalign.training.cache import HiddenCache
+from riskalign.training.compiled import compiled_layers
 from riskalign.training.config import RSAConfig
 from riskalign.training.forward import call_through
 from riskalign.training.groups import pair_groups, sequence_in_group
@@ -155,6 +156,12 @@ class RSATrainer(Trainer):
                 "times slower than float32."
             )
         self._train_sums, self._eval_sums = MetricSums(), MetricSums()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer`'s, with `compile_layers` where it is set."""
+        models = (self.model, self.reference.model) if self.args.compile_layers else ()
+        with compiled_layers([model for model in models if model is not None]):
+            return super().train(*args, **kwargs)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
