@@ -20,9 +20,9 @@ from riskalign.tokens.head import Head
 from riskalign.tokens.stats import TokenStats
 from riskalign.tokens.tile import Accumulated, Tiles
 
-# Elements of one [C, V] tensor: small enough to stay near the processor's cache, large enough
-# for the matrix products to run at full speed.
-_CHUNK_ELEMENTS = {"cpu": 3 << 20, "other": 1 << 26}
+# Elements of one [C, V] tile: few enough to be a small workspace, enough for matrix products at
+# full speed, and for the head to be read and its gradient written seldom.
+_CHUNK_ELEMENTS = {"cpu": 12 << 20, "other": 1 << 26}
 
 
 class _Plan(NamedTuple):

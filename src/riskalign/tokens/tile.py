@@ -9,7 +9,7 @@ derivatives with respect to those logits are
 same for the common ones with each row held in the processor's cache.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -20,6 +20,10 @@ from riskalign.risk import Risk
 from riskalign.tokens import native
 from riskalign.tokens.distribution import distribution, expectation
 from riskalign.tokens.head import Head
+
+# Elements that plain code passes over at once: on a CPU few enough to stay near the cache and
+# below the size from which the C library asks the system for every tensor's memory anew.
+_SMALL_TILE = {"cpu": 3 << 20, "other": 1 << 62}
 
 
 class Tile(NamedTuple):
@@ -67,6 +71,19 @@ def plain_tile(
     return Tile(torch.stack((logp_policy, logp_ref, kl, value, entropy)), gradient)
 
 
+def _joined(parts: Sequence[Tile]) -> Tile:
+    """One tile of several tiles' tokens."""
+    sizes = [part.stats.shape[1] for part in parts]
+
+    def gradient(by_logp: Tensor, by_risk: Tensor, keep: bool) -> Tensor:
+        weights = zip(by_logp.split(sizes), by_risk.split(sizes), strict=True)
+        return torch.cat(
+            [part.gradient(*own, keep) for part, own in zip(parts, weights, strict=True)]
+        )
+
+    return Tile(torch.cat([part.stats for part in parts], dim=1), gradient)
+
+
 class Tiles:
     """Tiles of one policy and one reference, made one after the other in one workspace.
 
@@ -111,7 +128,13 @@ class Tiles:
             stats = rows.statistics()
             if stats is not None:
                 return Tile(stats, rows.gradient)
-        return plain_tile(products, products_ref, *rest, self.stats_dtype)
+        size = _SMALL_TILE.get(products.device.type, _SMALL_TILE["other"]) // products.shape[1]
+        pieces = [t.split(max(16, size)) for t in (products, products_ref, labels_C)]
+        parts = [
+            plain_tile(one, ref, self.head, self.head_ref, labels, self.risk, self.stats_dtype)
+            for one, ref, labels in zip(*pieces, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else _joined(parts)
 
 
 class Accumulated:
