@@ -71,12 +71,12 @@ def inputs(o: argparse.Namespace, variant: str) -> dict[str, Any]:
 
 
 def pair_loss(logp: Any, logp_ref: Any, risk: Any) -> Any:
-    """The loss of each pair of neighbouring stretches of `PAIR // 2` tokens (TDPO1's form)."""
+    """TDPO1's loss of each stretch of `PAIR` tokens, halves being the two responses."""
     import torch
 
-    side = (0.1 * (logp - logp_ref + risk)).split(PAIR // 2)
-    sums = torch.stack([part.sum() for part in side])
-    return torch.nn.functional.softplus(sums[1::2] - sums[0::2])
+    rewards = (0.1 * (logp - logp_ref + risk)).split(PAIR)
+    margins = [part[: len(part) // 2].sum() - part[len(part) // 2 :].sum() for part in rewards]
+    return torch.nn.functional.softplus(-torch.stack(margins))
 
 
 def work(variant: str, o: argparse.Namespace, given: dict[str, Any]) -> Callable[[int], None]:

@@ -1,11 +1,15 @@
 """Fixtures shared by every room; nothing in the tests reaches the network."""
 
 import os
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Threads that wait for each other take longer than tiny models do.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if shutil.which("nvidia-smi") is None:
+    # Kernels for GPUs run in Triton's interpreter; it must be told before it is first imported.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from collections.abc import Callable
 from typing import Any

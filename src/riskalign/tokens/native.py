@@ -23,10 +23,10 @@ from torch import Tensor
 from riskalign.cache import cache_root
 from riskalign.risk import Risk
 from riskalign.tokens.head import Head
+from riskalign.tokens.stats import MEASURES
 
 logger = logging.getLogger(__name__)
 
-MEASURES = {"mean": 0, "cvar": 1, "erm": 2}
 _SOURCE = Path(__file__).with_name("rows.c")
 _FLAGS = ("-O2", "-ftree-vectorize", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
 # The first set that the compiler takes: wide vectors, this processor's own, or plain ones.

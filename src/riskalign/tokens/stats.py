@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+#: Risk measures that `rows.c` and the Triton kernels know, under their numbers there.
+MEASURES = {"mean": 0, "cvar": 1, "erm": 2}
+
 
 class TokenStats(NamedTuple):
     """Policy against reference at each of N response tokens; each field is [N], in nats.

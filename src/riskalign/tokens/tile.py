@@ -5,13 +5,14 @@ derivatives with respect to those logits are
 
     d logp_policy = onehot(label) - policy        d risk = sum(q) * policy - q
 
-`plain_tile` computes them with PyTorch for any measure, device and precision; `rows.c` does the
-same for the common ones with each row held in the processor's cache.
+`plain_tile` computes them with PyTorch for any measure, device and precision; `rows.c`, on a CPU,
+and `triton_rows.py`, on a GPU, do the same for the common ones, reading each row from memory once.
 """
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from riskalign.risk import Risk
 from riskalign.tokens import native
 from riskalign.tokens.distribution import distribution, expectation
 from riskalign.tokens.head import Head
+from riskalign.tokens.stats import MEASURES
 
 # Elements that plain code passes over at once: on a CPU few enough to stay near the cache and
 # below the size from which the C library asks the system for every tensor's memory anew.
@@ -69,6 +71,18 @@ def plain_tile(
         return grad
 
     return Tile(torch.stack((logp_policy, logp_ref, kl, value, entropy)), gradient)
+
+
+def _fast_rows(products: Tensor, risk: Risk) -> Any:
+    """What computes these products' rows faster than plain code, or None."""
+    if native.takes(products, risk):
+        return native.Rows
+    kinds = (torch.float32, torch.bfloat16, torch.float16)
+    if not (products.is_cuda and products.dtype in kinds and len(products)):
+        return None
+    if risk.name not in MEASURES or importlib.util.find_spec("triton") is None:
+        return None
+    return importlib.import_module("riskalign.tokens.triton_rows").TritonRows
 
 
 def _joined(parts: Sequence[Tile]) -> Tile:
@@ -123,8 +137,9 @@ class Tiles:
         products = self._product(hidden_CH, self.head, self._workspace[0])
         products_ref = self._product(hidden_ref_CH, self.head_ref, self._workspace[1])
         rest = (self.head, self.head_ref, labels_C, self.risk)
-        if native.takes(products, self.risk):
-            rows = native.Rows(products, products_ref, *rest)
+        fast = _fast_rows(products, self.risk)
+        if fast is not None:
+            rows = fast(products, products_ref, *rest)
             stats = rows.statistics()
             if stats is not None:
                 return Tile(stats, rows.gradient)
