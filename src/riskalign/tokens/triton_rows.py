@@ -242,7 +242,7 @@ def _gradient(
         ref, bias_ref, row, at, inside, stride, scale_ref, cap_ref, HAS_BIAS_REF, HAS_CAP_REF
     )
     kept = rows + row * 9
-    value = z
+    capped = tl.where(z > _POSSIBLE, z / cap, 0.0)
     z, y = z - tl.load(kept), y - tl.load(kept + 2)
     d = y - z
     if MEASURE == 2:
@@ -258,7 +258,7 @@ def _gradient(
     grad = (risk_weight * tl.load(kept + 8) - logp_weight) * p - risk_weight * q
     grad += tl.where(at == tl.load(labels + row), logp_weight, 0.0)
     if HAS_CAP:
-        grad *= 1.0 - (value / cap) * (value / cap)
+        grad *= 1.0 - capped * capped
     grad *= scale
     tl.store(out + row * stride + at, grad.to(out.dtype.element_ty), mask=inside)
 
