@@ -1,5 +1,8 @@
 """Cached reference states are the computed ones, in whatever order pairs come back."""
 
+from pathlib import Path
+
+import pytest
 import torch
 
 from riskalign.data import PairCollator
@@ -17,14 +20,17 @@ PAIRS = [
 ]
 
 
-def test_known_pairs_come_from_the_cache() -> None:
-    cache, collate = HiddenCache(), PairCollator(0)
+@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_known_pairs_come_from_the_cache(where: str, kind: torch.dtype, tmp_path: Path) -> None:
+    cache = HiddenCache(tmp_path / "new" if where == "disk" else None)
+    collate = PairCollator(0)
     computed = []
 
     def get(*which: int) -> torch.Tensor:
         batch = collate([PAIRS[i - 1] for i in which])
         # A state that tells which token it belongs to.
-        states = batch["target_ids"][:, None].expand(-1, 3).float()
+        states = batch["target_ids"][:, None].expand(-1, 3).to(kind)
 
         def compute() -> torch.Tensor:
             computed.append(which)

@@ -11,6 +11,7 @@ from riskalign.errors import InputError
 from riskalign.losses import LOSSES
 from riskalign.pipeline.schedule import Schedule, temperatures
 from riskalign.risk import get_risk
+from riskalign.sampling import Backend
 
 Kind = Literal["helpful", "safe"]
 Problem = tuple[str, str]
@@ -31,6 +32,7 @@ class SamplingConfig:
 
     `answers_per_prompt` are split evenly over `temperatures`. A low one beside 1 pairs sober
     answers with wild ones, which teaches a model whose own distribution is too wide to narrow it.
+    `backend` vllm samples by that engine, if it is installed.
     """
 
     prompts: int = 256
@@ -40,6 +42,7 @@ class SamplingConfig:
     top_p: float = 1.0
     max_new_tokens: int = 48
     batch_size: int = 64
+    backend: Backend = "transformers"
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class StepConfig:
     max_length: int = 512
     max_prompt_length: int | None = None
     truncation_mode: Literal["keep_end", "keep_start"] = "keep_end"
+    cache_reference: Literal["memory", "disk"] | None = None
+    compile_layers: bool = False
     warmup_ratio: float = 0.0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -97,6 +102,7 @@ class EvaluationConfig:
 
     `risk` is the measure of the reported SRR. Dial points use the first `dial_prompts` prompts;
     KL and SRR, which cost a forward pass of both models, the first `distance_prompts` (None: all).
+    `backend` vllm samples by that engine; the dial, which needs two models, never does.
     """
 
     prompts: int = 64
@@ -105,6 +111,7 @@ class EvaluationConfig:
     top_p: float = 1.0
     max_new_tokens: int = 48
     batch_size: int = 64
+    backend: Backend = "transformers"
     dial: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)
     dial_prompts: int = 32
     distance_prompts: int | None = None

@@ -24,7 +24,7 @@ from riskalign.pipeline.config import EvaluationConfig
 from riskalign.pipeline.decoding import DialLogitsProcessor
 from riskalign.pipeline.progress import Update
 from riskalign.risk import get_risk
-from riskalign.sampling import sample
+from riskalign.sampling import BACKENDS
 from riskalign.tokens import backbone_of
 
 Scored = list[ScoredAnswer]
@@ -64,7 +64,7 @@ def measure(
         assert pad is None or isinstance(pad, int)
         processors = LogitsProcessorList([DialLogitsProcessor(model_2, w, pad_token_id=pad)])
         parts = [(policy, 1 - w), (model_2, w)]
-    answers = sample(
+    answers = BACKENDS[evaluation.backend if dial_to is None else "transformers"](
         policy,
         tokenizer,
         prompts,

@@ -29,7 +29,7 @@ from riskalign.models import LoadedModel, save_model
 from riskalign.pipeline.config import AlignConfig, Kind, LoraSettings, SamplingConfig, StepConfig
 from riskalign.pipeline.machine import best_device, model_dtype, use_bf16
 from riskalign.pipeline.progress import TrainingProgress, Update
-from riskalign.sampling import Answer, sample
+from riskalign.sampling import BACKENDS, Answer
 from riskalign.training import RSAConfig, RSATrainer
 
 
@@ -64,7 +64,7 @@ def sample_pairs(
     answers: list[list[Answer]] = [[] for _ in prompts]
     for i, temperature in enumerate(sampling.temperatures):
         done = total * i // len(sampling.temperatures)
-        more = sample(
+        more = BACKENDS[sampling.backend](
             model,
             loaded.tokenizer,
             prompts,

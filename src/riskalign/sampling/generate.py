@@ -96,19 +96,12 @@ def sample(
         InputError: a number is out of range, the tokenizer has no chat template, or a prompt and
             its answer may be longer than the model has positions for.
     """
-    for name, value, least in (
-        ("answers_per_prompt", answers_per_prompt, 1),
-        ("max_new_tokens", max_new_tokens, 1),
-        ("batch_size", batch_size, 1),
-        ("temperature", temperature, 0.0),
-    ):
-        if value < least:
-            raise InputError(f"{name}: must be at least {least}, got {value}")
+    check_numbers(answers_per_prompt, max_new_tokens, batch_size, temperature)
     ids = checked_prompts(model, tokenizer, prompts, max_new_tokens)
     # A dial's companion model reads the whole prompt by itself, so a shared reading serves only
     # plain models.
     shared = logits_processor is None and _cache_can_be_repeated(model)
-    config = _generation_config(model, tokenizer, max_new_tokens)
+    config = generation_config(model, tokenizer, max_new_tokens)
     processors = LogitsProcessorList(logits_processor or [])
     if temperature > 0:
         processors += _drawing(temperature, top_p)
@@ -125,13 +118,27 @@ def sample(
             at = 0
             for i, n in rows:
                 for row in new[at : at + n].tolist():
-                    found[i].append(_answer(prompts[i].id, row, config, tokenizer))
+                    found[i].append(to_answer(prompts[i].id, row, config, tokenizer))
                 at += n
             done += at
             if progress:
                 progress(done, total)
     model.train(was_training)
     return found
+
+
+def check_numbers(
+    answers_per_prompt: int, max_new_tokens: int, batch_size: int, temperature: float
+) -> None:
+    """Refuse numbers out of range with `InputError`."""
+    for name, value, least in (
+        ("answers_per_prompt", answers_per_prompt, 1),
+        ("max_new_tokens", max_new_tokens, 1),
+        ("batch_size", batch_size, 1),
+        ("temperature", temperature, 0.0),
+    ):
+        if value < least:
+            raise InputError(f"{name}: must be at least {least}, got {value}")
 
 
 def checked_prompts(
@@ -164,9 +171,10 @@ def _drawing(temperature: float, top_p: float) -> list[LogitsProcessor]:
     return [*drawing, Draw()]
 
 
-def _generation_config(
+def generation_config(
     model: Any, tokenizer: PreTrainedTokenizerBase, limit: int
 ) -> GenerationConfig:
+    """Stop tokens and length, and nothing that bends the distribution."""
     # A fresh config: a model's own defaults (top_k, penalties) would bend the distribution whose
     # tail is to be measured.
     eos = {tokenizer.eos_token_id}
@@ -275,9 +283,10 @@ def _cuda_devices(model: Any) -> list[torch.device]:
     return [model.device] if model.device.type == "cuda" else []
 
 
-def _answer(
+def to_answer(
     prompt_id: str, row: list[int], config: GenerationConfig, tokenizer: PreTrainedTokenizerBase
 ) -> Answer:
+    """The answer of new tokens [L], cut after the first that ends it."""
     eos = config.eos_token_id
     ends = set(eos) if isinstance(eos, list) else {eos}
     end = next((i for i, token in enumerate(row) if token in ends), None)

@@ -36,9 +36,9 @@ class RSAConfig(TrainingArguments):
             chooses by the vocabulary's size.
         shared_prompt: store and compute each prompt once for both responses; None does so
             where the model is known to compute the same values that way.
-        cache_reference: keep the reference's hidden states of the response tokens in memory, so
-            that later epochs need no forward pass of the reference; takes 4 bytes times hidden
-            size for each response token.
+        cache_reference: `"memory"` (or True) or `"disk"` (a temporary file in `output_dir`) keeps
+            the reference's hidden states of the response tokens, so that later epochs need no
+            forward pass of the reference; takes 4 bytes times hidden size for each such token.
         compile_layers: compile the models' decoder layers for training, also set by
             `torch_compile`: half a minute once, then less time and memory a step.
         model_init_kwargs: for a model given by name, passed to `from_pretrained`.
@@ -71,8 +71,8 @@ class RSAConfig(TrainingArguments):
     shared_prompt: bool | None = field(
         default=None, metadata={"help": "Compute each prompt once for both responses."}
     )
-    cache_reference: bool = field(
-        default=False, metadata={"help": "Keep the reference's hidden states in memory."}
+    cache_reference: Any = field(
+        default=None, metadata={"help": "Keep the reference's hidden states: memory or disk."}
     )
     compile_layers: bool = field(
         default=False, metadata={"help": "Compile the models' decoder layers for training."}
@@ -84,6 +84,10 @@ class RSAConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Check the values, then let `TrainingArguments` do the same with its own."""
+        # True and False are the names that a setting of its kind has in TRL.
+        known = {True: "memory", False: None}
+        if isinstance(self.cache_reference, bool):
+            self.cache_reference = known[self.cache_reference]
         _check(self)
         if self.gradient_checkpointing is not None and "activation_checkpointing" in {
             f.name for f in fields(self)
@@ -115,6 +119,11 @@ def _check(config: RSAConfig) -> None:
         ("chunk_size", config.chunk_size, 1),
     ]
     rules = [
+        (
+            "cache_reference",
+            config.cache_reference in (None, "memory", "disk"),
+            "None, 'memory' or 'disk'",
+        ),
         ("loss_type", config.loss_type in LOSSES, f"one of {', '.join(LOSSES)}"),
         ("target", config.target in TARGETS, f"one of {', '.join(TARGETS)}"),
         ("beta", config.beta > 0, "a number above 0, such as 0.1"),

@@ -100,7 +100,10 @@ class RSATrainer(Trainer):
             self.shared_prompt = _decide_shared_prompt(args.shared_prompt, policy, ref)
         self.risk = get_risk(args.risk)
         self.data_counts: dict[str, PairCounts] = {}
-        self._ref_cache = HiddenCache() if args.cache_reference else None
+        self._ref_cache = None
+        if args.cache_reference:
+            folder = Path(str(args.output_dir)) if args.cache_reference == "disk" else None
+            self._ref_cache = HiddenCache(folder)
 
         def prepared(data: Any, name: str, keep: bool = True) -> Dataset:
             split = "train" if name == "train_dataset" else "test"
