@@ -215,14 +215,9 @@ def needed_flops(o: argparse.Namespace, shared: bool) -> float:
     return float(2 * o.pairs * (body + attention + head))
 
 
-def paired(a: list[dict[str, Any]], b: list[dict[str, Any]], key: str) -> float:
-    """Median over rounds of one variant's figure over another's."""
-    return float(statistics.median(x[key] / y[key] for x, y in zip(a, b, strict=True)))
-
-
 def run_all(o: argparse.Namespace) -> dict[str, Any]:
     """Every variant and precision `repeats` times in turn, each in a fresh process."""
-    rows, ratios = [], []
+    rows: list[dict[str, Any]] = []
     names = ("shape", "pairs", "prompt", "response", "steps", "device")
     flags = [f"--{name}={getattr(o, name)}" for name in names]
     flags += ["--lora"] if o.lora else []
@@ -261,28 +256,43 @@ def run_all(o: argparse.Namespace) -> dict[str, Any]:
                     "peak": round(flops / rate / figures["seconds"], 3),
                 }
             )
-        rsa, trl, dpo = (medians.get(name) for name in ("rsa", "trl", "dpo"))
-
-        if rsa and trl:
-            speed = paired(done["rsa"], done["trl"], "tokens_per_second")
-            memory = paired(done["rsa"], done["trl"], "megabytes")
-            ratios.append((f"RSA over TRL's DPO, tokens/s, {precision}", speed, 2.5, speed >= 2.5))
-            ratios.append((f"RSA over TRL's DPO, memory, {precision}", memory, 0.5, memory <= 0.5))
-        if rsa and dpo:
-            own = paired(done["rsa"], done["dpo"], "seconds")
-            ratios.append((f"RSA over own DPO, time, {precision}", own, 1.03, own <= 1.03))
-        if rsa and precision == "bf16":
-            share = needed_flops(o, shared=True) / rate / rsa["seconds"]
-            ratios.append(("share of matmul peak, bf16", share, 0.6, share >= 0.6))
     return {
         "machine": machine(o.device),
         "settings": {name: getattr(o, name) for name in (*names, "lora", "checkpointing")},
         "rows": rows,
-        "ratios": [
-            {"name": n, "value": round(v, 3), "bar": bar, "holds": bool(holds)}
-            for n, v, bar, holds in ratios
-        ],
+        "ratios": ratios(rows),
     }
+
+
+def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is compared, from a run's rows: times round by round, memory by medians."""
+    found: list[tuple[str, float, float, bool]] = []
+    by_name = {(row["precision"], row["variant"]): row for row in rows}
+
+    def faster(a: dict[str, Any], b: dict[str, Any]) -> float:
+        rounds = zip(a["all_seconds"], b["all_seconds"], strict=True)
+        return float(statistics.median(y / x for x, y in rounds))
+
+    for precision in dict.fromkeys(row["precision"] for row in rows):
+        trl, dpo, rsa, compiled = (
+            by_name.get((precision, name)) for name in ("trl", "dpo", "rsa", "rsa_compiled")
+        )
+        for own, what in ((rsa, "RSA"), (compiled, "RSA, layers compiled,")):
+            if own and trl:
+                speed, memory = faster(own, trl), own["megabytes"] / trl["megabytes"]
+                found += [
+                    (f"{what} over TRL's DPO, tokens/s, {precision}", speed, 2.5, speed >= 2.5),
+                    (f"{what} over TRL's DPO, memory, {precision}", memory, 0.5, memory <= 0.5),
+                ]
+        if rsa and dpo:
+            time = faster(dpo, rsa)
+            found.append((f"RSA over own DPO, time, {precision}", time, 1.03, time <= 1.03))
+        if rsa and precision == "bf16":
+            found.append(("share of matmul peak, bf16", rsa["peak"], 0.6, rsa["peak"] >= 0.6))
+    return [
+        {"name": name, "value": round(value, 3), "bar": bar, "holds": bool(holds)}
+        for name, value, bar, holds in found
+    ]
 
 
 def main() -> None:
@@ -302,12 +312,17 @@ def main() -> None:
     parser.add_argument("--lora", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--from-json", type=Path, help="show an earlier run's file instead")
     parser.add_argument("--measure", choices=list(VARIANTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure is not None:
         print(json.dumps(measure(options.measure, options)))
         return
-    results = run_all(options)
+    if options.from_json is not None:
+        results = json.loads(options.from_json.read_text(encoding="utf-8"))
+        results["ratios"] = ratios(results["rows"])
+    else:
+        results = run_all(options)
     title = f"One step: {options.pairs} pairs, {options.prompt} + {options.response} words"
     columns = {
         "precision": "precision",

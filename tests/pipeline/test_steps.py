@@ -10,10 +10,9 @@ import torch
 
 from riskalign.data import load_pairs
 from riskalign.models import LoadedModel, fingerprint
-from riskalign.pipeline import steps
 from riskalign.pipeline.config import SamplingConfig, StepConfig
 from riskalign.pipeline.steps import for_inference, sample_pairs, training_config, write_rows
-from riskalign.sampling import sample
+from riskalign.sampling import BACKENDS, sample
 from tests import tiny
 from tests.pipeline.conftest import Letters
 
@@ -50,7 +49,7 @@ def test_answers_are_split_over_the_temperatures(monkeypatch: pytest.MonkeyPatch
         asked.append((options["temperature"], options["answers_per_prompt"]))
         return sample(*arguments, **options)
 
-    monkeypatch.setattr(steps, "sample", recorded)
+    monkeypatch.setitem(BACKENDS, "transformers", recorded)
     both = dataclasses.replace(SAMPLING, temperatures=(0.5, 2.0))
     _, counts = sample_pairs(
         Letters(), _loaded(), "helpful", both, seed=1,
@@ -79,7 +78,7 @@ def test_every_step_setting_reaches_the_trainer(tmp_path: Path) -> None:
         per_device_train_batch_size=3, gradient_accumulation_steps=2, gradient_checkpointing=True,
         max_length=100, max_prompt_length=50, truncation_mode="keep_start", warmup_ratio=0.1,
         weight_decay=0.01, max_grad_norm=0.5, lr_scheduler_type="cosine", logging_steps=3,
-        save_strategy="steps", save_steps=9,
+        save_strategy="steps", save_steps=9, cache_reference="disk", compile_layers=True,
     )  # fmt: skip
     assert all(
         getattr(step, field.name) != field.default

@@ -58,6 +58,16 @@ def test_grouped_equals_naive(
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
+def test_a_retained_graph_may_be_differentiated_again() -> None:
+    case = make_case()
+    inputs = leaves(case)
+    losses = grouped(case, "cvar:0.9", (2, 4))
+    first = torch.autograd.grad(losses.sum(), inputs, retain_graph=True)
+    first = tuple(grad.clone() for grad in first)
+    for one, other in zip(first, torch.autograd.grad(losses.sum(), inputs), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_gradcheck() -> None:
     case = make_case(vocabulary=9, width=3, width_ref=3)
 

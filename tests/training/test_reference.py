@@ -114,3 +114,22 @@ def test_what_cannot_be_a_reference_is_refused(tiny_model: Any) -> None:
         with_reference(model, None, prompts)
     with pytest.raises(InputError, match="already has an adapter"):
         with_reference(get_peft_model(model, lora()), None, lora())
+
+
+def test_linear_layers_cast_once_have_the_values_of_autocast() -> None:
+    model = tiny.make_model()
+    _, reference = with_reference(model, None, None)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = model(ids).logits
+        reference.cast_once(torch.bfloat16)
+        assert reference.model is not None
+        assert torch.equal(reference.model(ids).logits, expected)
+    kinds = {name: p.dtype for name, p in reference.model.named_parameters()}
+    assert kinds["model.layers.0.mlp.up_proj.weight"] == torch.bfloat16
+    assert kinds["model.norm.weight"] == torch.float32
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    given = tiny.make_model(seed=1)
+    _, reference = with_reference(model, given, None)
+    reference.cast_once(torch.bfloat16)
+    assert {p.dtype for p in given.parameters()} == {torch.float32}

@@ -107,8 +107,9 @@ class _GroupedLosses(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
         hidden_NH, _, bias_V, hidden_ref_NH, labels_N = ctx.saved_tensors
-        if grad_B.numel() and bool((grad_B == grad_B[0]).all()):
-            # A mean or a sum over pairs: what the forward pass has found, by one factor.
+        if ctx.grads is not None and grad_B.numel() and bool((grad_B == grad_B[0]).all()):
+            # A mean or a sum over pairs: what the forward pass has found, by one factor, which a
+            # second pass over a retained graph no longer finds.
             found = tuple(None if grad is None else grad.mul_(grad_B[0]) for grad in ctx.grads)
             ctx.grads = None
         else:

@@ -51,7 +51,8 @@ def _processor() -> str:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return platform.processor()
-    return "".join(sorted({line for line in text.splitlines() if line.startswith("flags")}))
+    kinds = ("flags", "Features", "model name", "CPU part")
+    return "".join(sorted({line for line in text.splitlines() if line.startswith(kinds)}))
 
 
 def _compile(compiler: str, target: Path) -> bool:

@@ -165,7 +165,7 @@ class Accumulated:
             return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
 
         self._like = hidden, weight, bias
-        self.hidden = torch.empty_like(hidden) if wanted[0] else None
+        self.hidden = torch.zeros_like(hidden) if wanted[0] else None
         self.weight = zeros(weight) if wanted[1] else None
         self.bias = None if bias is None or not wanted[2] else zeros(bias)
 

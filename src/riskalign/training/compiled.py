@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import nn
 
 
@@ -25,12 +24,11 @@ def compiled_layers(models: Sequence[nn.Module]) -> Iterator[None]:
     between matrix products: less time, and fewer activations to keep for the backward pass.
     """
     layers = [layer for model in models for layer in repeated_layers(model)]
+    before = [layer._compiled_call_impl for layer in layers]
     for layer in layers:
         layer.compile(dynamic=True)
     try:
         yield
     finally:
-        for layer in layers:
-            layer._compiled_call_impl = None
-        if layers:
-            torch.compiler.reset()
+        for layer, own in zip(layers, before, strict=True):
+            layer._compiled_call_impl = own

@@ -26,11 +26,25 @@ class Reference:
     """Gives the reference model, for as long as `active()` lasts, without gradients.
 
     `model` is a module of its own, or None where the reference is the policy with its adapter
-    off.
+    off. `own` says that it is a copy made here.
     """
 
-    def __init__(self, model: nn.Module | None) -> None:
+    def __init__(self, model: nn.Module | None, own: bool = False) -> None:
         self.model = model
+        self.own = own
+
+    def cast_once(self, dtype: torch.dtype) -> None:
+        """Keep a copy's linear layers in the precision that autocast would cast them to each time.
+
+        The values are the same to the last bit. Weights shared with an embedding, which autocast
+        leaves alone, stay as they are; so does a reference that was given.
+        """
+        if self.model is None or not self.own:
+            return
+        embedded = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding)}
+        for module in self.model.modules():
+            if isinstance(module, nn.Linear) and id(module.weight) not in embedded:
+                module.to(dtype)
 
     @contextlib.contextmanager
     def active(self, policy: nn.Module) -> Iterator[nn.Module]:
@@ -80,9 +94,8 @@ def with_reference(
         )
     copied = freeze(ref_model) if ref_model is not None else None
     if peft_config is None:
-        if copied is None and not (isinstance(model, PeftModel) and _is_neutral(model)):
-            copied = frozen_copy(model)
-        return model, Reference(copied)
+        own = copied is None and not (isinstance(model, PeftModel) and _is_neutral(model))
+        return model, Reference(frozen_copy(model) if own else copied, own)
     if isinstance(model, PeftModel):
         raise InputError(
             "The model already has an adapter and peft_config asks for another. Merge the first "
@@ -93,9 +106,9 @@ def with_reference(
             f"PEFT type {peft_config.peft_type} adds virtual tokens, which is not supported. "
             "Use an adapter such as LoRA."
         )
-    if copied is None and not _leaves_base_alone(peft_config):
-        copied = frozen_copy(model)
-    return get_peft_model(model, peft_config), Reference(copied)
+    own = copied is None and not _leaves_base_alone(peft_config)
+    reference = Reference(frozen_copy(model) if own else copied, own)
+    return get_peft_model(model, peft_config), reference
 
 
 def _is_neutral(model: PeftModel) -> bool:

@@ -98,6 +98,8 @@ class RSATrainer(Trainer):
         with self.reference.active(policy) as ref:
             preparation.check_vocabulary(tokenizer, policy, ref)
             self.shared_prompt = _decide_shared_prompt(args.shared_prompt, policy, ref)
+        if args.bf16:
+            self.reference.cast_once(torch.bfloat16)
         self.risk = get_risk(args.risk)
         self.data_counts: dict[str, PairCounts] = {}
         self._ref_cache = None
@@ -211,7 +213,9 @@ class RSATrainer(Trainer):
             hidden, head = hidden_of(policy), head_of(policy)
             inputs = (hidden, head, hidden_ref, head_ref, batch["target_ids"], self.risk)
             n, sequence = len(batch["gap"]), batch["sequence"]
-            groups = pair_groups(sequence, n, head) if torch.is_grad_enabled() else None
+            # Gradients taken in the forward pass would miss the factor that fp16 needs.
+            at_once = torch.is_grad_enabled() and not self.args.fp16
+            groups = pair_groups(sequence, n, head) if at_once else None
             if groups is None or self.args.chunk_size is not None:
                 stats = token_stats(*inputs, chunk_size=self.args.chunk_size)
                 return self._loss(sum_by_sequence(stats, sequence, 2 * n), batch["gap"])
