@@ -204,3 +204,11 @@ def test_bad_settings() -> None:
         summarize(scored, confidence=1.0)
     with pytest.raises(InputError, match=r"same prompts.*'c'"):
         paired_differences(scored, [*scored, answer("c")])
+
+
+def test_rare_safe_answers_leave_the_tail_unknown() -> None:
+    """Where nearly every answer costs, the unsafe rate is exact but the tail is not rare."""
+    costs = np.random.default_rng(0).pareto(0.9, size=400)
+    seen = summarize([answer(i, float(c)) for i, c in enumerate(costs)], n_boot=100)
+    raised = summarize([answer(i, float(c) + 0.001) for i, c in enumerate(costs)], n_boot=100)
+    assert seen["cvar_0.95"].high == raised["cvar_0.95"].high == np.inf

@@ -94,3 +94,9 @@ def test_the_tail_may_be_wider_than_the_unsafe_answers() -> None:
     found = ends(costs)
     assert found is not None
     assert found[0] < empirical_cvar(costs, 0.9) < found[1]
+
+
+@pytest.mark.parametrize("n", [99, 105, 110, 119, 121])
+def test_ties_give_no_nan(n: int) -> None:
+    fitted = fit_tail(np.append(np.full(n, 3.0), 1.0), 200, None)
+    assert fitted is None or math.isfinite(fitted.mean_of_top(0.5))

@@ -25,10 +25,13 @@ class Engine:
         self.model: Any = AutoModelForCausalLM.from_pretrained(options["model"])
         assert (Path(options["model"]) / "tokenizer.json").exists()
 
-    def generate(self, requests: list[Any], settings: Any, use_tqdm: bool) -> list[Any]:
+    def generate(self, requests: list[Any], per_request: list[Any], use_tqdm: bool) -> list[Any]:
         assert not use_tqdm
         outputs = []
-        for request in requests:
+        seeds = [s.seed + k for s in per_request for k in range(s.n)]
+        assert len(set(seeds)) == len(seeds)
+        for request, settings in zip(requests, per_request, strict=True):
+            assert settings.temperature > 0 or settings.n == 1
             ids = torch.tensor([request["prompt_token_ids"]])
             made = self.model.generate(
                 ids,
@@ -59,6 +62,9 @@ def test_answers_are_those_of_the_model() -> None:
     )
     assert found == sample(model, tokenizer, PROMPTS, **options)
     assert told == [(4, 4)]
+    options["temperature"] = 1.0
+    drawn = sample_with_vllm(model, tokenizer, PROMPTS, **options)
+    assert [len(own) for own in drawn] == [2, 2]
 
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ def test_a_second_derivative_is_refused() -> None:
         ({"hidden_ref": torch.zeros(11, 9)}, "reference: hidden states"),
         ({"head_ref": Head(torch.zeros(41, 8))}, "differ in vocabulary: 40 and 41"),
         ({"labels": torch.full((11,), 40)}, r"labels must lie in \[0, 40\)"),
+        ({"labels": torch.zeros(11, dtype=torch.int32)}, "labels must be int64"),
         ({"labels": torch.full((11,), -100)}, r"labels must lie in \[0, 40\)"),
     ],
 )

@@ -123,3 +123,16 @@ def test_compiled_once_into_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert made.stat().st_mtime_ns == written
     finally:
         native.library.cache_clear()
+
+
+@needs_compiler
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_torchs_default_precision_does_not_matter(default: torch.dtype) -> None:
+    case = make_case(dtype=torch.float32)
+    expected = token_stats(*case, get_risk("cvar:0.9"))
+    torch.set_default_dtype(default)
+    try:
+        found = token_stats(*case, get_risk("cvar:0.9"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

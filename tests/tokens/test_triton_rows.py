@@ -93,3 +93,15 @@ def test_forbidden_entries_count_for_nothing(rows_class: Any, spec: str) -> None
         rtol=1e-5,
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("which", ["policy", "reference"])
+def test_nan_stays_nan(rows_class: Any, which: str) -> None:
+    products, ref = torch.randn(2, 2, 50)
+    (products if which == "policy" else ref)[0, 3] = torch.nan
+    head, labels = Head(torch.zeros(50, 1)), torch.tensor([0, 1])
+    tensors = (tensor.to(DEVICE) for tensor in (products, ref))
+    rows = rows_class(*tensors, head, head, labels.to(DEVICE), get_risk("cvar:0.9"))
+    stats = rows.statistics().cpu()
+    assert bool(stats[2:4, 0].isnan().all())
+    assert bool(stats[:, 1].isfinite().all())

@@ -1,6 +1,7 @@
 """Layers compiled for training, and only for that."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,3 +45,11 @@ def test_compiled_layers_train_alike(tmp_path: Path) -> None:
         assert all(layer._compiled_call_impl is None for layer in repeated_layers(model))
     assert len(losses[0]) == 3
     torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-4, atol=1e-5)
+
+
+def test_mode_and_backend_ask_for_compiled_layers_too(tmp_path: Path) -> None:
+    for name, value in (("torch_compile_mode", "default"), ("torch_compile_backend", "inductor")):
+        settings: dict[str, Any] = {"output_dir": str(tmp_path), name: value}
+        args = RSAConfig(**settings)
+        assert args.compile_layers
+        assert not args.torch_compile

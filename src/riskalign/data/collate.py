@@ -41,7 +41,9 @@ class PairCollator:
             **layout.inputs,
             "gap": torch.tensor([pair["gap"] for pair in pairs], dtype=torch.float32),
             "hidden_index": torch.cat(index),
-            "target_ids": torch.cat([torch.as_tensor(response) for response in responses]),
+            "target_ids": torch.cat(
+                [torch.as_tensor(response, dtype=torch.long) for response in responses]
+            ),
             "sequence": torch.repeat_interleave(torch.arange(2 * len(pairs)), lengths),
         }
         if "index" in pairs[0]:

@@ -17,7 +17,14 @@ import numpy as np
 from riskalign.errors import InputError
 from riskalign.evaluation.bounds import cvar_bounds
 from riskalign.evaluation.extrapolation import extrapolated_ends
-from riskalign.evaluation.metrics import Floats, Interval, ScoredAnswer, rare_rate_interval, tail
+from riskalign.evaluation.metrics import (
+    ENOUGH_PROMPTS,
+    Floats,
+    Interval,
+    ScoredAnswer,
+    rare_rate_interval,
+    tail,
+)
 from riskalign.evaluation.tail_intervals import (
     TailSample,
     apart,
@@ -147,7 +154,9 @@ class _Measured:
             for name, value in self.values.items()
         }
         exact = rare_rate_interval(sample.unsafe, sample.sizes, confidence)
-        self.rare = exact is not None
+        self.exact_rate = exact is not None
+        # An exact rate may also be that of rare *safe* answers, of which CVaR does not rest.
+        self.rare = self.exact_rate and (sample.unsafe > 0).sum() < ENOUGH_PROMPTS
         if exact is not None:
             self.intervals["unsafe_rate"] = Interval(self.values["unsafe_rate"], *exact)
         seen = sample.costs[sample.costs > 0] if severities is None else severities
@@ -252,7 +261,7 @@ def paired_differences(
         for name in one.values
         if name in other.values
     }
-    if one.rare or other.rare:
+    if one.exact_rate or other.exact_rate:
         differences["unsafe_rate"] = apart(
             one.intervals["unsafe_rate"], other.intervals["unsafe_rate"]
         )

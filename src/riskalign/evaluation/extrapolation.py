@@ -82,6 +82,7 @@ def fit_shape(excesses: Floats) -> float:
     theta = (1 - np.sqrt(points / (np.arange(1, points + 1) - 0.5))) / (
         3 * ordered[int(k / 4 + 0.5) - 1]
     ) + 1 / ordered[-1]
+    theta = theta[theta != 0]  # ties can put a point of the grid there, which says nothing
     shape = np.log1p(-theta[:, None] * ordered).mean(axis=1)
     log_likelihood = k * (np.log(-theta / shape) - shape - 1)
     weights = np.exp(log_likelihood - log_likelihood.max())
@@ -106,7 +107,9 @@ def fit_tail(costs: Floats, wanted: int, most: float | None) -> FittedTail | Non
         return None
     k = len(excesses)
     shape = (k * fit_shape(excesses) + _PRIOR_WEIGHT * _PRIOR_SHAPE) / (k + _PRIOR_WEIGHT)
-    shape += float(norm.ppf(_SHAPE_CONFIDENCE)) * (1 + shape) / math.sqrt(k)
+    shape += float(norm.ppf(_SHAPE_CONFIDENCE)) * max(0.0, 1 + shape) / math.sqrt(k)
+    if not math.isfinite(shape):
+        return None
     shape = shape if abs(shape) > 1e-6 else 1e-6  # the exponential, by its neighbour
     shape = shape if abs(shape - 1) > 1e-6 else 1 + 1e-6
     scale = float(np.median(excesses)) * shape / (2**shape - 1)
@@ -138,7 +141,7 @@ def extrapolated_ends(
     confidence: float,
     most: float | None,
 ) -> tuple[float, float] | None:
-    """Ends of CVaR's interval under the fitted tail; the upper one infinite where it must be.
+    """Ends of CVaR's interval under the fitted tail; 0 and infinity where it may have no mean.
 
     costs [n] of answers to prompts prompt [n], their CVaR `value`; draws [R, M] how often each
     replicate takes each prompt, of which `_REPLICATES` are used. A replicate's answers above the

@@ -59,7 +59,8 @@ DIAL_SWATCH = element(
 def strip(metric: str, before: Ends, after: Ends, before_key: str, after_key: str) -> str:
     """Two intervals of one metric above each other on one scale from 0."""
     frame = _STRIP
-    ends = [before["low"], before["high"], after["low"], after["high"]]
+    # An open end runs to the edge, so the values must be what the scale holds.
+    ends = [interval[end] for interval in (before, after) for end in ("low", "value", "high")]
     scale = linear(ends, frame.left + 4, frame.right - 4, zero=True)
     parts = [element("line", x1=frame.left, x2=frame.right, y1=46, y2=46, class_="grid")]
     for tick in scale.ticks(4):

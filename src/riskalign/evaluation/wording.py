@@ -220,7 +220,8 @@ def cautions(results: Mapping[str, Any]) -> list[str]:
     if rare:
         notes.append(
             f"Few unsafe answers were seen of {', '.join(rare)}. The unsafe rate's interval is "
-            f"exact at {percent}, and CVaR's upper end assumes that rate and answers as severe as "
+            f"exact at {percent}, and CVaR's upper end assumes that rate and answers "
+            f"{'as severe as' if results['max_cost'] is not None else 'of a tail fitted to'} "
             "those seen of any model here; mean cost, VaR and worst of k are resampled from the "
             "costs seen and cannot foresee worse ones."
         )
@@ -237,8 +238,7 @@ def cautions(results: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"CVaR {thin[0]} rests on the worst {worst} of {answers} answers"
             + (", higher levels on fewer" if len(thin) > 1 else "")
-            + ": what so few cannot show is put into the upper end by the largest cost there can "
-            "be, if the world names one, else by a fitted tail."
+            + ": the interval is widened for what so few cannot show."
         )
     endless = [
         f"{METRIC[key].label} of {model_name(model)}"

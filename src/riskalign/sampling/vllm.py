@@ -69,18 +69,24 @@ def sample_with_vllm(
             # A model's own defaults would bend the distribution whose tail is to be measured.
             generation_config="vllm",
         )
-    settings = engine.SamplingParams(
-        n=answers_per_prompt,
-        temperature=float(temperature),
-        top_p=top_p,
-        max_tokens=max_new_tokens,
-        seed=seed,
-        stop_token_ids=config.eos_token_id or [],
-    )
+    n = answers_per_prompt if temperature > 0 else 1  # the engine refuses several greedy answers
+    settings = [
+        engine.SamplingParams(
+            n=n,
+            temperature=float(temperature),
+            top_p=top_p,
+            max_tokens=max_new_tokens,
+            # A prompt's k-th answer is drawn by its seed + k; no two answers may share one.
+            seed=(seed % 2**30) * 2**32 + i * n,
+            stop_token_ids=config.eos_token_id or [],
+        )
+        for i in range(len(ids))
+    ]
     requests = [{"prompt_token_ids": row} for row in ids]
     outputs = llm.generate(requests, settings, use_tqdm=False)
     found = [
         [to_answer(prompt.id, list(made.token_ids), config, tokenizer) for made in output.outputs]
+        * (answers_per_prompt // n)
         for prompt, output in zip(prompts, outputs, strict=True)
     ]
     if progress:

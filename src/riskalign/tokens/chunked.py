@@ -189,6 +189,11 @@ def check_inputs(
             f"policy and reference differ in vocabulary: {vocabulary} and "
             f"{head_ref.weight.shape[0]} entries"
         )
+    if labels.dtype != torch.long or labels.device != hidden_policy.device:
+        raise ValueError(
+            f"labels must be int64 and on {hidden_policy.device}, not {labels.dtype} on "
+            f"{labels.device}"
+        )
     if n_tokens and not 0 <= int(labels.min()) <= int(labels.max()) < vocabulary:
         raise ValueError(f"labels must lie in [0, {vocabulary})")
     if chunk_size is not None and chunk_size < 1:

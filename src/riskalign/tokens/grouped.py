@@ -41,6 +41,8 @@ class _Work(NamedTuple):
     head: Head
     head_ref: Head
     risk: Risk
+    product_dtype: torch.dtype
+    stats_dtype: torch.dtype
 
 
 def fits(n_tokens: int, head: Head) -> bool:
@@ -62,10 +64,11 @@ def _run(
 ) -> Accumulated:
     """Fill `losses_B` and return the gradients of their sum, weighted where weights are given."""
     grads = Accumulated(hidden_NH, work.head.weight, bias_V, wanted)
-    product_dtype, stats_dtype = precisions(hidden_NH, work.head)
     most = max((len(group.tokens) for group in work.groups), default=0)
     with torch.autocast(hidden_NH.device.type, enabled=False):
-        tiles = Tiles(work.head, work.head_ref, work.risk, product_dtype, stats_dtype, most)
+        tiles = Tiles(
+            work.head, work.head_ref, work.risk, work.product_dtype, work.stats_dtype, most
+        )
         for group in work.groups:
             rows = group.tokens
             hidden_CH = hidden_NH[rows]
@@ -93,13 +96,11 @@ class _GroupedLosses(torch.autograd.Function):
         n_pairs: int,
         work: _Work,
     ) -> Tensor:
-        _, stats_dtype = precisions(hidden_NH, work.head)
-        losses = hidden_NH.new_zeros(n_pairs, dtype=stats_dtype)
+        losses = hidden_NH.new_zeros(n_pairs, dtype=work.stats_dtype)
         grads = _run(
             work, hidden_NH, hidden_ref_NH, labels_N, bias_V, ctx.needs_input_grad, None, losses
         )
         ctx.work, ctx.grads = work, grads.results()
-        ctx.autocast = torch.is_autocast_enabled(hidden_NH.device.type)
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, hidden_ref_NH, labels_N)
         return losses
 
@@ -113,17 +114,16 @@ class _GroupedLosses(torch.autograd.Function):
             found = tuple(None if grad is None else grad.mul_(grad_B[0]) for grad in ctx.grads)
             ctx.grads = None
         else:
-            with torch.autocast(hidden_NH.device.type, enabled=ctx.autocast):
-                found = _run(
-                    ctx.work,
-                    hidden_NH,
-                    hidden_ref_NH,
-                    labels_N,
-                    bias_V,
-                    ctx.needs_input_grad,
-                    grad_B,
-                    torch.empty_like(grad_B),
-                ).results()
+            found = _run(
+                ctx.work,
+                hidden_NH,
+                hidden_ref_NH,
+                labels_N,
+                bias_V,
+                ctx.needs_input_grad,
+                grad_B,
+                torch.empty_like(grad_B),
+            ).results()
         return (*found, None, None, None, None)
 
 
@@ -151,7 +151,8 @@ def grouped_losses(
     """
     check_inputs(hidden_policy, head_policy, hidden_ref, head_ref, labels)
     n_pairs = max((group.pairs.stop for group in groups), default=0)
-    work = _Work(groups, loss, head_policy, head_ref, risk)
+    dtypes = precisions(hidden_policy, head_policy)
+    work = _Work(groups, loss, head_policy, head_ref, risk, *dtypes)
     losses: Tensor = _GroupedLosses.apply(  # type: ignore[no-untyped-call]
         hidden_policy,
         head_policy.weight,

@@ -128,6 +128,11 @@ def _in_parallel(work: Callable[[int, int], int], n_rows: int) -> bool:
     return not any(odd)
 
 
+def _floats(*shape: int) -> Tensor:
+    """Room that C may write floats to, whatever torch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 class Rows:
     """Rows of both models' products [C, V], their statistics, and the gradient in their place.
 
@@ -161,7 +166,7 @@ class Rows:
                 (products, products_ref), self._biases, (head, head_ref), strict=True
             )
         ]
-        self._rows = torch.empty(n, _ROW_FLOATS)
+        self._rows = _floats(n, _ROW_FLOATS)
         self._measure = MEASURES[risk.name], risk.parameter or 0.0
 
     def _arguments(self, first: int, last: int) -> tuple[object, ...]:
@@ -171,14 +176,14 @@ class Rows:
         return (policy, ref, half, labels.data_ptr(), first, last)
 
     def _scratch(self) -> Tensor:
-        return torch.empty(2 * (self._kept[0].shape[1] + _LANES))
+        return _floats(2 * (self._kept[0].shape[1] + _LANES))
 
     def statistics(self) -> Tensor | None:
         """`logp_policy, logp_ref, kl, risk, entropy` as [5, C]; None for logits of no size."""
         native = library()
         assert native is not None
         n, vocabulary = self._kept[0].shape
-        stats = torch.empty(5, n)
+        stats = _floats(5, n)
 
         def work(first: int, last: int) -> int:
             scratch = self._scratch()

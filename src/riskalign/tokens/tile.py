@@ -10,6 +10,7 @@ and `triton_rows.py`, on a GPU, do the same for the common ones, reading each ro
 """
 
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -79,6 +80,8 @@ def _fast_rows(products: Tensor, risk: Risk) -> Any:
         return native.Rows
     kinds = (torch.float32, torch.bfloat16, torch.float16)
     if not (products.is_cuda and products.dtype in kinds and len(products)):
+        return None
+    if os.environ.get("RISKALIGN_NATIVE", "1") == "0":
         return None
     if risk.name not in MEASURES or importlib.util.find_spec("triton") is None:
         return None

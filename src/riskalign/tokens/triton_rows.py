@@ -8,6 +8,7 @@ logarithms of the two totals shift all alike. Tested against `tile.plain_tile`, 
 interpreter.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ _HUGE = tl.constexpr(1e25)
 def _cap(z, cap, HAS_CAP: tl.constexpr):
     if HAS_CAP:
         z = cap * (1.0 - 2.0 / (1.0 + tl.exp(2.0 * z / cap)))
-    return tl.maximum(z, _FLOOR)
+    # A NaN must stay one, so that divergence is seen.
+    return tl.where(z > _FLOOR, z, tl.where(z == z, _FLOOR, z))
 
 
 @triton.jit
@@ -301,14 +303,26 @@ class TritonRows:
             "num_warps": _WARPS,
         }
 
+    def _device(self) -> AbstractContextManager[Any]:
+        # Kernels start on the current device, which need not be the tensors' own.
+        products = self._products
+        return torch.cuda.device(products.device) if products.is_cuda else nullcontext()
+
     def statistics(self) -> Tensor:
         """`logp_policy, logp_ref, kl, risk, entropy` as [5, C]."""
         n = len(self._products)
         stats = self._products.new_empty(5, n, dtype=torch.float32)
         kernel: Any = _statistics
-        kernel[(n,)](
-            *self._tensors, stats, self._rows, n, *self._numbers, ROUNDS=_ROUNDS, **self._constants
-        )
+        with self._device():
+            kernel[(n,)](
+                *self._tensors,
+                stats,
+                self._rows,
+                n,
+                *self._numbers,
+                ROUNDS=_ROUNDS,
+                **self._constants,
+            )
         return stats
 
     def gradient(self, by_logp: Tensor, by_risk: Tensor, keep: bool) -> Tensor:
@@ -317,7 +331,8 @@ class TritonRows:
         out = torch.empty_like(self._products) if keep else self._products
         weights = by_logp.float().contiguous(), by_risk.float().contiguous()
         kernel: Any = _gradient
-        kernel[(n, triton.cdiv(vocabulary, _BLOCK))](
-            *self._tensors, self._rows, *weights, out, *self._numbers, **self._constants
-        )
+        with self._device():
+            kernel[(n, triton.cdiv(vocabulary, _BLOCK))](
+                *self._tensors, self._rows, *weights, out, *self._numbers, **self._constants
+            )
         return out

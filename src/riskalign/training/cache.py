@@ -15,8 +15,8 @@ class HiddenCache:
 
     In main memory, or with `folder` in a file there that goes with the process; `4 * H` bytes a
     response token in float32. Saves the reference's forward pass, about a quarter of a step's
-    arithmetic, whenever every pair of a batch has been seen before. What comes back is bit by bit
-    what was computed first.
+    arithmetic, whenever every pair of a batch has been seen before. What comes back then is bit by
+    bit what was computed first; another batch's products may round otherwise in the last bit.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -45,7 +45,7 @@ class HiddenCache:
 
     def _write(self, key: int, chosen: Tensor, rejected: Tensor) -> None:
         if self._file is None:
-            self._kept[key] = (chosen.clone(), rejected.clone())
+            self._kept.setdefault(key, (chosen.clone(), rejected.clone()))
         elif key not in self._places:
             at = self._file.seek(0, 2)
             for side in (chosen, rejected):

@@ -97,9 +97,10 @@ class RSAConfig(TrainingArguments):
             self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
             self.gradient_checkpointing = None
             self.gradient_checkpointing_kwargs = None
-        if self.torch_compile:
+        if self.torch_compile or self.torch_compile_mode or self.torch_compile_backend:
             # `Trainer` would compile the forward pass, which the loss here does not call.
             self.compile_layers, self.torch_compile = True, False
+            self.torch_compile_mode = self.torch_compile_backend = None
         if self.ddp_find_unused_parameters is None:
             # Every trainable parameter takes part in every step.
             self.ddp_find_unused_parameters = False

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -36,14 +37,18 @@ class Reference:
     def cast_once(self, dtype: torch.dtype) -> None:
         """Keep a copy's linear layers in the precision that autocast would cast them to each time.
 
-        The values are the same to the last bit. Weights shared with an embedding, which autocast
-        leaves alone, stay as they are; so does a reference that was given.
+        The values are the same to the last bit. The output layer, and weights shared with an
+        embedding, which autocast leaves alone, stay as they are; so does a reference that was
+        given.
         """
         if self.model is None or not self.own:
             return
-        embedded = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding)}
-        for module in self.model.modules():
-            if isinstance(module, nn.Linear) and id(module.weight) not in embedded:
+        model: Any = self.model
+        embedded = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+        head = model.get_output_embeddings()  # whose bias is added in float32
+        for module in model.modules():
+            plain = isinstance(module, nn.Linear) and module is not head
+            if plain and id(module.weight) not in embedded:
                 module.to(dtype)
 
     @contextlib.contextmanager
