@@ -4,8 +4,8 @@ Shape legend: N response tokens, B pairs, C tokens of one group, V vocabulary, H
 
 A pair's loss, and with it the weights of its tokens' derivatives, depends on that pair's tokens
 alone. So a group of pairs whose logits fit into the workspace needs them once: statistics, loss,
-gradient, and on to the next. That takes the four matrix products of dense code (two where the head
-is frozen: three), and no more memory than the workspace.
+gradient, and on to the next. That takes the four matrix products of dense code, three where the
+head is frozen, and no more memory than the workspace.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """`rows.c`, compiled for this processor the first time that it is needed.
 
 Where there is no C compiler, or `RISKALIGN_NATIVE=0` is set, the plain PyTorch code of `tile.py`
-computes the same in about three times the time.
+computes the same, slower (docs/speed.md).
 """
 
 import ctypes
