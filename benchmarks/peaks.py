@@ -2,10 +2,13 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import resource
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,27 @@ def matmul_rate(precision: str, device: str = "cpu") -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
     return 2.0 * n**3 / best
+
+
+def measured(
+    script: str, variant: str, flags: Sequence[str], environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The figures of `script --measure=variant`, which prints them, from a fresh process.
+
+    A process that fails ends this one with what it wrote to standard error.
+    """
+    done = subprocess.run(
+        [sys.executable, script, *flags, f"--measure={variant}"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | dict(environment or {}),
+    )
+    if done.returncode:
+        hint = "\nThe peers are in benchmarks/requirements.txt." if "trl" in variant else ""
+        sys.exit(f"{variant} failed:\n{done.stderr[-2000:]}{hint}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

@@ -12,16 +12,14 @@ from the start, one random number for each token drawn.
 import argparse
 import itertools
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))  # so that it runs as a script, too
-from benchmarks.peaks import machine, megabytes, peak_above, reset_peak, save
+from benchmarks.peaks import machine, measured, megabytes, peak_above, reset_peak, save
 from benchmarks.step import SHAPES, make_model, make_tokenizer
 
 VARIANTS = {
@@ -138,14 +136,7 @@ def main() -> None:
     flags = [f"--{name}={getattr(o, name)}" for name in names]
     runs: dict[str, list[dict[str, Any]]] = {variant: [] for variant in o.variants.split(",")}
     for _, variant in itertools.product(range(o.repeats), runs):
-        output = subprocess.run(
-            [sys.executable, __file__, *flags, f"--measure={variant}"],
-            check=True,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        ).stdout
-        runs[variant].append(json.loads(output.splitlines()[-1]))
+        runs[variant].append(measured(__file__, variant, flags))
     rows = [
         {"variant": variant}
         | {key: round(statistics.median(run[key] for run in done), 2) for key in done[0]}

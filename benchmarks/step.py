@@ -12,9 +12,7 @@ own matrix products, at the rate measured here for a large one, have of its time
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))  # so that it runs as a script, too
-from benchmarks.peaks import machine, matmul_rate, megabytes, peak_above, reset_peak, save
+from benchmarks.peaks import machine, matmul_rate, measured, megabytes, peak_above, reset_peak, save
 
 # name: library, loss, risk
 VARIANTS = {
@@ -194,7 +192,7 @@ def measure(variant: str, o: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def needed_flops(o: argparse.Namespace, shared: bool) -> float:
+def needed_flops(o: argparse.Namespace) -> float:
     """Multiply-adds times two of the matrix products that one step cannot do without.
 
     Body: forward and, where weights are trained, twice as much backward (once under LoRA, whose
@@ -207,10 +205,10 @@ def needed_flops(o: argparse.Namespace, shared: bool) -> float:
     weights = layers * (hidden * head_width * (2 * heads + 2 * kv_heads) + 3 * hidden * middle)
     backward = 1 if o.lora else 2
     response = o.response + 1
-    rows = [o.prompt + 2 * response] if shared else [o.prompt + response] * 2
-    body = sum(rows) * weights * (2 + backward)
+    tokens = o.prompt + 2 * response
+    body = tokens * weights * (2 + backward)
     # Query by key and weight by value, half of it under the causal mask.
-    attention = sum(n * n for n in rows) * hidden * layers * (2 + 2)
+    attention = tokens * tokens * hidden * layers * (2 + 2)
     head = 2 * response * hidden * vocabulary * (2 + backward)
     return float(2 * o.pairs * (body + attention + head))
 
@@ -228,16 +226,7 @@ def run_all(o: argparse.Namespace) -> dict[str, Any]:
         for _ in range(o.repeats):
             rates.append(matmul_rate(precision, o.device))
             for name, runs in done.items():
-                command = [sys.executable, __file__, *flags, f"--precision={precision}"]
-                environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-                output = subprocess.run(
-                    [*command, f"--measure={name}"],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                    env=environment,
-                ).stdout
-                runs.append(json.loads(output.splitlines()[-1]))
+                runs.append(measured(__file__, name, [*flags, f"--precision={precision}"]))
                 print(f"{precision} {name}: {runs[-1]['seconds']:.2f} s", file=sys.stderr)
         rate = statistics.median(rates)
         medians = {
@@ -245,7 +234,7 @@ def run_all(o: argparse.Namespace) -> dict[str, Any]:
             for name, runs in done.items()
         }
         for name, figures in medians.items():
-            flops = needed_flops(o, shared=True)
+            flops = needed_flops(o)
             rows.append(
                 {
                     "precision": precision,

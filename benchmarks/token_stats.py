@@ -13,9 +13,7 @@ inputs and gradients existed. `trl` is its `ChunkedDivergenceFunction` (forward 
 import argparse
 import itertools
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))  # so that it runs as a script, too
-from benchmarks.peaks import machine, matmul_rate, megabytes, peak_above, reset_peak, save
+from benchmarks.peaks import machine, matmul_rate, measured, megabytes, peak_above, reset_peak, save
 
 VARIANTS = {
     "grouped": "ours, pairs at once, CVaR",
@@ -173,16 +171,9 @@ def run_all(o: argparse.Namespace, variants: list[str], tokens: int, vocab: int)
     runs: dict[str, list[dict[str, Any]]] = {variant: [] for variant in variants}
     flags = [f"--{n}={getattr(o, n)}" for n in ("hidden", "risk", "device", "precision")]
     for _, variant in itertools.product(range(o.repeats), variants):
-        command = [sys.executable, __file__, *flags, f"--tokens={tokens}", f"--vocab={vocab}"]
-        environment = os.environ | ({"RISKALIGN_NATIVE": "0"} if variant == "plain" else {})
-        output = subprocess.run(
-            [*command, f"--measure={variant}"],
-            check=True,
-            capture_output=True,
-            text=True,
-            env=environment,
-        ).stdout
-        runs[variant].append(json.loads(output.splitlines()[-1]))
+        sizes = [f"--tokens={tokens}", f"--vocab={vocab}"]
+        environment = {"RISKALIGN_NATIVE": "0"} if variant == "plain" else {}
+        runs[variant].append(measured(__file__, variant, [*flags, *sizes], environment))
     return runs
 
 

@@ -44,9 +44,9 @@ def test_needed_products_by_hand() -> None:
         o = argparse.Namespace(**STEP | {"shape": "hand", "pairs": 1, "prompt": 2, "response": 2})
         # Packed: 2 + 3 + 3 tokens; forward of both models and twice as much backward.
         body, attention, head = 8 * 160 * 4, 8 * 8 * 4 * 4, 6 * 40 * 4
-        assert step.needed_flops(o, shared=True) == 2 * (body + attention + head)
+        assert step.needed_flops(o) == 2 * (body + attention + head)
         o.lora = True
-        assert step.needed_flops(o, shared=True) < 2 * (body + attention + head)
+        assert step.needed_flops(o) < 2 * (body + attention + head)
     finally:
         del step.SHAPES["hand"]
 
@@ -129,3 +129,12 @@ def test_committed_figures_are_complete() -> None:
             assert content["machine"]["device"], path
             assert content["rows"], path
             assert {"name", "value", "bar", "holds"} == set(content["ratios"][0]), path
+
+
+def test_a_failing_process_says_why(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys; print('first'); print('{\"seconds\": 2.0}')")
+    assert peaks.measured(str(script), "any", []) == {"seconds": 2.0}
+    script.write_text("raise SystemExit('no such peer')")
+    with pytest.raises(SystemExit, match=r"trl failed:\nno such peer\n+The peers are in"):
+        peaks.measured(str(script), "trl", [])

@@ -31,8 +31,7 @@ _SOURCE = Path(__file__).with_name("rows.c")
 _FLAGS = ("-O2", "-ftree-vectorize", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
 # The first set that the compiler takes: wide vectors, this processor's own, or plain ones.
 _TARGETS = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ())
-_LANES = 32
-_ROW_FLOATS = 9
+_LANES, _ROW_FLOATS = 32, 9  # of rows.c
 
 
 class _Side(ctypes.Structure):
