@@ -32,8 +32,8 @@ class RSAConfig(TrainingArguments):
         truncation_mode: `"keep_end"` or `"keep_start"`: which part of a long prompt stays.
         disable_dropout: train without the model's dropout, so that policy and reference differ by
             weights only; a new adapter keeps the dropout that its `peft_config` asks for.
-        chunk_size: response tokens whose vocabulary-wide statistics are held at a time; None
-            chooses by the vocabulary's size.
+        chunk_size: response tokens whose vocabulary-wide statistics are held at a time, with logits
+            computed again in the backward pass; None takes whole pairs and computes them once.
         shared_prompt: store and compute each prompt once for both responses; None does so
             where the model is known to compute the same values that way.
         cache_reference: `"memory"` (or True) or `"disk"` (a temporary file in `output_dir`) keeps
