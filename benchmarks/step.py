@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,8 @@ def make_pairs(n: int, prompt: int, response: int, vocabulary: int) -> Any:
     return Dataset.from_list(rows)
 
 
-def measure(variant: str, o: argparse.Namespace) -> dict[str, Any]:
-    """Train a few steps in this process and return their figures."""
+def measure(variant: str, o: argparse.Namespace, callbacks: Sequence[Any] = ()) -> dict[str, Any]:
+    """Train a few steps in this process, watched by `callbacks`, and return their figures."""
     import torch
     from transformers import TrainerCallback
 
@@ -164,7 +165,7 @@ def measure(variant: str, o: argparse.Namespace) -> dict[str, Any]:
             "model": model,
             "train_dataset": pairs,
             "processing_class": make_tokenizer(vocabulary),
-            "callbacks": [clock],
+            "callbacks": [clock, *callbacks],
             "peft_config": peft_config,
         }
         trainer: Any

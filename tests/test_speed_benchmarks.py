@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import growth, peaks, sampling, step, token_stats
+from benchmarks import breakdown, growth, peaks, sampling, step, token_stats
 
 STEP: dict[str, Any] = {
     "shape": "tiny",
@@ -64,6 +64,38 @@ def test_ratios_pair_rounds_by_hand() -> None:
     assert found["RSA over TRL's DPO, memory, bf16"]["value"] == 0.4
     assert found["RSA over own DPO, time, bf16"]["value"] == 1.0
     assert found["share of matmul peak, bf16"]["holds"]
+
+
+def test_a_step_is_taken_apart() -> None:
+    found = breakdown.measure("rsa", argparse.Namespace(**STEP))
+    assert min(found["products"], found["attention"], found["statistics"]) > 0
+    assert found["compiled layers"] == 0
+    parts = sum(value for name, value in found.items() if name != "seconds")
+    assert 0.2 * found["seconds"] < parts < 20 * found["seconds"]
+
+
+def test_kinds_of_operators() -> None:
+    names = ("aten::addmm", "aten::copy_", "aten::mul", "riskalign::gradient")
+    assert [breakdown.kind_of(name) for name in names] == [
+        "products",
+        "moving",
+        breakdown.REST,
+        "statistics",
+    ]
+
+
+def test_bounds_by_hand() -> None:
+    """12 s over a floor of 3, products of 4, and 4 + 1 + 1 with attention and statistics."""
+    trl = {"precision": "fp32", "variant": "trl", "seconds": 12.0, "floor": 3.0}
+    own = {"products": 4.0, "attention": 1.0, "statistics": 1.0, "floor": 3.0}
+    rows = [trl, {"precision": "fp32", "variant": "rsa_compiled", "seconds": 8.0, **own}]
+    found = breakdown.ratios(rows)
+    assert [(ratio["value"], ratio["holds"]) for ratio in found] == [
+        (4.0, True),
+        (3.0, True),
+        (2.0, False),
+    ]
+    assert breakdown.ratios(rows[1:]) == []
 
 
 @pytest.mark.parametrize("variant", ["grouped", "chunked", "frozen", "dense", "sorting"])
@@ -125,7 +157,7 @@ def test_the_machine_is_described() -> None:
 def test_committed_figures_are_complete() -> None:
     for path in (Path(__file__).parents[1] / "benchmarks" / "results").glob("*.json"):
         content = json.loads(path.read_text())
-        if path.stem in ("token_stats", "step", "growth", "sampling"):
+        if path.stem in ("token_stats", "step", "breakdown", "growth", "sampling"):
             assert content["machine"]["device"], path
             assert content["rows"], path
             assert {"name", "value", "bar", "holds"} == set(content["ratios"][0]), path

@@ -34,6 +34,14 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         raise
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or where the disk has none, a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 @contextlib.contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty temporary folder that replaces `path` when the block ends without error."""

@@ -58,3 +58,31 @@ def test_hash_depends_on_content_only() -> None:
     assert content_hash([1]) != content_hash(["1"])
     # By hand: sha256 of the two characters {}.
     assert content_hash({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
+
+def test_what_a_sibling_has_finished_is_taken_over(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    there.mkdir()
+    sibling = Ledger(there)
+    key = sibling.key({"seed": 1})
+    outcome = sibling.run("pairs", key, lambda: _work(there))
+    ledger = Ledger(here, [tmp_path / "nowhere", there])
+    assert ledger.find("pairs", ledger.key({"seed": 2})) is None
+    assert ledger.find("pairs", key) == outcome
+    assert (here / "out.txt").read_text() == "result"
+    # From now on it is its own.
+    (there / "out.txt").unlink()
+    assert Ledger(here).find("pairs", key) == outcome
+    assert Ledger(tmp_path / "third", [there]).find("pairs", key) is None
+
+
+def test_peak_memory_is_that_of_the_work(tmp_path: Path) -> None:
+    def hold(megabytes: int) -> Outcome:
+        held = bytearray(megabytes * 2**20)
+        held[::4096] = b"1" * len(held[::4096])
+        return {}
+
+    ledger = Ledger(tmp_path)
+    much = ledger.run("much", "a", lambda: hold(300))["peak_megabytes"]
+    little = ledger.run("little", "b", lambda: hold(1))["peak_megabytes"]
+    assert much - little > 200

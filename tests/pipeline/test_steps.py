@@ -79,6 +79,7 @@ def test_every_step_setting_reaches_the_trainer(tmp_path: Path) -> None:
         max_length=100, max_prompt_length=50, truncation_mode="keep_start", warmup_ratio=0.1,
         weight_decay=0.01, max_grad_norm=0.5, lr_scheduler_type="cosine", logging_steps=3,
         save_strategy="steps", save_steps=9, cache_reference="disk", compile_layers=True,
+        desirable_weight=1.5, undesirable_weight=0.5,
     )  # fmt: skip
     assert all(
         getattr(step, field.name) != field.default

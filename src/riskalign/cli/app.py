@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from riskalign.cli import compare as compare_command
 from riskalign.cli import plan as plan_command
 from riskalign.cli import verify as verify_command
 from riskalign.cli.memory import keep_freed_memory
@@ -36,6 +37,10 @@ OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
 Config = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="YAML file; without it, the defaults.", show_default=False),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(help="A method to lay over the file: riskalign presets lists them."),
 ]
 FIELDS = "\n\nAny field of the configuration is a flag: [cyan]--safe.learning_rate 1e-5[/cyan]."
 
@@ -103,11 +108,12 @@ def quickstart(
 
 @app.command(
     context_settings=OPEN,
-    epilog="Example: [cyan]riskalign align -c recipe.yaml --safe.risk erm:0.5[/cyan]" + FIELDS,
+    epilog="Example: [cyan]riskalign align -c recipe.yaml --safe.risk erm:0.5[/cyan]  ·  "
+    "[cyan]riskalign align -c recipe.yaml --preset sacpo[/cyan]" + FIELDS,
 )
-def align(ctx: typer.Context, config: Config = None) -> None:
+def align(ctx: typer.Context, config: Config = None, preset: Preset = None) -> None:
     """Both steps, the evaluation and the report, on your model, data and world."""
-    _align(config, parse_overrides(ctx.args))
+    _align(config, parse_overrides(ctx.args), preset=preset)
 
 
 @app.command(
@@ -180,11 +186,11 @@ def evaluate(
     context_settings=OPEN,
     epilog="Example: [cyan]riskalign config --safe.risk erm:0.5 > recipe.yaml[/cyan]" + FIELDS,
 )
-def config(ctx: typer.Context, config: Config = None) -> None:
+def config(ctx: typer.Context, config: Config = None, preset: Preset = None) -> None:
     """Print every field of the configuration as YAML, defaults filled in, to edit and pass on."""
     from riskalign.pipeline import config_text, load_config
 
-    typer.echo(config_text(load_config(config, parse_overrides(ctx.args))), nl=False)
+    typer.echo(config_text(load_config(config, parse_overrides(ctx.args), preset)), nl=False)
 
 
 @app.command(epilog="Example: [cyan]riskalign report runs/quickstart[/cyan]")
@@ -215,6 +221,8 @@ def report(
     _show(source, target, None)
 
 
+app.command(context_settings=OPEN, epilog=compare_command.COMPARE_EPILOG)(compare_command.compare)
+app.command(epilog=compare_command.PRESETS_EPILOG)(compare_command.presets)
 app.command(epilog=verify_command.EPILOG)(verify_command.verify)
 app.command(epilog=plan_command.EPILOG)(plan_command.plan)
 
@@ -230,15 +238,9 @@ def _align(config: Any, overrides: list[str], **options: Any) -> None:
 
 
 def _with_progress(work: Callable[[Any], Any]) -> Any:
-    from riskalign.cli.progress import TerminalProgress
+    from riskalign.cli.progress import with_progress
 
-    try:
-        with TerminalProgress(console) as progress:
-            return work(progress)
-    except KeyboardInterrupt:
-        # Typer ends with exit code 130 and no word.
-        errors.print("[yellow]stopped[/yellow]; the same command takes up what is finished")
-        raise
+    return with_progress(work, console, errors)
 
 
 def _show(results: Path, report: Path | None, model: Path | None) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -23,14 +25,20 @@ _WORDS = {
     "evaluate": "Evaluate {}",
     "model": "Save the model",
     "report": "Write the report",
+    "cell": "Everything",
 }
 
 
 def describe(stage: str) -> str:
-    """Return a stage's name in words: ``train-safe`` is "Train the safe step"."""
-    kind, _, what = stage.partition("-")
-    words = _WORDS.get(kind)
-    return stage if words is None else words.format(what.replace("dial-", "the dial at w = "))
+    """Return a stage's name in words: ``train-safe`` is "Train the safe step".
+
+    What stands before the last " · ", the cell of a comparison, stays in front of them.
+    """
+    cell, _, own = stage.rpartition(" · ")
+    kind, _, what = own.partition("-")
+    words = _WORDS.get(kind, own)
+    what = what.replace("dial-", "the dial at w = ").replace("merge-", "the merge at w = ")
+    return (f"{cell} · " if cell else "") + words.format(what)
 
 
 class TerminalProgress:
@@ -85,3 +93,14 @@ class TerminalProgress:
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._task, self._stage = None, ""
+
+
+def with_progress(work: Callable[[Any], Any], console: Console, errors: Console) -> Any:
+    """What `work` makes of a `TerminalProgress`; says how to go on when it is stopped."""
+    try:
+        with TerminalProgress(console) as progress:
+            return work(progress)
+    except KeyboardInterrupt:
+        # Typer ends with exit code 130 and no word.
+        errors.print("[yellow]stopped[/yellow]; the same command takes up what is finished")
+        raise

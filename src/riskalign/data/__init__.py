@@ -6,6 +6,12 @@ from riskalign.data.layout import Layout, packed, plain
 from riskalign.data.schema import Message, Pair
 from riskalign.data.sources import load_pairs
 from riskalign.data.tokenize import PairCounts, TokenizedPair, tokenize_pairs
+from riskalign.data.unpaired import (
+    TokenizedResponse,
+    UnpairedCollator,
+    tokenize_unpaired,
+    unpaired_rows,
+)
 
 __all__ = [
     "Layout",
@@ -14,10 +20,14 @@ __all__ = [
     "PairCollator",
     "PairCounts",
     "TokenizedPair",
+    "TokenizedResponse",
+    "UnpairedCollator",
     "can_share_prompt",
     "load_pairs",
     "packed",
     "plain",
     "response_hidden",
     "tokenize_pairs",
+    "tokenize_unpaired",
+    "unpaired_rows",
 ]

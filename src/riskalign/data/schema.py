@@ -59,7 +59,7 @@ def check_row(row: Any, where: str) -> Pair:
     """
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
-    chosen, rejected = (_text(row, field, where) for field in ("chosen", "rejected"))
+    chosen, rejected = (checked_text(row, field, where) for field in ("chosen", "rejected"))
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise InputError(
             f"{where}: fields 'chosen' and 'rejected' differ in kind. "
@@ -68,7 +68,7 @@ def check_row(row: Any, where: str) -> Pair:
     if row.get("prompt") is None:
         prompt, chosen, rejected = split_prompt(chosen, rejected)
     else:
-        prompt = _text(row, "prompt", where)
+        prompt = checked_text(row, "prompt", where)
         if isinstance(prompt, str) != isinstance(chosen, str):
             raise InputError(
                 f"{where}: fields 'prompt' and 'chosen' differ in kind. "
@@ -106,7 +106,8 @@ def split_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
     return chosen[:n], chosen[n:], rejected[n:]
 
 
-def _text(row: Mapping[str, Any], field: str, where: str) -> Text:
+def checked_text(row: Mapping[str, Any], field: str, where: str) -> Text:
+    """The text or messages in a row's field; `InputError` names `where`, field and remedy."""
     value = row.get(field)
     if value is None:
         found = ", ".join(sorted(map(str, row))) or "none"

@@ -37,7 +37,7 @@ def load_pairs(source: Source, *, split: str = "train", name_for_errors: str = "
         InputError: names the file, the line or row, the field and the remedy.
     """
     name = name_for_errors or (str(source) if isinstance(source, str | Path) else "data")
-    pairs = check_rows(_rows(source, split, name))
+    pairs = check_rows(source_rows(source, split, name))
     if not pairs:
         raise InputError(f"{name}: holds no row. Give at least one preference pair.")
     return Dataset.from_list([dict(pair) for pair in pairs], features=_features(pairs[0]))
@@ -53,7 +53,12 @@ def _features(pair: Pair) -> Features:
     )
 
 
-def _rows(source: Source, split: str, name: str) -> Iterator[tuple[str, Any]]:
+def source_rows(source: Source, split: str, name: str) -> Iterator[tuple[str, Any]]:
+    """Unchecked rows of a source, each with where it stands: file and line, or number.
+
+    Raises:
+        InputError: a source that cannot be read.
+    """
     if isinstance(source, str | Path):
         path = Path(source)
         if path.name.endswith(_SUFFIXES):

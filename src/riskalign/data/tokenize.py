@@ -83,7 +83,7 @@ def tokenize_pairs(
     rows = empty = identical = cut_prompts = cut_responses = 0
     for pair in pairs:
         rows += 1
-        if _is_empty(pair["chosen"]) or _is_empty(pair["rejected"]):
+        if is_empty(pair["chosen"]) or is_empty(pair["rejected"]):
             empty += 1
             continue
         ids = tokenize_pair(pair, tokenizer)
@@ -127,20 +127,32 @@ def tokenize_pair(
         InputError: no chat template or end token where one is needed.
     """
     responses = (pair["chosen"], pair["rejected"])
-    if isinstance(pair["prompt"], str):
-        prompt, texts, special = pair["prompt"], list(responses), True
-    else:
-        prompt, texts = render_chat(pair["prompt"], responses, tokenizer)
-        special = False
-    prompt_ids = _encode(tokenizer, prompt, special)
-    chosen_ids, rejected_ids = (
-        _response_ids(tokenizer, prompt, prompt_ids, text, special) for text in texts
+    prompt_ids, (chosen_ids, rejected_ids) = tokenize_responses(
+        pair["prompt"], responses, tokenizer
     )
+    return prompt_ids, chosen_ids, rejected_ids
+
+
+def tokenize_responses(
+    prompt: Text, responses: tuple[Any, ...], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], list[list[int]]]:
+    """Token ids of a prompt, never empty, and of each of its responses, not truncated.
+
+    Raises:
+        InputError: no chat template or end token where one is needed.
+    """
+    special = isinstance(prompt, str)
+    if isinstance(prompt, str):
+        text, texts = prompt, list(responses)
+    else:
+        text, texts = render_chat(prompt, responses, tokenizer)
+    prompt_ids = _encode(tokenizer, text, special)
+    ids = [_response_ids(tokenizer, text, prompt_ids, response, special) for response in texts]
     if not prompt_ids:
         # The first response token needs a position that predicts it.
         start = tokenizer.bos_token_id
         prompt_ids = [start if start is not None else _eos(tokenizer)]
-    return prompt_ids, chosen_ids, rejected_ids
+    return prompt_ids, ids
 
 
 def render_chat(
@@ -186,15 +198,26 @@ def truncate(
     mode: TruncationMode,
 ) -> tuple[list[int], list[int], list[int]]:
     """Cut the prompt first (not below half of `max_length`), then the responses' ends."""
+    longest = max(len(chosen), len(rejected))
+    prompt = truncate_prompt(prompt, longest, max_length, max_prompt_length, mode)
+    room = None if max_length is None else max_length - len(prompt)
+    return prompt, chosen[:room], rejected[:room]
+
+
+def truncate_prompt(
+    prompt: list[int],
+    longest: int,
+    max_length: int | None,
+    max_prompt_length: int | None,
+    mode: TruncationMode,
+) -> list[int]:
+    """Cut the prompt so that `longest` tokens fit behind it, but not below half of `max_length`."""
     keep = len(prompt)
     if max_prompt_length is not None:
         keep = min(keep, max_prompt_length)
     if max_length is not None:
-        longest = max(len(chosen), len(rejected))
         keep = min(keep, max(max_length - longest, max_length // 2))
-    prompt = prompt[len(prompt) - keep :] if mode == "keep_end" else prompt[:keep]
-    room = None if max_length is None else max_length - len(prompt)
-    return prompt, chosen[:room], rejected[:room]
+    return prompt[len(prompt) - keep :] if mode == "keep_end" else prompt[:keep]
 
 
 def _apply_template(
@@ -252,7 +275,8 @@ def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
     return eos
 
 
-def _is_empty(response: Text) -> bool:
+def is_empty(response: Text) -> bool:
+    """Whether a response has nothing but white space."""
     if isinstance(response, str):
         return not response.strip()
     return not any(message["content"].strip() for message in response)

@@ -2,6 +2,12 @@
 
 from riskalign.evaluation.bootstrap import METRICS, TAIL_LEVELS, paired_differences, summarize
 from riskalign.evaluation.bounds import Plan, cvar_bounds, cvar_upper_bound, plan
+from riskalign.evaluation.comparison import Cell, compare_cells, from_columns, to_columns
+from riskalign.evaluation.comparison_report import (
+    print_comparison,
+    read_comparison,
+    write_comparison,
+)
 from riskalign.evaluation.examples import choose_examples
 from riskalign.evaluation.metrics import Interval, ScoredAnswer, empirical_cvar, empirical_var
 from riskalign.evaluation.report import write_report
@@ -13,20 +19,27 @@ __all__ = [
     "METRICS",
     "SCHEMA",
     "TAIL_LEVELS",
+    "Cell",
     "Interval",
     "Plan",
     "ScoredAnswer",
     "choose_examples",
+    "compare_cells",
     "cvar_bounds",
     "cvar_upper_bound",
     "empirical_cvar",
     "empirical_var",
+    "from_columns",
     "paired_differences",
     "plan",
+    "print_comparison",
     "print_results",
+    "read_comparison",
     "read_results",
     "score_answers",
     "summarize",
+    "to_columns",
+    "write_comparison",
     "write_report",
     "write_results",
 ]

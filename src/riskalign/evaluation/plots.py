@@ -158,7 +158,9 @@ def _exceedance_steps(costs: Sequence[float]) -> list[tuple[float, float]]:
     return steps
 
 
-class _Point(NamedTuple):
+class Point(NamedTuple):
+    """A model on the plane of tail and reward: its intervals, and how it is drawn."""
+
     name: str
     css: str
     shape: str
@@ -173,14 +175,13 @@ def frontier(
     metric: str = "cvar_0.95",
 ) -> str:
     """Mean reward against the tail of the cost, for the models and along the dial."""
-    frame = _WIDE
     along = [
-        _Point(f"w = {entry['w']:g}", "s-dial", "circle", m[metric], m["reward"])
+        Point(f"w = {entry['w']:g}", "s-dial", "circle", m[metric], m["reward"])
         for entry in sorted(dial, key=lambda entry: float(entry["w"]))
         if metric in (m := entry["metrics"]) and "reward" in m
     ]
     made = [
-        _Point(
+        Point(
             model_name(key),
             series_class(key, order),
             _SHAPES.get(key, "triangle"),
@@ -190,7 +191,21 @@ def frontier(
         for key in order
         if metric in models[key] and "reward" in models[key]
     ]
-    points = along + made
+    return scatter(
+        along + made,
+        [("s-dial dialline", range(len(along)))],
+        title="Mean reward against CVaR 0.95 of cost, models and dial",
+    )
+
+
+def scatter(
+    points: Sequence[Point], lines: Sequence[tuple[str, Sequence[int]]], *, title: str
+) -> str:
+    """Mean reward against CVaR 0.95: points with whiskers and names, lines through some of them.
+
+    A line is its class and the indices of its points; a point without a name gets a smaller mark.
+    """
+    frame = _WIDE
     risks = [point.risk[end] for point in points for end in ("low", "value", "high")]
     x = from_zero(risks, frame.left + 12, frame.right)
     y = linear(
@@ -198,10 +213,10 @@ def frontier(
     )
     parts = [frame.axes(x, y, "CVaR 0.95 of cost (less is safer)", "mean reward (more is better)")]
     places = [(x(point.risk["value"]), y(point.reward["value"])) for point in points]
-    if len(along) > 1:
-        parts.append(
-            element("g", path(places[: len(along)], class_="line"), class_="s-dial dialline")
-        )
+    for css, chosen in lines:
+        if len(chosen) > 1:
+            line = path([places[i] for i in chosen], class_="line")
+            parts.append(element("g", line, class_=css))
     for point, (at_x, at_y) in zip(points, places, strict=True):
         bars = element(
             "line",
@@ -218,7 +233,7 @@ def frontier(
             y2=y(point.reward["high"]),
             class_="whisker",
         )
-        size = 4.5 if point.css == "s-dial" else 6.5
+        size = 4.5 if point.css == "s-dial" or not point.name else 6.5
         parts.append(element("g", bars, marker(at_x, at_y, point.shape, size), class_=point.css))
     crossed = [
         box
@@ -232,6 +247,8 @@ def frontier(
     for point, (at_x, at_y, anchor) in zip(
         points, _label_places(places, names, crossed, frame), strict=True
     ):
+        if not point.name:
+            continue
         parts.append(
             element(
                 "g",
@@ -239,7 +256,7 @@ def frontier(
                 class_=point.css,
             )
         )
-    return frame.svg(*parts, title="Mean reward against CVaR 0.95 of cost, models and dial")
+    return frame.svg(*parts, title=title)
 
 
 _Box = tuple[float, float, float, float]  # left, top, right, bottom

@@ -44,6 +44,21 @@ def visible(text: str) -> Markup:
 
 def render_report(results: Mapping[str, Any]) -> str:
     """The report's HTML for checked results (`read_results`)."""
+    return page(
+        "report.html.jinja",
+        r=results,
+        **_headline(results),
+        **_charts(results),
+        settings=yaml.safe_dump(
+            results["settings"], sort_keys=False, allow_unicode=True, width=88
+        ).strip()
+        if results["settings"]
+        else "",
+    )
+
+
+def page(template: str, **content: Any) -> str:
+    """A template's HTML with the style sheet, its hash and the filters that every page needs."""
     environment = Environment(
         loader=PackageLoader("riskalign.evaluation", "templates"),
         autoescape=True,
@@ -53,25 +68,16 @@ def render_report(results: Mapping[str, Any]) -> str:
     )
     environment.filters["visible"] = visible
     environment.filters["moment"] = _moment
+    environment.filters["duration"] = _duration
     loader = environment.loader
     assert loader is not None
     css = loader.get_source(environment, "report.css")[0]
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    page = environment.get_template("report.html.jinja").render(
-        r=results,
-        css=Markup(css),
-        css_hash=digest,
-        w=wording,
-        **_headline(results),
-        **_charts(results),
-        settings=yaml.safe_dump(
-            results["settings"], sort_keys=False, allow_unicode=True, width=88
-        ).strip()
-        if results["settings"]
-        else "",
+    html = environment.get_template(template).render(
+        css=Markup(css), css_hash=digest, w=wording, **content
     )
     # A lone surrogate outside the shown texts (a prompt id, a setting) cannot be written as UTF-8.
-    return page.encode("utf-8", errors="replace").decode("utf-8")
+    return html.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def write_report(results_path: str | Path, html_path: str | Path) -> None:

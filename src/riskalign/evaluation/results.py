@@ -192,16 +192,16 @@ _DEFAULTS: dict[str, Callable[[], Any]] = {
 }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON's own types of dataclasses, numpy values, tuples and paths."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, Path):
         return str(value)
     return value
@@ -220,10 +220,10 @@ _WITH_INTERVALS = {"models", "differences", "dial"}
 _ENDS = {"low": -math.inf, "high": math.inf}
 
 
-def _open_ends(value: Any, to_json: bool) -> Any:
+def open_ends(value: Any, to_json: bool) -> Any:
     """Intervals' infinite ends as null, which is how JSON says that there is none, or back."""
     if isinstance(value, list):
-        return [_open_ends(item, to_json) for item in value]
+        return [open_ends(item, to_json) for item in value]
     if not isinstance(value, dict):
         return value
     if value.keys() == {"value", "low", "high"}:
@@ -232,7 +232,7 @@ def _open_ends(value: Any, to_json: bool) -> Any:
             key: swap[key][1] if key in swap and item == swap[key][0] else item
             for key, item in value.items()
         }
-    return {key: _open_ends(item, to_json) for key, item in value.items()}
+    return {key: open_ends(item, to_json) for key, item in value.items()}
 
 
 def _check(results: Any, source: str) -> None:
@@ -254,15 +254,15 @@ def write_results(path: str | Path, results: Mapping[str, Any]) -> None:
 
     Raises InputError, naming the field, for results that `read_results` would refuse.
     """
-    plain = _plain(results)
+    content = plain(results)
     for name in ("training", "settings"):
-        if name in plain:
-            plain[name] = _without_non_finite(plain[name])
-    for name in _WITH_INTERVALS & plain.keys():
-        plain[name] = _open_ends(plain[name], to_json=True)
-    _check(plain, str(path))
+        if name in content:
+            content[name] = _without_non_finite(content[name])
+    for name in _WITH_INTERVALS & content.keys():
+        content[name] = open_ends(content[name], to_json=True)
+    _check(content, str(path))
     try:
-        text = json.dumps(plain, indent=1, allow_nan=False)
+        text = json.dumps(content, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: these results are not JSON: {error}") from error
     write_text(path, text + "\n")
@@ -293,7 +293,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: not usable JSON: {error}") from error
     _check(results, str(path))
     for name in _WITH_INTERVALS & results.keys():
-        results[name] = _open_ends(results[name], to_json=False)
+        results[name] = open_ends(results[name], to_json=False)
     return {**{name: make() for name, make in _DEFAULTS.items() if name not in results}, **results}
 
 

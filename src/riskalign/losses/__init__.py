@@ -1,15 +1,19 @@
-"""Pair losses on summed token statistics: DPO, TDPO and RSA, one paper a file."""
+"""Losses on summed token statistics: DPO, TDPO and RSA on pairs, KTO; one paper a file."""
 
-from riskalign.losses.registry import LOSSES, pair_loss
+from riskalign.losses.kto import kto, reference_point
+from riskalign.losses.registry import LOSSES, UNPAIRED, pair_loss
 from riskalign.losses.sequence import LossOutput, SequenceStats, sum_by_sequence
 from riskalign.losses.targets import TARGETS, margin_loss
 
 __all__ = [
     "LOSSES",
     "TARGETS",
+    "UNPAIRED",
     "LossOutput",
     "SequenceStats",
+    "kto",
     "margin_loss",
     "pair_loss",
+    "reference_point",
     "sum_by_sequence",
 ]

@@ -18,6 +18,8 @@ LOSSES: Mapping[str, Callable[..., LossOutput]] = {
     "rsa1": rsa1,
     "rsa2": rsa2,
 }
+#: Losses of single responses, which need a whole batch (`kto.py`); not for `pair_loss`.
+UNPAIRED = frozenset({"kto"})
 _WITH_ALPHA = frozenset({"tdpo2", "rsa2"})
 
 

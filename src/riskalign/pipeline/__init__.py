@@ -1,6 +1,7 @@
 """The whole job: two steps, each one's result the next one's reference, then the measurement."""
 
 from riskalign.pipeline.combine import merge
+from riskalign.pipeline.compare import CompareResult, Plan, load_plan, run_plan
 from riskalign.pipeline.config import (
     AlignConfig,
     EvaluationConfig,
@@ -10,6 +11,7 @@ from riskalign.pipeline.config import (
 )
 from riskalign.pipeline.decoding import DialLogitsProcessor, DialModel, dial
 from riskalign.pipeline.parse import load_config
+from riskalign.pipeline.presets import preset_names, preset_text
 from riskalign.pipeline.progress import Progress, Silent
 from riskalign.pipeline.run import AlignResult, align
 from riskalign.pipeline.schedule import Temperatures, temperatures
@@ -18,10 +20,12 @@ from riskalign.pipeline.single import config_text, evaluate_models, write_sample
 __all__ = [
     "AlignConfig",
     "AlignResult",
+    "CompareResult",
     "DialLogitsProcessor",
     "DialModel",
     "EvaluationConfig",
     "LoraSettings",
+    "Plan",
     "Progress",
     "SamplingConfig",
     "Silent",
@@ -32,7 +36,11 @@ __all__ = [
     "dial",
     "evaluate_models",
     "load_config",
+    "load_plan",
     "merge",
+    "preset_names",
+    "preset_text",
+    "run_plan",
     "temperatures",
     "write_sampled_pairs",
 ]

@@ -8,7 +8,7 @@ from typing import Literal
 from transformers.trainer_utils import SchedulerType
 
 from riskalign.errors import InputError
-from riskalign.losses import LOSSES
+from riskalign.losses import LOSSES, UNPAIRED
 from riskalign.pipeline.schedule import Schedule, temperatures
 from riskalign.risk import get_risk
 from riskalign.sampling import Backend
@@ -49,7 +49,8 @@ class SamplingConfig:
 class StepConfig:
     """One step: its data, its loss (names as in `RSAConfig`), its optimisation.
 
-    `data` (path or hub id) replaces pairs made in the world. `beta` replaces the temperature that
+    `data` (path or hub id) replaces pairs made in the world. KTO takes a pair as two responses, and
+    its batch sizes count responses. `beta` replaces the temperature that
     the schedule gives. `sampling` replaces the job's `sampling` for this step's pairs. `bf16` is
     the job's unless given. A checkpoint to resume from is kept after each epoch, every
     `save_steps` steps or never, by `save_strategy`.
@@ -63,6 +64,8 @@ class StepConfig:
     alpha: float = 0.5
     gap_scale: float = 1.0
     label_smoothing: float = 0.0
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
     beta: float | None = None
     learning_rate: float = 2e-5
     num_train_epochs: float = 2.0
@@ -100,11 +103,14 @@ class LoraSettings:
 class EvaluationConfig:
     """How the models are compared: world prompts never trained on, and points of the dial.
 
+    `split` dev takes prompts from the world's training half, drawn with a seed of their own: for
+    choosing settings without a look at the evaluation half.
     `risk` is the measure of the reported SRR. Dial points use the first `dial_prompts` prompts;
     KL and SRR, which cost a forward pass of both models, the first `distance_prompts` (None: all).
     `backend` vllm samples by that engine; the dial, which needs two models, never does.
     """
 
+    split: Literal["eval", "dev"] = "eval"
     prompts: int = 64
     answers_per_prompt: int = 4
     temperature: float = 1.0
@@ -127,8 +133,9 @@ class AlignConfig:
 
     `order` lists the steps. A kind may come again (`[helpful, safe, safe]`): its later rounds use
     pairs sampled anew, and the temperatures of its `n` rounds are `n` times as high, so that
-    together they tilt as far as one. `bf16` None takes bfloat16 where the device has it natively:
-    for sampling and evaluation, and for training by autocast over float32 weights.
+    together they tilt as far as one. For each `w` of `merges` the evaluation also measures the
+    model of weights `(1 - w) * step 1 + w * last step`. `bf16` None takes bfloat16 where the device
+    has it natively: for sampling and evaluation, and for training by autocast over float32 weights.
 
     Raises `InputError`, naming the field, for a value out of range.
     """
@@ -141,6 +148,7 @@ class AlignConfig:
     lambda_: float = 1.0
     schedule: Schedule = "objective"
     order: tuple[Kind, ...] = ("helpful", "safe")
+    merges: tuple[float, ...] = ()
     helpful: StepConfig = field(default_factory=StepConfig)
     safe: StepConfig = field(default_factory=StepConfig)
     peft: LoraSettings | None = None
@@ -199,6 +207,12 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
     yield from _wrong(
         "order", not config.steps(), "leaves no step to do; every step in it has skip: true"
     )
+    bad = [w for w in config.merges if not math.isfinite(w)]
+    yield from _wrong("merges", bool(bad), f"{bad} is not finite")
+    one_kind = len({kind for _, kind in config.steps()}) < 2
+    yield from _wrong(
+        "merges", bool(config.merges) and one_kind, "needs a helpful and a safe step to lie between"
+    )
     yield from _sampling_problems("sampling", config.sampling)
     if config.peft is not None:
         yield from _least("peft.r", config.peft.r, 1)
@@ -212,9 +226,11 @@ def _step_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
     yield from _risk(f"{kind}.risk", step.risk)
     yield from _wrong(
         f"{kind}.loss_type",
-        step.loss_type not in LOSSES,
-        f"{step.loss_type!r} is not one of {', '.join(LOSSES)}",
+        step.loss_type not in {*LOSSES, *UNPAIRED},
+        f"{step.loss_type!r} is not one of {', '.join([*LOSSES, *UNPAIRED])}",
     )
+    if step.loss_type in UNPAIRED:
+        yield from _unpaired_problems(kind, step)
     yield from _wrong(
         f"{kind}.risk",
         step.loss_type.startswith("tdpo") and step.risk != "mean",
@@ -227,7 +243,8 @@ def _step_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
         step.lr_scheduler_type not in schedulers,
         f"{step.lr_scheduler_type!r} is not one of {', '.join(schedulers)}",
     )
-    for name in ("gap_scale", "learning_rate", "num_train_epochs", "max_grad_norm"):
+    rates = ("gap_scale", "learning_rate", "num_train_epochs", "max_grad_norm")
+    for name in (*rates, "desirable_weight", "undesirable_weight"):
         yield from _positive(f"{kind}.{name}", getattr(step, name))
     if step.beta is not None:
         yield from _positive(f"{kind}.beta", step.beta)
@@ -256,6 +273,19 @@ def _step_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
     )
     if step.sampling is not None:
         yield from _sampling_problems(f"{kind}.sampling", step.sampling)
+
+
+def _unpaired_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
+    why = f"which {kind}.loss_type {step.loss_type!r} needs"
+    yield from _wrong(f"{kind}.target", step.target != "hard", f"is not hard, {why}")
+    yield from _wrong(
+        f"{kind}.cache_reference", step.cache_reference is not None, f"is not null, {why}"
+    )
+    yield from _wrong(
+        f"{kind}.per_device_train_batch_size",
+        step.per_device_train_batch_size < 2,
+        f"is not at least 2, {why}: its KL is taken from other responses of the batch",
+    )
 
 
 def _sampling_problems(name: str, sampling: SamplingConfig) -> Iterator[Problem]:

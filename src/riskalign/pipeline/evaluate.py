@@ -10,6 +10,7 @@ from riskalign.cache import file_sha256
 from riskalign.evaluation import write_report, write_results
 from riskalign.models import LoadedModel
 from riskalign.pipeline import machine
+from riskalign.pipeline.combine import merge
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome
 from riskalign.pipeline.manifest import now, resolve
@@ -38,17 +39,23 @@ class _Loaded:
             self._kept[name] = loaded, for_inference(loaded, self._bf16)
         return self._kept[name][1]
 
+    def merged(self, name: str, w: float) -> PreTrainedModel:
+        """The model whose weights lie at `w` between the named one's and `rsa`'s."""
+        return merge(self[name], self["rsa"], w)
+
     def tokenizer(self, name: str) -> Any:
         return self._kept[name][0].tokenizer
 
 
 def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Path]]:
-    """Scored answers of each model, and of each point of the dial between `step1` and `rsa`."""
+    """Scored answers of each model and merge, and of each point of the dial up to `rsa`."""
     evaluation = job.config.evaluation
     assert evaluation is not None
     loaded = _Loaded(models, machine.use_bf16(job.config.bf16))
     n = len(job.eval_prompts)
     scored = {name: _scored(job, models, loaded, name, name, n) for name in models}
+    for w in job.config.merges:
+        scored[f"merge-{w:g}"] = _scored(job, models, loaded, f"merge-{w:g}", "step1", n, w, True)
     dial: dict[float, Path] = {}
     if {"step1", "rsa"} <= models.keys() and evaluation.dial_prompts:
         few = min(n, evaluation.dial_prompts)
@@ -63,9 +70,19 @@ def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Pat
 
 
 def _scored(
-    job: Job, models: Models, loaded: _Loaded, stage: str, name: str, n: int, w: float | None = None
+    job: Job,
+    models: Models,
+    loaded: _Loaded,
+    stage: str,
+    name: str,
+    n: int,
+    w: float | None = None,
+    merged: bool = False,
 ) -> Path:
-    """Answers of one model to the first `n` prompts, or of the dial at `w` from it to `rsa`."""
+    """Answers of one model to the first `n` prompts, or of one between it and `rsa`.
+
+    At `w` it is the dial, or where `merged` the average of the weights.
+    """
     evaluation, world = job.config.evaluation, job.world
     assert evaluation is not None
     assert world is not None
@@ -74,6 +91,7 @@ def _scored(
     inputs: dict[str, Any] = {
         "model": models[name].weights,
         "dial": None if w is None else [models["rsa"].weights, w],
+        "merged": merged,
         "start": models["start"].weights,
         "prompts": n,
         "world": job.world_identity(),
@@ -87,11 +105,11 @@ def _scored(
             world,
             job.eval_prompts[:n],
             evaluation,
-            policy=loaded[name],
+            policy=loaded.merged(name, w) if merged and w is not None else loaded[name],
             start=loaded["start"],
             tokenizer=loaded.tokenizer("start"),
             seed=seed,
-            dial_to=None if w is None else (loaded["rsa"], w),
+            dial_to=None if w is None or merged else (loaded["rsa"], w),
             update=update,
         )
         write_scored(path, scored)

@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,18 @@ class ModelOnDisk:
 
 
 class Job:
-    """One job in one folder; made, and its configuration checked, before any work."""
+    """One job in one folder; made, and its configuration checked, before any work.
+
+    What jobs in the folders `siblings` have done from the same inputs is not done again.
+    """
 
     def __init__(
-        self, config: AlignConfig, progress: Progress, title: str, command: str | None
+        self,
+        config: AlignConfig,
+        progress: Progress,
+        title: str,
+        command: str | None,
+        siblings: Sequence[Path] = (),
     ) -> None:
         self.config = config
         self.progress = progress
@@ -52,11 +60,15 @@ class Job:
         self.max_cost = None if self.world is None else max_cost_of(self.world)
         self.eval_prompts: list[Prompt] = []
         if self.world is not None and config.evaluation is not None:
-            seed = stage_seed(config, "evaluate")
-            self.eval_prompts = self.world.prompts("eval", config.evaluation.prompts, seed)
+            split = config.evaluation.split
+            # The pairs' seeds differ from this one, so that these are other prompts.
+            seed = stage_seed(config, "evaluate" if split == "eval" else "develop")
+            self.eval_prompts = self.world.prompts(
+                "eval" if split == "eval" else "train", config.evaluation.prompts, seed
+            )
             _check_world(self.world, self.eval_prompts, config.evaluation.prompts)
         machine.check_folder(self.folder)
-        self.ledger = Ledger(self.folder)
+        self.ledger = Ledger(self.folder, siblings)
         self.manifest = Manifest(self.folder, config, self.command)
 
     @contextlib.contextmanager

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from riskalign import __version__
-from riskalign.atomic import write_text
+from riskalign.atomic import link_or_copy, write_text
 from riskalign.cache import file_sha256
+from riskalign.pipeline.machine import peak_memory, reset_peak_memory
 
 Outcome = dict[str, Any]
 
@@ -25,20 +26,14 @@ class Ledger:
 
     A stage counts as finished when it was made by the same version of riskalign from the same
     inputs (settings, seeds and hashes of what came before) and its files are still as it left
-    them.
+    them. What jobs in the folders `siblings` have finished from the same inputs is taken over.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, siblings: Sequence[Path] = ()) -> None:
         self.folder = folder
         self._path = folder / "finished.json"
-        self._stages: dict[str, Any] = {}
-        if self._path.is_file():
-            try:
-                read = json.loads(self._path.read_text(encoding="utf-8"))
-            except ValueError:
-                # Not written by `write_text`, so nothing in it can be relied on.
-                read = {}
-            self._stages = read if isinstance(read, dict) else {}
+        self._siblings = siblings
+        self._stages = _read(self._path)
 
     def key(self, inputs: Mapping[str, Any]) -> str:
         """Names a stage's inputs."""
@@ -46,15 +41,19 @@ class Ledger:
 
     def find(self, stage: str, key: str) -> Outcome | None:
         """The outcome of a stage that is finished for these inputs and intact, else None."""
-        entry = self._stages.get(stage)
-        if not isinstance(entry, dict) or entry.get("key") != key:
-            return None
-        outcome: Outcome = entry["outcome"]
-        intact = all(
-            (self.folder / name).is_file() and file_sha256(self.folder / name) == sha256
-            for name, sha256 in outcome.get("files", {}).items()
-        )
-        return outcome if intact else None
+        outcome = _finished(self.folder, self._stages, stage, key)
+        for sibling in self._siblings:
+            if outcome is not None:
+                break
+            outcome = _finished(sibling, _read(sibling / "finished.json"), stage, key)
+            if outcome is not None:
+                for name in outcome.get("files", {}):
+                    target = self.folder / name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.unlink(missing_ok=True)
+                    link_or_copy(sibling / name, target)
+                self._note(stage, key, outcome)
+        return outcome
 
     def run(self, stage: str, key: str, work: Callable[[], Outcome]) -> Outcome:
         """Do the work and note its outcome, with its seconds and the hashes of its files.
@@ -63,16 +62,44 @@ class Ledger:
         relative to the folder.
         """
         start = time.monotonic()
+        reset_peak_memory()
         outcome = work()
         outcome["files"] = {
             name: file_sha256(self.folder / name) for name in outcome.get("files", [])
         }
         outcome["seconds"] = round(time.monotonic() - start, 3)
+        outcome["peak_megabytes"] = peak_memory()
+        self._note(stage, key, outcome)
+        return outcome
+
+    def _note(self, stage: str, key: str, outcome: Outcome) -> None:
         self._stages[stage] = {"key": key, "outcome": outcome}
         write_text(self._path, json.dumps(self._stages, indent=1, ensure_ascii=False) + "\n")
-        return outcome
 
     def files_in(self, subfolder: Path) -> list[str]:
         """All files below a folder, as paths relative to the job's."""
         found = sorted(path for path in subfolder.rglob("*") if path.is_file())
         return [path.relative_to(self.folder).as_posix() for path in found]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        # Not written by `write_text`, so nothing in it can be relied on.
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def _finished(folder: Path, stages: Mapping[str, Any], stage: str, key: str) -> Outcome | None:
+    entry = stages.get(stage)
+    if not isinstance(entry, dict) or entry.get("key") != key:
+        return None
+    outcome: Outcome = entry["outcome"]
+    intact = all(
+        (folder / name).is_file() and file_sha256(folder / name) == sha256
+        for name, sha256 in outcome.get("files", {}).items()
+    )
+    return outcome if intact else None

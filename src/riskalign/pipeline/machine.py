@@ -1,10 +1,13 @@
 """What a job runs on: device, precision, disk, versions; what the manifest says about it."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
+import resource
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,28 @@ def check_folder(folder: Path, field: str = "output_dir") -> None:
         raise InputError(
             f"{field} {str(folder)!r}: cannot be written ({error.strerror}). Give another folder."
         ) from error
+
+
+def reset_peak_memory() -> None:
+    """Start the peak of `peak_memory` anew, where the system can."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    # Linux; elsewhere the peak is the process's so far.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory() -> float:
+    """Peak memory in MiB since it was reset: the GPU's allocated one, else the resident one."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        kilobytes = usage // 1024 if sys.platform == "darwin" else usage
+    return round(kilobytes / 1024, 1)
 
 
 def check_disk(folder: Path, needed: int) -> None:

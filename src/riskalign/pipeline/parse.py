@@ -12,6 +12,7 @@ import yaml
 
 from riskalign.errors import InputError
 from riskalign.pipeline.config import AlignConfig, FieldError, SamplingConfig
+from riskalign.pipeline.presets import laid_over, load_preset
 
 T = TypeVar("T")
 Tree = dict[str, Any]
@@ -21,13 +22,15 @@ Where = dict[str, str]  # dotted field -> "config.yaml, line 3: "
 def load_config(
     source: AlignConfig | Mapping[str, Any] | str | Path | None = None,
     overrides: Mapping[str, Any] | Iterable[str] = (),
+    preset: str | None = None,
 ) -> AlignConfig:
     """A checked `AlignConfig` from a YAML file, a mapping, another config, or the defaults.
 
-    `overrides` go on top: `{"safe.learning_rate": 1e-5}` or `["safe.learning_rate=1e-5"]`, the
-    latter with YAML values. Values are converted to the fields' types (`1e-5` in YAML is text
-    until a field says that it is a number). A step's `sampling` takes what it does not name from
-    the job's.
+    The fields of `preset`, a method's name, replace those of the source. `overrides` go on top:
+    `{"safe.learning_rate": 1e-5}` or `["safe.learning_rate=1e-5"]`, the latter with YAML values.
+    Values are converted to the fields' types (`1e-5` in YAML is text until a field says that it is
+    a number). A step's `sampling` takes what it does not name from the job's. A group `compare` is
+    left to `load_plan`.
 
     Raises `InputError` naming file, line, field and remedy; for an unknown field the nearest
     valid one.
@@ -40,7 +43,12 @@ def load_config(
     elif isinstance(source, Mapping):
         tree = _plain(source)
     else:
-        tree = _read_yaml(Path(source), where)
+        tree = read_yaml(Path(source), where)
+    tree.pop("compare", None)  # for `load_plan`
+    if preset is not None:
+        fields = load_preset(preset)
+        tree = laid_over(tree, fields)
+        _locate(fields, "", f"preset {preset}: ", where)
     for name, value in _override_items(overrides):
         _set(tree, name, value, where)
     for kind in ("helpful", "safe"):
@@ -59,7 +67,11 @@ def _inherit_sampling(step: Any, shared: Any) -> None:
         step["sampling"] = {k: v for k, v in inherited.items() if k in known} | step["sampling"]
 
 
-def _read_yaml(path: Path, where: Where) -> Tree:
+def read_yaml(path: Path, where: Where) -> Tree:
+    """The fields in a YAML file; notes in `where` at which line each stands.
+
+    Raises `InputError` naming file and line.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -99,6 +111,13 @@ def _mapping(
         else:
             tree[key] = loader.construct_object(value_node, deep=True)
     return tree
+
+
+def _locate(tree: Tree, prefix: str, place: str, where: Where) -> None:
+    for key, value in tree.items():
+        where[f"{prefix}{key}"] = place
+        if isinstance(value, dict):
+            _locate(value, f"{prefix}{key}.", place, where)
 
 
 def _plain(mapping: Mapping[str, Any]) -> Tree:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +10,11 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from riskalign.atomic import new_folder
+from riskalign.atomic import link_or_copy, new_folder
 from riskalign.cache import file_sha256
-from riskalign.data import load_pairs
+from riskalign.data import load_pairs, unpaired_rows
 from riskalign.errors import InputError
+from riskalign.losses import UNPAIRED
 from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig, Kind
@@ -51,30 +50,53 @@ def align(
     overrides: Mapping[str, Any] | Iterable[str] = (),
     *,
     progress: Progress | None = None,
+    preset: str | None = None,
     title: str = "Risk-aware Stepwise Alignment",
     command: str | None = None,
 ) -> AlignResult:
     """Run the whole job, or what is missing of it.
 
-    `config` is an `AlignConfig`, a mapping, a YAML file or None for the defaults, `overrides` as
-    in `load_config`. Each step's reference is the model that came out of the step before it. A
-    stage that is finished with the same inputs is not done again, and an interrupted training
-    goes on from its last checkpoint. Leaves in `output_dir`: `manifest.json`, `config.yaml`,
-    `pairs/`, one folder for each step, `model/` (the last step's), and with an evaluation
-    `results.json` and `report.html`. `command` is what the report says to type to do it again.
+    `config` is an `AlignConfig`, a mapping, a YAML file or None for the defaults, `overrides` and
+    `preset` as in `load_config`. Each step's reference is the model that came out of the step
+    before it. A stage that is finished with the same inputs is not done again, and an interrupted
+    training goes on from its last checkpoint. Leaves in `output_dir`: `manifest.json`,
+    `config.yaml`, `pairs/`, one folder for each step, `model/` (the last step's), and with an
+    evaluation `results.json` and `report.html`. `command` is what the report says to type to do it
+    again.
 
     Raises `InputError`, where possible before any work, `TrainingDiverged`, and what the machine
     raises; the manifest then says how the job ended.
     """
-    checked = load_config(config, overrides)
+    checked = load_config(config, overrides, preset)
     with quiet_libraries():
-        given = _given_data(checked)
+        given = given_data(checked)
         job = Job(checked, progress or Silent(), title, command)
         with job.recorded():
             return _run(job, given)
 
 
 def _run(job: Job, given: Mapping[Kind, Dataset]) -> AlignResult:
+    trained = train_steps(job, given)
+    final = _publish(job, trained.final)
+    results = html = None
+    if job.eval_prompts:
+        scored, dial = evaluate(job, trained.models)
+        results, html = report(job, trained.models, scored, dial, trained.logs)
+    return AlignResult(job.folder, final, trained.folders, job.manifest.path, results, html)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the steps of a job left: models by the names that results have, logs, folders."""
+
+    models: dict[str, ModelOnDisk]
+    final: ModelOnDisk
+    logs: Training
+    folders: dict[str, Path]
+
+
+def train_steps(job: Job, given: Mapping[Kind, Dataset]) -> Trained:
+    """Do a job's steps: load the start model, get each step's pairs, train on them."""
     start = _load(job, given)
     models = {"start": start}
     training: Training = {}
@@ -89,20 +111,18 @@ def _run(job: Job, given: Mapping[Kind, Dataset]) -> AlignResult:
         folders[name] = Path(current.name)
         last_kind = kind
     models["rsa" if "step1" in models else "step1"] = current
-    final = _publish(job, current)
-    results = html = None
-    if job.eval_prompts:
-        scored, dial = evaluate(job, models)
-        results, html = report(job, models, scored, dial, training)
-    return AlignResult(job.folder, final, folders, job.manifest.path, results, html)
+    return Trained(models, current, training, folders)
 
 
-def _given_data(config: AlignConfig) -> dict[Kind, Dataset]:
+def given_data(config: AlignConfig) -> dict[Kind, Dataset]:
     """The data of the steps that bring their own, read and checked."""
     given: dict[Kind, Dataset] = {}
     for _, kind in config.steps():
         step = config.step(kind)
         if step.data is None or kind in given:
+            continue
+        if step.loss_type in UNPAIRED:
+            given[kind] = Dataset.from_list(list(unpaired_rows(step.data, name=f"{kind}.data")))
             continue
         pairs = load_pairs(step.data)
         if step.target != "hard" and any(score is None for score in pairs["score_chosen"]):
@@ -236,15 +256,8 @@ def _publish(job: Job, final: ModelOnDisk) -> Path:
     def work(key: str, update: Update) -> Outcome:
         with new_folder(target) as temporary:
             for path in Path(final.name).iterdir():
-                _link_or_copy(path, temporary / path.name)
+                link_or_copy(path, temporary / path.name)
         return {"files": job.ledger.files_in(target)}
 
     job.stage("model", {"model": final.weights, "from": final.name}, work)
     return target
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -54,7 +54,7 @@ def sample_pairs(
     """Preference rows from the model's own answers to the world's training prompts.
 
     Returns the rows, in TRL's conversational format with scores, and counts: prompts, answers,
-    pairs, the answers' mean reward and cost and their unsafe rate.
+    their tokens, pairs, the answers' mean reward and cost and their unsafe rate.
 
     Raises `InputError` when no prompt got answers of different score.
     """
@@ -78,6 +78,7 @@ def sample_pairs(
         )
         for own, new in zip(answers, more, strict=True):
             own += new
+    tokens = sum(len(answer.token_ids) for own in answers for answer in own)
     texts = [[answer.text for answer in own] for own in answers]
     rows = make_pairs(world, prompts, texts, kind, pairs_per_prompt=sampling.pairs_per_prompt)
     scored = [(p, text) for p, own in zip(prompts, texts, strict=True) for text in own]
@@ -92,6 +93,7 @@ def sample_pairs(
     counts = {
         "prompts": len(prompts),
         "answers": len(scored),
+        "tokens": tokens,
         "pairs": len(rows),
         "mean_reward": sum(rewards) / len(rewards),
         "mean_cost": sum(costs) / len(costs),

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from riskalign.data.tokenize import TRUNCATION_MODES, TruncationMode
 from riskalign.errors import InputError
-from riskalign.losses import LOSSES, TARGETS
+from riskalign.losses import LOSSES, TARGETS, UNPAIRED
 from riskalign.risk import get_risk
 
 
@@ -21,12 +21,15 @@ class RSAConfig(TrainingArguments):
 
     Args:
         risk: risk measure, e.g. `"mean"`, `"cvar:0.95"`, `"erm:0.5"`.
-        loss_type: one of `riskalign.losses.LOSSES`, e.g. `"rsa1"`, `"rsa2"`, `"dpo"`.
+        loss_type: one of `riskalign.losses.LOSSES`, e.g. `"rsa1"`, `"rsa2"`, `"dpo"`; or `"kto"`,
+            which takes rows `prompt`, `completion`, `label`, or pairs as two such rows each.
         beta: temperature, > 0; higher keeps the policy closer to the reference.
         alpha: weight of the risk term of `rsa2` and `tdpo2`, >= 0.
         target: `"hard"` (order only), `"soft"` or `"gap"` (these need scores).
         gap_scale: the score gap is multiplied by this before it becomes a target, > 0.
         label_smoothing: assumed share of swapped labels, in [0, 0.5).
+        desirable_weight: KTO's weight of desirable responses, > 0.
+        undesirable_weight: the same for the others.
         max_length: tokens of a prompt and one response together; None for no limit.
         max_prompt_length: tokens of the prompt; None for no limit of its own.
         truncation_mode: `"keep_end"` or `"keep_start"`: which part of a long prompt stays.
@@ -61,6 +64,8 @@ class RSAConfig(TrainingArguments):
     target: str = field(default="hard", metadata={"help": "Target of the margin."})
     gap_scale: float = field(default=1.0, metadata={"help": "Factor on score gaps."})
     label_smoothing: float = field(default=0.0, metadata={"help": "Share of swapped labels."})
+    desirable_weight: float = field(default=1.0, metadata={"help": "KTO's, of desirable ones."})
+    undesirable_weight: float = field(default=1.0, metadata={"help": "KTO's, of the others."})
     max_length: int | None = field(default=512, metadata={"help": "Tokens of a sequence."})
     max_prompt_length: int | None = field(default=None, metadata={"help": "Tokens of a prompt."})
     truncation_mode: TruncationMode = field(
@@ -112,6 +117,22 @@ class RSAConfig(TrainingArguments):
         super().__post_init__()  # type: ignore[no-untyped-call]
 
 
+def _unpaired_rules(config: RSAConfig) -> list[tuple[str, bool, str]]:
+    if config.loss_type not in UNPAIRED:
+        return []
+    why = f"which loss_type {config.loss_type!r} needs"
+    return [
+        ("target", config.target == "hard", f"'hard', {why}: it knows labels only"),
+        ("label_smoothing", config.label_smoothing == 0, f"0, {why}"),
+        ("cache_reference", config.cache_reference is None, f"None, {why}: batches differ"),
+        (
+            "per_device_train_batch_size",
+            config.per_device_train_batch_size > 1,
+            f"at least 2, {why}: its KL is taken from other rows of the batch",
+        ),
+    ]
+
+
 def _check(config: RSAConfig) -> None:
     get_risk(config.risk)
     positive_lengths = [
@@ -125,11 +146,18 @@ def _check(config: RSAConfig) -> None:
             config.cache_reference in (None, "memory", "disk"),
             "None, 'memory' or 'disk'",
         ),
-        ("loss_type", config.loss_type in LOSSES, f"one of {', '.join(LOSSES)}"),
+        (
+            "loss_type",
+            config.loss_type in {*LOSSES, *UNPAIRED},
+            f"one of {', '.join([*LOSSES, *UNPAIRED])}",
+        ),
         ("target", config.target in TARGETS, f"one of {', '.join(TARGETS)}"),
         ("beta", config.beta > 0, "a number above 0, such as 0.1"),
         ("alpha", config.alpha >= 0, "a number of at least 0, such as 0.5"),
         ("gap_scale", config.gap_scale > 0, "a number above 0"),
+        ("desirable_weight", config.desirable_weight > 0, "a number above 0"),
+        ("undesirable_weight", config.undesirable_weight > 0, "a number above 0"),
+        *_unpaired_rules(config),
         ("label_smoothing", 0 <= config.label_smoothing < 0.5, "a number in [0, 0.5)"),
         (
             "truncation_mode",

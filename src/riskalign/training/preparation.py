@@ -10,8 +10,17 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from riskalign.data import PairCounts, TokenizedPair, load_pairs, tokenize_pairs
+from riskalign.data import (
+    PairCounts,
+    TokenizedPair,
+    TokenizedResponse,
+    load_pairs,
+    tokenize_pairs,
+    tokenize_unpaired,
+    unpaired_rows,
+)
 from riskalign.errors import InputError
+from riskalign.losses import UNPAIRED
 from riskalign.tokens import head_of
 from riskalign.training.config import RSAConfig
 
@@ -110,12 +119,19 @@ def prepare_pairs(
         InputError: see `load_pairs` and `tokenize_pairs`; also where scores are missing that
             the target needs, or a pair is longer than the model's positions.
     """
-    if isinstance(data, Dataset) and set(TokenizedPair.__annotations__) <= {*data.column_names}:
+    unpaired = config.loss_type in UNPAIRED
+    columns = TokenizedResponse if unpaired else TokenizedPair
+    if isinstance(data, Dataset) and set(columns.__annotations__) <= {*data.column_names}:
         pairs, counts = data, PairCounts(rows=len(data), kept=len(data))
     else:
-        rows = load_pairs(data, split=split, name_for_errors=name)
+        rows: Any
+        if unpaired:
+            rows = list(unpaired_rows(data, split=split, name=name))
+        else:
+            rows = load_pairs(data, split=split, name_for_errors=name)
+        tokenize: Any = tokenize_unpaired if unpaired else tokenize_pairs
         try:
-            pairs, counts = tokenize_pairs(
+            pairs, counts = tokenize(
                 rows,
                 tokenizer,
                 max_length=config.max_length,
@@ -130,10 +146,8 @@ def prepare_pairs(
             "'score_rejected' in every row. Add them, or use target 'hard'."
         )
     limit = getattr(model.config, "max_position_embeddings", None)
-    longest = max(
-        len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
-        for pair in pairs
-    )
+    sides = ("completion_ids",) if unpaired else ("chosen_ids", "rejected_ids")
+    longest = max(len(row["prompt_ids"]) + max(len(row[side]) for side in sides) for row in pairs)
     if isinstance(limit, int) and longest > limit:
         raise InputError(
             f"{name}: the longest sequence has {longest} tokens but the model has positions for "

@@ -19,10 +19,24 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
-from riskalign.data import PairCollator, PairCounts, can_share_prompt, response_hidden
+from riskalign.data import (
+    PairCollator,
+    PairCounts,
+    UnpairedCollator,
+    can_share_prompt,
+    response_hidden,
+)
 from riskalign.data.sources import Source
 from riskalign.errors import InputError, TrainingDiverged
-from riskalign.losses import LossOutput, SequenceStats, pair_loss, sum_by_sequence
+from riskalign.losses import (
+    UNPAIRED,
+    LossOutput,
+    SequenceStats,
+    kto,
+    pair_loss,
+    reference_point,
+    sum_by_sequence,
+)
 from riskalign.risk import get_risk
 from riskalign.tokens import Group, TokenStats, backbone_of, grouped_losses, head_of, token_stats
 from riskalign.training import preparation
@@ -54,8 +68,8 @@ class RSATrainer(Trainer):
             adapter, the adapter switched off; else a frozen copy of the weights in memory.
         args: settings.
         data_collator: replaces `riskalign.data.PairCollator`; must return the same fields.
-        train_dataset: rows as `riskalign.data.load_pairs` takes them; of a source with splits,
-            the split `train`.
+        train_dataset: rows as `riskalign.data.load_pairs` takes them (for KTO also as
+            `unpaired_rows` does); of a source with splits, the split `train`.
         eval_dataset: the same with the split `test`, or a dict of such data sets.
         processing_class: the tokenizer; without it, the one of the model's name.
         callbacks: as for `Trainer`.
@@ -139,8 +153,7 @@ class RSATrainer(Trainer):
         super().__init__(
             model=policy,
             args=args,
-            data_collator=data_collator
-            or PairCollator(preparation.padding_id(tokenizer), self.shared_prompt),
+            data_collator=data_collator or _collator(args, tokenizer, self.shared_prompt),
             train_dataset=train_pairs,
             eval_dataset=eval_pairs,
             processing_class=tokenizer,
@@ -215,6 +228,8 @@ class RSATrainer(Trainer):
             n, sequence = len(batch["gap"]), batch["sequence"]
             # Gradients taken in the forward pass would miss the factor that fp16 needs.
             at_once = torch.is_grad_enabled() and not self.args.fp16
+            # KTO's loss of one response depends on the whole batch's KL.
+            at_once = at_once and self.args.loss_type not in UNPAIRED
             groups = pair_groups(sequence, n, head) if at_once else None
             if groups is None or self.args.chunk_size is not None:
                 stats = token_stats(*inputs, chunk_size=self.args.chunk_size)
@@ -236,10 +251,22 @@ class RSATrainer(Trainer):
     def _loss(self, stats: SequenceStats, gap: Tensor) -> LossOutput:
         """Of B pairs, from the statistics [2 B] of chosen and then rejected responses."""
         n = len(gap)
+        first = SequenceStats(*(values[:n] for values in stats))
+        second = SequenceStats(*(values[n:] for values in stats))
+        if self.args.loss_type in UNPAIRED:  # see `UnpairedCollator` for what the two are
+            kl = self.accelerator.reduce(reference_point(second), reduction="mean")
+            return kto(
+                first,
+                beta=self.args.beta,
+                desirable=gap > 0,
+                kl=torch.as_tensor(kl).clamp(min=0),
+                desirable_weight=self.args.desirable_weight,
+                undesirable_weight=self.args.undesirable_weight,
+            )
         return pair_loss(
             self.args.loss_type,
-            SequenceStats(*(values[:n] for values in stats)),
-            SequenceStats(*(values[n:] for values in stats)),
+            first,
+            second,
             beta=self.args.beta,
             alpha=self.args.alpha,
             target=self.args.target,
@@ -337,6 +364,15 @@ class RSATrainer(Trainer):
                 "was saved from it. Lower learning_rate or gap_scale, set max_grad_norm, add "
                 "warmup_steps, or train in float32."
             )
+
+
+def _collator(
+    args: RSAConfig, tokenizer: PreTrainedTokenizerBase, shared_prompt: bool
+) -> Callable[[list[Any]], Batch]:
+    padding = preparation.padding_id(tokenizer)
+    if args.loss_type in UNPAIRED:
+        return UnpairedCollator(padding, shared_prompt, args.max_length)
+    return PairCollator(padding, shared_prompt)
 
 
 def _decide_shared_prompt(wanted: bool | None, policy: nn.Module, ref: nn.Module) -> bool:

@@ -1,0 +1,194 @@
+"""A comparison of methods on the terminal, as JSON and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from riskalign.atomic import write_text
+from riskalign.errors import InputError
+from riskalign.evaluation import plots, wording
+from riskalign.evaluation.report import page
+from riskalign.evaluation.results import open_ends, plain
+
+SCHEMA = 1
+#: Metrics of the table, and what a method's training took.
+SHOWN = ("reward", "unsafe_rate", "cvar_0.95", "cvar_0.99", "kl")
+_SHAPES = {"final": "diamond", "merge": "square", "dial": "circle", "start": "circle"}
+_COLOURS = 10
+
+
+def write_comparison(content: Mapping[str, Any], results: Path, report: Path) -> None:
+    """Write what `compare_cells` found, and what it is about, as JSON and as HTML."""
+    text = json.dumps(open_ends(plain(content), to_json=True), indent=1, allow_nan=False)
+    write_text(results, text + "\n")
+    write_text(report, render_comparison(read_comparison(results)))
+
+
+def read_comparison(path: str | Path) -> dict[str, Any]:
+    """The content of a `compare.json`, intervals' open ends as infinities.
+
+    Raises `InputError` for a file that is missing, not JSON or not of this schema.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; `riskalign compare` writes it") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA or "points" not in content:
+        raise InputError(f"{path}: is no comparison of schema {SCHEMA}")
+    opened: dict[str, Any] = open_ends(content, to_json=False)
+    return opened
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """A point's name: its method, and what of it unless it is the final model."""
+    if row["method"] == "start":
+        return "start model"
+    kind, _, w = str(row["point"]).partition("-")
+    words = {"final": "", "merge": f" · weights {w}", "dial": f" · dial {w}"}
+    return f"{row['method']}{words.get(kind, kind)}"
+
+
+def _each(row: Mapping[str, Any], metric: str) -> str:
+    values = [v[metric] for v in row["each"].values() if metric in v]
+    return " ".join(wording.amount(metric, value) for value in values)
+
+
+def match_sentence(match: Mapping[str, Any], percent: str) -> tuple[str, str]:
+    """State (better, worse, unclear) and sentence of one matched difference."""
+    rival = name_of({"method": match["rival"], "point": match["rival_point"]})
+    if match["own_point"] is None:
+        return "worse", f"{match['own']} is less helpful than {rival} at every point."
+    own = name_of({"method": match["own"], "point": match["own_point"]})
+    tail, reward = (match["differences"][key] for key in ("cvar_0.95", "reward"))
+    state = wording.state("cvar_0.95", tail)
+    ratio = match["cvar_ratio"]
+    times = "" if ratio is None else f", {wording.number(ratio)} times the rival's"
+    apart = "intervals apart" if match["apart"] else "intervals overlap"
+    return state, (
+        f"{own} against {rival}: CVaR 0.95 {wording.amount('cvar_0.95', tail['value'], True)} "
+        f"({percent}: {wording.span('cvar_0.95', tail, True)}){times}, {apart}; reward "
+        f"{wording.amount('reward', reward['value'], True)}."
+    )
+
+
+def print_comparison(content: Mapping[str, Any], console: Console) -> None:
+    """Print what `read_comparison` gives: the table, and the differences at matched helpfulness."""
+    percent = wording.percent_of(content["confidence"])
+    table = Table(
+        title=escape(str(content["title"])),
+        caption=f"Second lines: {percent} intervals over prompts of all seeds.",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("method")
+    for key in SHOWN:
+        table.add_column(wording.METRIC[key].label, justify="right")
+    for name in ("updates", "tokens", "min", "MiB"):
+        table.add_column(name, justify="right")
+    for row in content["points"]:
+        cells = [escape(name_of(row))]
+        for key in SHOWN:
+            ends = row["metrics"].get(key)
+            cells.append(
+                f"{wording.amount(key, ends['value'])}\n[dim]{wording.span(key, ends)}[/dim]"
+                if ends
+                else ""
+            )
+        budget = content["budgets"].get(row["method"], {}) if row["point"] == "final" else {}
+        cells += _spent(budget)
+        table.add_row(*cells)
+    console.print(table)
+    for match in content["matched"]:
+        console.print(f"• {match_sentence(match, percent)[1]}", markup=False, highlight=False)
+    for note in notes(content):
+        console.print(f"• {note}", style="dim", markup=False, highlight=False)
+
+
+def _spent(budget: Mapping[str, float]) -> list[str]:
+    if not budget:
+        return [""] * 4
+    return [
+        f"{budget['updates']:.0f}",
+        f"{budget['sampled_tokens']:,.0f}",
+        f"{budget['seconds'] / 60:.1f}",
+        f"{budget['peak_megabytes']:,.0f}",
+    ]
+
+
+def notes(content: Mapping[str, Any]) -> list[str]:
+    """What a reader must know: unequal budgets, few seeds."""
+    found = []
+    for name, words in (("updates", "updates"), ("sampled_tokens", "sampled tokens")):
+        spent = {method: round(budget[name]) for method, budget in content["budgets"].items()}
+        if len(set(spent.values())) > 1:
+            listed = ", ".join(f"{method} {n:,}" for method, n in spent.items())
+            found.append(f"Budgets differ in {words}: {listed}.")
+    n = len(content["seeds"])
+    if n < 3:
+        found.append(
+            f"{n} seed{'s' if n > 1 else ''}: intervals hold the noise of prompts, hardly that of "
+            "training."
+        )
+    return found
+
+
+def render_comparison(content: Mapping[str, Any]) -> str:
+    """The HTML of a comparison as `read_comparison` gives it."""
+    percent = wording.percent_of(content["confidence"])
+    methods = list(content["budgets"])
+    css = {name: f"m{i % _COLOURS + 1}" for i, name in enumerate(methods)} | {"start": "s-start"}
+    rows = content["points"]
+    return page(
+        "comparison.html.jinja",
+        r=content,
+        shown=[wording.METRIC[key] for key in SHOWN],
+        names=[name_of(row) for row in rows],
+        css_of=css,
+        percent=percent,
+        each=_each,
+        sentences=[match_sentence(match, percent) for match in content["matched"]],
+        notes=notes(content),
+        frontier=Markup(_frontier(rows, css)),
+        settings=yaml.safe_dump(content["settings"], sort_keys=False, width=88).strip(),
+    )
+
+
+def _frontier(rows: Sequence[Mapping[str, Any]], css: Mapping[str, str]) -> str:
+    points = [
+        plots.Point(
+            row["method"] if row["point"] in ("final", "start") else "",
+            css[row["method"]],
+            _SHAPES[row["point"].partition("-")[0]],
+            row["metrics"]["cvar_0.95"],
+            row["metrics"]["reward"],
+        )
+        for row in rows
+    ]
+    return plots.scatter(
+        points, list(_lines(rows, css)), title="Mean reward against CVaR 0.95 of every method"
+    )
+
+
+def _lines(
+    rows: Sequence[Mapping[str, Any]], css: Mapping[str, str]
+) -> Iterator[tuple[str, list[int]]]:
+    """A method's merges, and its dial, in the order of their weights; the final model is at 1."""
+    for method in dict.fromkeys(row["method"] for row in rows):
+        for kind in ("merge", "dial"):
+            placed = []
+            for i, row in enumerate(rows):
+                name, _, w = str(row["point"]).partition("-")
+                if row["method"] == method and name in (kind, "final"):
+                    placed.append((float(w or 1), i))
+            yield f"{css[method]} thinner", [i for _, i in sorted(placed)]

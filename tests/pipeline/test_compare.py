@@ -1,0 +1,133 @@
+"""Presets x seeds on a tiny job: shared stages, resuming, settings, and what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from riskalign.errors import InputError
+from riskalign.pipeline import load_plan, run_plan
+from riskalign.pipeline.compare import Settings
+from riskalign.pipeline.evaluate import evaluate
+from tests.pipeline.test_run import Recorder
+
+Make = Callable[..., dict[str, Any]]
+
+
+def small(job: Make, **group: Any) -> dict[str, Any]:
+    return job() | {"compare": {"presets": ["sacpo", "rsa-tail"], "seeds": [3], **group}}
+
+
+def test_cells_share_what_they_have_in_common(job: Make, tmp_path: Path) -> None:
+    recorder = Recorder()
+    given = small(job, settings={"rsa-tail": {"safe.learning_rate": 5e-3}})
+    result = run_plan(load_plan(given), progress=recorder)
+    told = dict(zip(recorder.stages, recorder.notes, strict=True))
+    second = "rsa-tail · seed 3 · "
+    assert told[f"{second}train-helpful"] == told[f"{second}evaluate-start"] == "done before"
+    assert told[f"{second}pairs-safe"] == "done before"
+    assert told[f"{second}train-safe"] == ""
+    results = json.loads(result.results.read_text())
+    points = [(row["method"], row["point"]) for row in results["points"]]
+    assert points == [
+        ("start", "start"),
+        ("sacpo", "final"), ("sacpo", "dial-0.5"),
+        ("rsa-tail", "final"), ("rsa-tail", "dial-0.5"),
+    ]  # fmt: skip
+    for budget in results["budgets"].values():
+        assert budget["updates"] == 6
+        assert budget["examples"] == 12
+        assert budget["sampled_tokens"] > 0
+        assert budget["peak_megabytes"] > 100
+    assert {m["rival"] for m in results["matched"]} == {"sacpo"}
+    assert results["settings"]["rsa-tail"]["safe"]["learning_rate"] == 5e-3
+    # Weights are gone, cells stay.
+    assert not (tmp_path / "run" / "work").joinpath("seed3").exists()
+    assert sorted(p.name for p in (tmp_path / "run" / "cells").iterdir()) == [
+        "rsa-tail-seed3.json", "sacpo-seed3.json",
+    ]  # fmt: skip
+
+
+def test_goes_on_where_it_was_stopped(
+    job: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = load_plan(small(job))
+    real = evaluate
+
+    def stopped(job: Any, models: Any) -> Any:
+        if job.title.startswith("rsa-tail"):
+            raise KeyboardInterrupt
+        return real(job, models)
+
+    monkeypatch.setattr("riskalign.pipeline.compare.evaluate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan)
+    monkeypatch.setattr("riskalign.pipeline.compare.evaluate", real)
+    recorder = Recorder()
+    first = run_plan(plan, progress=recorder)
+    told = dict(zip(recorder.stages, recorder.notes, strict=True))
+    assert told["sacpo · seed 3 · cell"] == "done before"
+    assert told["rsa-tail · seed 3 · train-safe"] == "done before"
+    straight = run_plan(load_plan(small(job) | {"output_dir": str(tmp_path / "straight")}))
+    one, other = (json.loads(r.results.read_text())["points"] for r in (first, straight))
+    assert one == other
+
+
+def test_changed_settings_make_a_cell_anew(job: Make) -> None:
+    run_plan(load_plan(small(job, presets=["dpo-safe"])))
+    recorder = Recorder()
+    run_plan(load_plan(small(job, presets=["dpo-safe"]), ["safe.beta=0.7"]), progress=recorder)
+    assert "dpo-safe · seed 3 · train-safe" in recorder.stages
+
+
+def test_merges_and_one_step(job: Make) -> None:
+    result = run_plan(load_plan(small(job, presets=["p-sacpo", "dpo-helpful", "sacpo-kto"])))
+    points = json.loads(result.results.read_text())["points"]
+    names = [row["point"] for row in points if row["method"] == "p-sacpo"]
+    assert names == ["final", "merge-0.25", "merge-0.5", "merge-0.75", "dial-0.5"]
+    assert [row["point"] for row in points if row["method"] == "dpo-helpful"] == ["final"]
+    by = {(row["method"], row["point"]): row["metrics"] for row in points}
+    assert by["sacpo-kto", "final"]["kl"]["value"] > 0
+    ends = [by["p-sacpo", point]["kl"]["value"] for point in ("merge-0.25", "final")]
+    assert ends[0] != ends[1]
+
+
+def test_a_file_with_the_group_serves_align_too(job: Make, tmp_path: Path) -> None:
+    from riskalign.pipeline import load_config
+
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(small(job)))
+    assert load_config(path).seed == 0
+    plan = load_plan(path, presets=["rsa"], seeds=[1, 2])
+    assert sorted(plan.cells) == [("rsa", 1), ("rsa", 2)]
+    assert {config.seed for config in plan.cells.values()} == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        ({"presets": ["rpo"]}, r"compare.presets: 'rpo' is not one of"),
+        ({"preset": ["rsa"]}, r"compare.preset: no such field"),
+        ({"seeds": [0.5]}, r"compare.seeds: 0.5 is not a whole number"),
+        ({"seeds": []}, r"compare.seeds: is empty"),
+        ({"settings": {"sacpo": {"safe.alpa": 1}}}, r"safe.alpa: no such field"),
+        ({"settings": {"rpo": {}}}, r"'rpo' is not one of"),
+        ({"settings": []}, r"compare.settings: expected a preset's fields"),
+    ],
+)
+def test_bad_groups(job: Make, group: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_plan(small(job, **group))
+
+
+def test_a_world_is_needed(job: Make) -> None:
+    with pytest.raises(InputError, match="needs a world and an evaluation"):
+        load_plan(small(job) | {"evaluation": None})
+
+
+def test_defaults_are_presets() -> None:
+    plan = load_plan({"world": "vault"})
+    assert {name for name, _ in plan.cells} == set(Settings().presets)

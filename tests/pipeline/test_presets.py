@@ -1,0 +1,79 @@
+"""Every preset: its method, and that it fits any job."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from riskalign.errors import InputError
+from riskalign.pipeline import load_config, preset_names, preset_text
+from riskalign.pipeline.presets import laid_over
+
+HELPFUL_DPO = {"helpful.loss_type": "dpo", "helpful.risk": "mean"}
+CVAR = "cvar:0.95"
+# What makes each method; fields of the job's configuration.
+METHODS: dict[str, dict[str, Any]] = {
+    "dpo-helpful": {"order": ("helpful",), **HELPFUL_DPO},
+    "dpo-safe": {"order": ("safe",), "safe.loss_type": "dpo", "safe.risk": "mean"},
+    "tdpo": {"order": ("helpful",), "helpful.loss_type": "tdpo2", "helpful.risk": "mean"},
+    "ra-dpo": {"order": ("helpful",), "helpful.loss_type": "rsa2", "helpful.risk": CVAR},
+    "ra-dpo-paper-code": {"helpful.loss_type": "rsa2", "helpful.risk": "paper_code:0.95"},
+    "sacpo": {"safe.loss_type": "dpo", "safe.risk": "mean", **HELPFUL_DPO},
+    "sacpo-kto": {"safe.loss_type": "kto", "safe.target": "hard", **HELPFUL_DPO},
+    "p-sacpo": {"merges": (0.25, 0.5, 0.75), "safe.loss_type": "dpo", **HELPFUL_DPO},
+    "rsa": {"helpful.loss_type": "rsa2", "safe.loss_type": "rsa2", "safe.risk": CVAR},
+    "rsa-p": {"merges": (0.25, 0.5, 0.75), "helpful.risk": CVAR, "safe.risk": CVAR},
+    "rsa-tail": {"order": ("helpful", "safe"), "safe.risk": CVAR, **HELPFUL_DPO},
+    "rsa-rounds": {"order": ("helpful", "safe", "safe"), "safe.risk": CVAR, **HELPFUL_DPO},
+}
+
+
+def field(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def test_all_are_here() -> None:
+    assert preset_names() == sorted(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods(name: str) -> None:
+    given = {"helpful": {"target": "gap", "learning_rate": 0.5, "beta": 0.3}, "model": "here"}
+    config = load_config(given, preset=name)
+    for path, value in METHODS[name].items():
+        assert field(config, path) == value, path
+    # What does not make the method is the job's.
+    assert (config.model, config.helpful.learning_rate, config.helpful.beta) == ("here", 0.5, 0.3)
+    assert preset_text(name).startswith("# ")
+
+
+def test_overrides_lie_over_presets() -> None:
+    assert load_config(None, ["safe.risk=erm:0.5"], "rsa").safe.risk == "erm:0.5"
+
+
+def test_errors_name_the_preset() -> None:
+    with pytest.raises(InputError, match=r"preset: 'rpo' is not one of dpo-helpful, "):
+        load_config(None, preset="rpo")
+    step = {"label_smoothing": 0.1, "target": "hard"}
+    with pytest.raises(InputError, match=r"safe.per_device_train_batch_size: is not at least 2"):
+        load_config({"safe": {"per_device_train_batch_size": 1}}, preset="sacpo-kto")
+    with pytest.raises(InputError, match=r"preset p-sacpo: merges: needs a helpful and a safe"):
+        load_config({"helpful": step}, ["order=[safe]"], "p-sacpo")
+
+
+def test_a_file_keeps_its_lines(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("model: here\nsafe:\n  alpha: -1\n")
+    with pytest.raises(InputError, match=r"job.yaml, line 3: safe.alpha"):
+        load_config(path, preset="rsa")
+
+
+def test_laying_over_leaves_the_first_alone() -> None:
+    below = {"a": {"b": 1, "c": 2}, "d": 3}
+    assert laid_over(below, {"a": {"b": 4}, "d": {"e": 5}}) == {
+        "a": {"b": 4, "c": 2},
+        "d": {"e": 5},
+    }
+    assert below == {"a": {"b": 1, "c": 2}, "d": 3}
