@@ -115,12 +115,25 @@ def test_a_file_with_the_group_serves_align_too(job: Make, tmp_path: Path) -> No
         ({"seeds": []}, r"compare.seeds: is empty"),
         ({"settings": {"sacpo": {"safe.alpa": 1}}}, r"safe.alpa: no such field"),
         ({"settings": {"rpo": {}}}, r"'rpo' is not one of"),
+        ({"grid": {"lambda_": 2}}, r"compare.grid: expected a list"),
         ({"settings": []}, r"compare.settings: expected a preset's fields"),
     ],
 )
 def test_bad_groups(job: Make, group: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_plan(small(job, **group))
+
+
+def test_a_grid_makes_methods(job: Make) -> None:
+    grid = {"lambda_": [0.5, 2], "safe.alpha": [0.1]}
+    own = {"rsa-tail": {"safe.beta": 0.4}}
+    plan = load_plan(small(job, presets=["sacpo", "rsa-tail"], grid=grid, settings=own))
+    assert [name for name, _ in plan.cells] == [
+        "sacpo@lambda_=0.5,alpha=0.1", "sacpo@lambda_=2,alpha=0.1",
+        "rsa-tail@lambda_=0.5,alpha=0.1", "rsa-tail@lambda_=2,alpha=0.1",
+    ]  # fmt: skip
+    config = plan.cells["rsa-tail@lambda_=2,alpha=0.1", 3]
+    assert (config.lambda_, config.safe.alpha, config.safe.beta) == (2.0, 0.1, 0.4)
 
 
 def test_a_world_is_needed(job: Make) -> None:

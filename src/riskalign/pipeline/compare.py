@@ -1,9 +1,10 @@
 """Methods by the same hands: presets x seeds on one job's model, data and world, cell by cell."""
 
 import dataclasses
+import itertools
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,18 @@ _TRAINING = ("pairs-", "train-")
 class Settings:
     """The group `compare` of a configuration file.
 
-    `settings` holds fields of single presets, such as `{"sacpo": {"safe.learning_rate": 1e-4}}`;
-    `own` names the presets that the others are held against; weights are removed once a seed's
-    cells are measured, unless `keep_models`.
+    `settings` holds fields of single presets, such as `{"sacpo": {"safe.learning_rate": 1e-4}}`.
+    `grid` runs every preset with each combination of its values, `{"lambda_": [0.5, 2]}` for
+    instance, as methods of names such as `sacpo@lambda_=0.5`. `own` names the presets that the
+    others are held against; weights are removed once a seed's cells are measured, unless
+    `keep_models`.
     """
 
     presets: tuple[str, ...] = ("dpo-helpful", "dpo-safe", "sacpo", "p-sacpo", "rsa", "rsa-tail")
     seeds: tuple[int, ...] = (0,)
     own: tuple[str, ...] = ("rsa", "rsa-p", "rsa-tail", "rsa-rounds")
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     keep_models: bool = False
 
 
@@ -98,12 +102,11 @@ def load_plan(
     folder = Path(job.output_dir).expanduser()
     cells = {}
     for seed in dict.fromkeys(settings.seeds):
-        for name in dict.fromkeys(settings.presets):
-            fields = settings.settings.get(name) or {}
+        for name, preset, fields in _methods(settings):
             own = [f"{key}={json.dumps(value)}" for key, value in fields.items()]
             place = folder / "work" / f"seed{seed}" / name
             cells[name, seed] = load_config(
-                source, [*own, *shared, f"seed={seed}", f"output_dir={place}"], name
+                source, [*own, *shared, f"seed={seed}", f"output_dir={place}"], preset
             )
     return Plan(folder, settings, cells, command or "riskalign compare")
 
@@ -135,7 +138,20 @@ def _settings(group: Any) -> Settings:
     for key in ("presets", "seeds"):
         if key in lists and not lists[key]:
             raise FieldError(f"compare.{key}", "is empty; name at least one")
+    grid = group.get("grid", {})
+    if not isinstance(grid, dict) or not all(isinstance(v, list | tuple) for v in grid.values()):
+        raise FieldError("compare.grid", "expected a list of values under each field's name")
     return Settings(**group | lists)
+
+
+def _methods(settings: Settings) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Name, preset and own fields of every method."""
+    for preset in dict.fromkeys(settings.presets):
+        own = dict(settings.settings.get(preset, {}))
+        for values in itertools.product(*settings.grid.values()):
+            point = dict(zip(settings.grid, values, strict=True))
+            label = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in point.items())
+            yield f"{preset}@{label}" if label else preset, preset, own | point
 
 
 def run_plan(plan: Plan, *, progress: Progress | None = None) -> CompareResult:
@@ -248,7 +264,7 @@ def write_results(plan: Plan, cells: Sequence[Mapping[str, Any]]) -> CompareResu
         "schema": 1,
         "created": now(),
         "riskalign_version": __version__,
-        "title": f"{len(plan.settings.presets)} methods, {len(plan.settings.seeds)} seeds",
+        "title": f"{len({name for name, _ in plan.cells})} methods compared",
         "model": config.model,
         "world": world,
         "confidence": evaluation.confidence,
@@ -256,7 +272,11 @@ def write_results(plan: Plan, cells: Sequence[Mapping[str, Any]]) -> CompareResu
         "answers_per_prompt": evaluation.answers_per_prompt,
         **compare_cells(
             measured,
-            own=[name for name in plan.settings.own if name in plan.settings.presets],
+            own=[
+                name
+                for name in dict.fromkeys(name for name, _ in plan.cells)
+                if name.partition("@")[0] in plan.settings.own
+            ],
             n_boot=evaluation.n_boot,
             confidence=evaluation.confidence,
             max_cost=max_cost_of(get_world(world)),
