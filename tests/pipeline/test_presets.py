@@ -23,6 +23,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "p-sacpo": {"merges": (0.25, 0.5, 0.75), "safe.loss_type": "dpo", **HELPFUL_DPO},
     "rsa": {"helpful.loss_type": "rsa2", "safe.loss_type": "rsa2", "safe.risk": CVAR},
     "rsa-p": {"merges": (0.25, 0.5, 0.75), "helpful.risk": CVAR, "safe.risk": CVAR},
+    "safe-rlhf": {"order": ("helpful", "ppo"), **HELPFUL_DPO},
     "rsa-tail": {"order": ("helpful", "safe"), "safe.risk": CVAR, **HELPFUL_DPO},
     "rsa-rounds": {"order": ("helpful", "safe", "safe"), "safe.risk": CVAR, **HELPFUL_DPO},
 }
@@ -59,7 +60,7 @@ def test_errors_name_the_preset() -> None:
     step = {"label_smoothing": 0.1, "target": "hard"}
     with pytest.raises(InputError, match=r"safe.per_device_train_batch_size: is not at least 2"):
         load_config({"safe": {"per_device_train_batch_size": 1}}, preset="sacpo-kto")
-    with pytest.raises(InputError, match=r"preset p-sacpo: merges: needs a helpful and a safe"):
+    with pytest.raises(InputError, match=r"preset p-sacpo: merges: needs steps of two kinds"):
         load_config({"helpful": step}, ["order=[safe]"], "p-sacpo")
 
 

@@ -236,12 +236,12 @@ def test_interrupted_training_resumes_with_the_same_result(
 
 
 def test_checkpoints_of_other_settings_are_not_resumed(tmp_path: Path) -> None:
-    folder = steps._own_checkpoints(tmp_path / "checkpoints", "one")
+    folder = steps.own_checkpoints(tmp_path / "checkpoints", "one")
     (folder / "checkpoint-2").mkdir()
     (folder / "checkpoint-2" / "trainer_state.json").write_text("{}")
-    assert steps._own_checkpoints(folder, "one") == folder
+    assert steps.own_checkpoints(folder, "one") == folder
     assert steps._last_complete(folder) == str(folder / "checkpoint-2")
-    steps._own_checkpoints(folder, "two")
+    steps.own_checkpoints(folder, "two")
     assert steps._last_complete(folder) is None
 
 

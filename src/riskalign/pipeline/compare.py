@@ -28,7 +28,7 @@ from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.run import given_data, train_steps
 
 #: Stages that a method needs to be trained; the others measure it.
-_TRAINING = ("pairs-", "train-")
+_TRAINING = ("pairs-", "scorer-", "train-")
 
 
 @dataclass(frozen=True)
@@ -230,12 +230,17 @@ def _budget(job: Job, config: AlignConfig) -> dict[str, float]:
     }
     found = {"updates": 0.0, "examples": 0.0, "sampled_tokens": 0.0}
     for name, kind in config.steps():
-        step, outcome = config.step(kind), stages[f"train-{name}"]
+        outcome = stages[f"train-{name}"]
         found["updates"] += outcome["steps"]
+        if kind == "ppo":
+            found["examples"] += outcome["answers"] * config.ppo.num_ppo_epochs
+            found["sampled_tokens"] += outcome["tokens"]
+            continue
+        step = config.step(kind)
         batch = step.per_device_train_batch_size * step.gradient_accumulation_steps
         found["examples"] += outcome["steps"] * batch
-        counts = stages.get(f"pairs-{name}", {}).get("counts", {})
-        found["sampled_tokens"] += counts.get("tokens", 0)
+    for outcome in stages.values():
+        found["sampled_tokens"] += outcome.get("counts", {}).get("tokens", 0)
     found["seconds"] = sum(outcome["seconds"] for outcome in stages.values())
     found["peak_megabytes"] = max(outcome["peak_megabytes"] for outcome in stages.values())
     return found

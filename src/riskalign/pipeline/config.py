@@ -7,6 +7,7 @@ from typing import Literal
 
 from transformers.trainer_utils import SchedulerType
 
+from riskalign.baselines import PPOSettings, ScorerSettings
 from riskalign.errors import InputError
 from riskalign.losses import LOSSES, UNPAIRED
 from riskalign.pipeline.schedule import Schedule, temperatures
@@ -14,6 +15,7 @@ from riskalign.risk import get_risk
 from riskalign.sampling import Backend
 
 Kind = Literal["helpful", "safe"]
+StepKind = Literal["helpful", "safe", "ppo"]
 Problem = tuple[str, str]
 
 
@@ -131,11 +133,14 @@ class EvaluationConfig:
 class AlignConfig:
     """A whole job.
 
-    `order` lists the steps. A kind may come again (`[helpful, safe, safe]`): its later rounds use
-    pairs sampled anew, and the temperatures of its `n` rounds are `n` times as high, so that
-    together they tilt as far as one. For each `w` of `merges` the evaluation also measures the
-    model of weights `(1 - w) * step 1 + w * last step`. `bf16` None takes bfloat16 where the device
-    has it natively: for sampling and evaluation, and for training by autocast over float32 weights.
+    `order` lists the steps. `ppo` is Safe RLHF's PPO-Lagrangian (`riskalign.baselines`) with the
+    settings `ppo`, on `sampling.prompts` prompts and the world's own reward and cost, or with
+    `scorers` on models of both, trained on helpful and safe pairs. A kind may come again
+    (`[helpful, safe, safe]`): its later rounds use pairs sampled anew, and the temperatures of its
+    `n` rounds are `n` times as high, so that together they tilt as far as one. For each `w` of
+    `merges` the evaluation also measures the model of weights `(1 - w) * step 1 + w * last step`.
+    `bf16` None takes bfloat16 where the device has it natively: for sampling and evaluation, and
+    for training by autocast over float32 weights.
 
     Raises `InputError`, naming the field, for a value out of range.
     """
@@ -147,10 +152,12 @@ class AlignConfig:
     beta: float = 0.1
     lambda_: float = 1.0
     schedule: Schedule = "objective"
-    order: tuple[Kind, ...] = ("helpful", "safe")
+    order: tuple[StepKind, ...] = ("helpful", "safe")
     merges: tuple[float, ...] = ()
     helpful: StepConfig = field(default_factory=StepConfig)
     safe: StepConfig = field(default_factory=StepConfig)
+    ppo: PPOSettings = field(default_factory=PPOSettings)
+    scorers: ScorerSettings | None = None
     peft: LoraSettings | None = None
     bf16: bool | None = None
     trust_remote_code: bool = False
@@ -166,14 +173,24 @@ class AlignConfig:
         """The settings of the steps of this kind."""
         return self.helpful if kind == "helpful" else self.safe
 
-    def steps(self) -> list[tuple[str, Kind]]:
+    def steps(self) -> list[tuple[str, StepKind]]:
         """Name and kind of the steps to do, in order; a kind's later rounds are numbered."""
-        done: list[tuple[str, Kind]] = []
+        done: list[tuple[str, StepKind]] = []
         for kind in self.order:
-            if not self.step(kind).skip:
+            if kind == "ppo" or not self.step(kind).skip:
                 n = sum(other == kind for _, other in done) + 1
                 done.append((kind if n == 1 else f"{kind}-{n}", kind))
         return done
+
+    def pair_kinds(self) -> list[Kind]:
+        """The kinds of pairs that the steps need."""
+        ppo = any(kind == "ppo" for _, kind in self.steps())
+        found: dict[Kind, None] = {kind: None for _, kind in self.steps() if kind != "ppo"}
+        if ppo and (self.scorers is not None or self.ppo.ptx_coef > 0):
+            found["helpful"] = None
+        if ppo and self.scorers is not None:
+            found["safe"] = None
+        return list(found)
 
     def step_beta(self, kind: Kind) -> float:
         """The temperature of this kind's loss: as given, else from the schedule."""
@@ -194,11 +211,11 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
     yield from _wrong("output_dir", not config.output_dir, "is empty; give a folder")
     yield from _positive("beta", config.beta)
     yield from _positive("lambda_", config.lambda_, " (to leave the cost out: safe.skip: true)")
-    yield from _wrong("order", not config.order, "is empty; list helpful, safe or both")
+    yield from _wrong("order", not config.order, "is empty; list helpful, safe or ppo")
     for kind in ("helpful", "safe"):
         step = config.step(kind)
         yield from _step_problems(kind, step)
-        wanted = kind in config.order and not step.skip
+        wanted = kind in config.pair_kinds()
         yield from _wrong(
             f"{kind}.data",
             wanted and step.data is None and config.world is None,
@@ -207,11 +224,16 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
     yield from _wrong(
         "order", not config.steps(), "leaves no step to do; every step in it has skip: true"
     )
+    yield from _wrong(
+        "order",
+        "ppo" in config.order and config.world is None,
+        "has ppo, which answers a world's prompts, and there is no world",
+    )
     bad = [w for w in config.merges if not math.isfinite(w)]
     yield from _wrong("merges", bool(bad), f"{bad} is not finite")
     one_kind = len({kind for _, kind in config.steps()}) < 2
     yield from _wrong(
-        "merges", bool(config.merges) and one_kind, "needs a helpful and a safe step to lie between"
+        "merges", bool(config.merges) and one_kind, "needs steps of two kinds to lie between"
     )
     yield from _sampling_problems("sampling", config.sampling)
     if config.peft is not None:

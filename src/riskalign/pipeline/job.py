@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,11 @@ class Job:
         self.manifest.note("stages", name, {"key": key, "reused": reused, **outcome})
         return outcome
 
+    def log(self, folder: Path) -> list[dict[str, Any]]:
+        """A trained step's log, from its folder."""
+        found: list[dict[str, Any]] = json.loads((folder / "log.json").read_text("utf-8"))
+        return found
+
     def seed(self, stage: str) -> int:
         """The stage's own seed, noted in the manifest."""
         seed = stage_seed(self.config, stage)
@@ -129,8 +135,11 @@ class Job:
 
 
 def _needed_world(config: AlignConfig) -> World | None:
-    needed = config.evaluation is not None or any(
-        config.step(kind).data is None for _, kind in config.steps()
+    ppo = any(kind == "ppo" for _, kind in config.steps())
+    needed = (
+        config.evaluation is not None
+        or ppo
+        or any(config.step(kind).data is None for kind in config.pair_kinds())
     )
     return get_world(config.world) if config.world is not None and needed else None
 

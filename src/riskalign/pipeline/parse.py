@@ -174,7 +174,12 @@ def _build(cls: type[T], tree: Tree, prefix: str) -> T:
             hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(hints)}"
             raise FieldError(f"{prefix}{key}", f"no such field; {hint}")
     values = {key: _coerce(value, hints[key], f"{prefix}{key}") for key, value in tree.items()}
-    return cls(**values)
+    try:
+        return cls(**values)
+    except FieldError:
+        raise
+    except InputError as error:  # settings that check themselves name the field, not the group
+        raise FieldError(prefix.rstrip("."), str(error)) from error
 
 
 def _coerce(value: Any, hint: Any, name: str) -> Any:

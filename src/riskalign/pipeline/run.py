@@ -1,7 +1,6 @@
 """The whole job: load, pairs, train, pairs, train, evaluate, dial, report; each stage once."""
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, content_hash
 from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.progress import Progress, Silent, Update, quiet_libraries
+from riskalign.pipeline.rlhf import ppo_step
 from riskalign.pipeline.steps import sample_pairs, train_step, training_config, write_rows
 from riskalign.sampling import checked_prompts
 from riskalign.training.preparation import prepare_pairs
@@ -106,8 +106,13 @@ def train_steps(job: Job, given: Mapping[Kind, Dataset]) -> Trained:
         if last_kind not in (None, kind):
             # `step1`, one end of the dial, is what the last run of one kind started from.
             models["step1"] = current
-        pairs, data_hash = _pairs(job, name, kind, current, given)
-        current, training[name] = _train(job, name, kind, current, pairs, data_hash)
+        if kind == "ppo":
+            current, training[name] = ppo_step(
+                job, name, current, lambda pairs, of, model: _pairs(job, pairs, of, model, given)
+            )
+        else:
+            pairs, data_hash = _pairs(job, name, kind, current, given)
+            current, training[name] = _train(job, name, kind, current, pairs, data_hash)
         folders[name] = Path(current.name)
         last_kind = kind
     models["rsa" if "step1" in models else "step1"] = current
@@ -117,9 +122,9 @@ def train_steps(job: Job, given: Mapping[Kind, Dataset]) -> Trained:
 def given_data(config: AlignConfig) -> dict[Kind, Dataset]:
     """The data of the steps that bring their own, read and checked."""
     given: dict[Kind, Dataset] = {}
-    for _, kind in config.steps():
+    for kind in config.pair_kinds():
         step = config.step(kind)
-        if step.data is None or kind in given:
+        if step.data is None:
             continue
         if step.loss_type in UNPAIRED:
             given[kind] = Dataset.from_list(list(unpaired_rows(step.data, name=f"{kind}.data")))
@@ -171,8 +176,11 @@ def _check_fit(job: Job, loaded: LoadedModel, given: Mapping[Kind, Dataset]) -> 
 
 def _disk_need(job: Job, model: PreTrainedModel) -> int:
     weights = 4 * sum(parameter.numel() for parameter in model.parameters())
-    steps = [job.config.step(kind) for _, kind in job.config.steps()]
-    need = len(steps) * weights + 10_000_000
+    kinds = [kind for _, kind in job.config.steps()]
+    steps = [job.config.step(kind) for kind in kinds if kind != "ppo"]
+    # The step ppo may leave two scorers beside its model.
+    scorers = 2 * kinds.count("ppo") if job.config.scorers is not None else 0
+    need = (len(kinds) + scorers) * weights + 10_000_000
     if job.config.peft is None and any(step.save_strategy != "no" for step in steps):
         # A new checkpoint is complete before the one before it goes.
         need += 2 * _CHECKPOINT_WEIGHTS * weights
@@ -242,11 +250,10 @@ def _train(
     outcome = job.stage(stage, inputs, work)
     about = {name: outcome[name] for name in ("reference", "fingerprint", "beta")}
     job.manifest.note("models", name, about)
-    log = json.loads((folder / "log.json").read_text(encoding="utf-8"))
     trained = dataclasses.replace(
         current, name=str(folder / "model"), weights=outcome["fingerprint"]
     )
-    return trained, log
+    return trained, job.log(folder)
 
 
 def _publish(job: Job, final: ModelOnDisk) -> Path:

@@ -155,7 +155,7 @@ def train_step(
     """
     step = config.step(kind)
     bf16 = use_bf16(step.bf16 if step.bf16 is not None else config.bf16)
-    checkpoints = _own_checkpoints(folder / "checkpoints", key)
+    checkpoints = own_checkpoints(folder / "checkpoints", key)
     caches = loaded.model.config.use_cache
     trainer = RSATrainer(
         model=loaded.model,
@@ -164,7 +164,7 @@ def train_step(
         ),
         train_dataset=pairs,
         processing_class=loaded.tokenizer,
-        peft_config=None if config.peft is None else _lora(config.peft),
+        peft_config=None if config.peft is None else lora_config(config.peft),
         callbacks=[_NoLastCheckpoint(), *([TrainingProgress(update)] if update else [])],
     )
     # Without tqdm, Trainer prints its logs; they go to log.json and the report instead.
@@ -177,7 +177,7 @@ def train_step(
     trained.config.use_cache = caches
     save_model(trained, loaded.tokenizer, folder / "model")
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
-    write_text(folder / "log.json", json.dumps(log, indent=1) + "\n")
+    write_log(folder, log)
     outcome = {
         "steps": trainer.state.global_step,
         "bf16": bf16,
@@ -188,6 +188,11 @@ def train_step(
     gc.collect()
     shutil.rmtree(checkpoints)
     return outcome
+
+
+def write_log(folder: Path, log: list[dict[str, Any]]) -> None:
+    """Write a step's log where `Job.log` reads it."""
+    write_text(folder / "log.json", json.dumps(log, indent=1) + "\n")
 
 
 class _NoLastCheckpoint(TrainerCallback):
@@ -202,7 +207,8 @@ class _NoLastCheckpoint(TrainerCallback):
     on_epoch_end = on_step_end
 
 
-def _lora(settings: LoraSettings) -> LoraConfig:
+def lora_config(settings: LoraSettings) -> LoraConfig:
+    """PEFT's own settings of an adapter."""
     modules = settings.target_modules
     return LoraConfig(
         r=settings.r,
@@ -213,7 +219,7 @@ def _lora(settings: LoraSettings) -> LoraConfig:
     )
 
 
-def _own_checkpoints(folder: Path, key: str) -> Path:
+def own_checkpoints(folder: Path, key: str) -> Path:
     """The folder of checkpoints, emptied when they were made from other inputs."""
     name = folder / "inputs.txt"
     if folder.exists() and not (name.is_file() and name.read_text("utf-8") == key):
