@@ -6,12 +6,12 @@ beside; costs fall due at the last token. At the multiplier λ the optimum is
 `π ∝ ref exp((R - λ C) / kl_coef)`, and λ is the one at which the constraint just holds (0 where it
 holds anyway): `riskalign.theory.over_responses` computes both on a tree.
 
-**How this differs from the authors' code.** There half of the KL penalty goes to the reward and
-half, with the opposite sign, to the cost, so that `(A_r - λ A_c) / (1 + λ)` keeps the KL's weight
-while it divides reward and cost: the temperature, in units of the reward, grows with λ. Here the
-whole penalty is the reward's and is divided with it, so that λ is a Lagrange multiplier and the
-temperature stays `kl_coef`. λ moves once an iteration, by that iteration's mean cost, before the
-policy learns; there by an average over a window of answers.
+**How this differs from the authors' code.** There the KL penalty goes to the reward and, with the
+opposite sign, to the cost, so that `(A_r - λ A_c) / (1 + λ)` keeps the KL's weight while it divides
+reward and cost: the temperature, in units of the reward, grows with λ. Here the whole penalty is
+the reward's and is divided with it, so that λ is a Lagrange multiplier and the temperature stays
+`kl_coef`. λ moves once an iteration, by that iteration's mean cost, before the policy learns; there
+by an average over a window of answers.
 
 Source: Safe RLHF (arXiv 2310.12773), section 3.3.
 """
