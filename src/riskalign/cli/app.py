@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from riskalign.cli import compare as compare_command
+from riskalign.cli import merge as merge_command
 from riskalign.cli import plan as plan_command
 from riskalign.cli import verify as verify_command
 from riskalign.cli.memory import keep_freed_memory
@@ -223,6 +224,7 @@ def report(
 
 app.command(context_settings=OPEN, epilog=compare_command.COMPARE_EPILOG)(compare_command.compare)
 app.command(epilog=compare_command.PRESETS_EPILOG)(compare_command.presets)
+app.command(epilog=merge_command.EPILOG)(merge_command.merge)
 app.command(epilog=verify_command.EPILOG)(verify_command.verify)
 app.command(epilog=plan_command.EPILOG)(plan_command.plan)
 

@@ -15,7 +15,7 @@ from riskalign.pipeline.presets import preset_names, preset_text
 from riskalign.pipeline.progress import Progress, Silent
 from riskalign.pipeline.run import AlignResult, align
 from riskalign.pipeline.schedule import Temperatures, temperatures
-from riskalign.pipeline.single import config_text, evaluate_models, write_sampled_pairs
+from riskalign.pipeline.single import config_text, evaluate_models, write_merge, write_sampled_pairs
 
 __all__ = [
     "AlignConfig",
@@ -42,5 +42,6 @@ __all__ = [
     "preset_text",
     "run_plan",
     "temperatures",
+    "write_merge",
     "write_sampled_pairs",
 ]

@@ -159,6 +159,8 @@ def _scorer(
             update=update,
         )
         save_scalar_model(result.model, folder)
+        judged = ", ".join(f"{key} {value:.2f}" for key, value in result.evaluation.items())
+        update(len(result.log), len(result.log), f"held out: {judged}")
         return {
             "evaluation": result.evaluation,
             "pairs": result.counts.kept,

@@ -13,7 +13,8 @@ import yaml
 from riskalign.atomic import write_bytes
 from riskalign.environments import get_world
 from riskalign.errors import InputError
-from riskalign.models import fingerprint, load_model
+from riskalign.models import fingerprint, load_model, save_model
+from riskalign.pipeline.combine import merge
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate, report
 from riskalign.pipeline.job import Job, ModelOnDisk
@@ -97,6 +98,26 @@ def evaluate_models(
             job.progress.done()
             scored, dial = evaluate(job, models)
             return report(job, models, scored, dial, {})
+
+
+def write_merge(
+    model_1: str, model_2: str, w: float, out: Path, *, trust_remote_code: bool = False
+) -> None:
+    """Write the model of weights `(1 - w) * model_1 + w * model_2` to the folder `out`.
+
+    For instance P-SACPO's and RSA(P)'s, from the folders of the two steps' models. The tokenizer is
+    `model_2`'s; the folder appears whole or not at all.
+
+    Raises:
+        InputError: a model cannot be loaded, they differ in size, `w` is not finite, or `out`
+            cannot be written.
+    """
+    check_folder(out.parent, "out")
+    with quiet_libraries():
+        first, second = (
+            load_model(name, trust_remote_code=trust_remote_code) for name in (model_1, model_2)
+        )
+        save_model(merge(first.model, second.model, w), second.tokenizer, out)
 
 
 def _on_disk(name: str, config: AlignConfig) -> ModelOnDisk:
