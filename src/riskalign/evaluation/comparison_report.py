@@ -61,7 +61,7 @@ def name_of(row: Mapping[str, Any]) -> str:
 
 def _each(row: Mapping[str, Any], metric: str) -> str:
     values = [v[metric] for v in row["each"].values() if metric in v]
-    return " ".join(wording.amount(metric, value) for value in values)
+    return " · ".join(wording.amount(metric, value) for value in values)
 
 
 def match_sentence(match: Mapping[str, Any], percent: str) -> tuple[str, str]:
