@@ -1,10 +1,13 @@
 """Every preset: its method, and that it fits any job."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from riskalign import align
 from riskalign.errors import InputError
 from riskalign.pipeline import load_config, preset_names, preset_text
 from riskalign.pipeline.presets import laid_over
@@ -48,6 +51,23 @@ def test_methods(name: str) -> None:
     # What does not make the method is the job's.
     assert (config.model, config.helpful.learning_rate, config.helpful.beta) == ("here", 0.5, 0.3)
     assert preset_text(name).startswith("# ")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_preset_trains(name: str, job: Callable[..., dict[str, Any]]) -> None:
+    """Each from its start model to a model of other weights, step by step."""
+    ppo = {"iterations": 1, "prompts_per_iteration": 2, "answers_per_prompt": 2}
+    given = job(ppo=ppo | {"num_mini_batches": 1, "max_new_tokens": 5}, evaluation=None)
+    for kind in ("helpful", "safe"):
+        given[kind]["max_steps"] = 1
+    result = align(given, preset=name)
+    config = load_config(given, preset=name)
+    assert list(result.steps) == [step for step, _ in config.steps()]
+    models = json.loads(result.manifest.read_text())["models"]
+    prints = [models[step]["fingerprint"] for step in ("start", *result.steps)]
+    assert len(set(prints)) == len(prints)
+    for before, step in zip(prints, result.steps, strict=False):
+        assert models[step]["reference"] == before
 
 
 def test_overrides_lie_over_presets() -> None:
