@@ -125,11 +125,13 @@ def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if "trl" not in own:
             continue
         bounds = {"floor": own["trl"]["floor"]}
-        best = own.get("rsa_compiled", own.get("rsa"))
-        if best is not None:
+        ours = [row for name, row in own.items() if name != "trl"]
+        if ours:
+            # The quickest of our variants in each kind: better than any of them as a whole.
+            best = {kind: min(row[kind] for row in ours) for kind in KINDS}
             bounds["products"] = best["products"]
-            bounds["products, attention and statistics"] = sum(
-                best[kind] for kind in ("products", "attention", "statistics")
+            bounds["products, attention and statistics"] = (
+                best["products"] + best["attention"] + best["statistics"]
             )
         for name, seconds in bounds.items():
             value = own["trl"]["seconds"] / seconds

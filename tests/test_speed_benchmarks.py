@@ -87,7 +87,8 @@ def test_kinds_of_operators() -> None:
 def test_bounds_by_hand() -> None:
     """12 s over a floor of 3, products of 4, and 4 + 1 + 1 with attention and statistics."""
     trl = {"precision": "fp32", "variant": "trl", "seconds": 12.0, "floor": 3.0}
-    own = {"products": 4.0, "attention": 1.0, "statistics": 1.0, "floor": 3.0}
+    own = dict.fromkeys(breakdown.KINDS, 0.0)
+    own |= {"products": 4.0, "attention": 1.0, "statistics": 1.0, "floor": 3.0}
     rows = [trl, {"precision": "fp32", "variant": "rsa_compiled", "seconds": 8.0, **own}]
     found = breakdown.ratios(rows)
     assert [(ratio["value"], ratio["holds"]) for ratio in found] == [

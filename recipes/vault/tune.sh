@@ -2,6 +2,7 @@
 # The safe step's learning rate for every method, chosen on prompts of the training half that no pair was
 # made of, with a seed that the study does not use.
 set -euo pipefail
+mkdir -p runs
 cat > runs/vault-tune.yaml <<YAML
 $(sed '/^compare:/,$d' recipes/vault/compare.yaml)
 compare:

@@ -47,6 +47,11 @@ def test_refusals(
     out = tmp_path / "between"
     assert run(monkeypatch, *two, "--w", "nan", "--out", str(out)) == 2
     assert "w: nan is not a finite number" in capsys.readouterr().err
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "kept.txt").write_text("kept")
+    assert run(monkeypatch, *two, "--w", "0.5", "--out", str(full)) == 2
+    assert (full / "kept.txt").read_text() == "kept"
     wide = tmp_path / "wide"
     save_model(tiny.make_model(hidden_size=64), tiny.make_tokenizer(), wide)
     assert run(monkeypatch, two[0], str(wide), "--w", "0.5", "--out", str(out)) == 2

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from riskalign.data import UnpairedCollator, tokenize_pairs, tokenize_unpaired, unpaired_rows
+from riskalign.data import (
+    UnpairedCollator,
+    is_unpaired,
+    tokenize_pairs,
+    tokenize_unpaired,
+    unpaired_rows,
+)
 from riskalign.errors import InputError
 from tests import tiny
 
@@ -68,6 +74,16 @@ def test_empty_responses_are_dropped() -> None:
 def test_bad_rows_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         list(unpaired_rows([ROWS[0] | change]))
+
+
+def test_one_kind_of_rows() -> None:
+    talk = [{"role": "user", "content": "When?"}]
+    answer = [{"role": "assistant", "content": "No."}]
+    odd = {"prompt": talk, "completion": answer, "label": False}
+    with pytest.raises(InputError, match="row 4: holds messages where data, row 1 holds text"):
+        list(unpaired_rows([*ROWS, odd]))
+    assert is_unpaired(ROWS)
+    assert not is_unpaired(tiny.make_pairs(1))
 
 
 @pytest.mark.parametrize("shared_prompt", [False, True])

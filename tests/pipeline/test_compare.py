@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 import yaml
 
 from riskalign.errors import InputError
+from riskalign.models import save_model
 from riskalign.pipeline import load_plan, run_plan
-from riskalign.pipeline.compare import Settings
 from riskalign.pipeline.evaluate import evaluate
+from riskalign.pipeline.plan import Settings
+from tests import tiny
 from tests.pipeline.test_run import Recorder
 
 Make = Callable[..., dict[str, Any]]
@@ -116,6 +119,10 @@ def test_a_file_with_the_group_serves_align_too(job: Make, tmp_path: Path) -> No
         ({"settings": {"sacpo": {"safe.alpa": 1}}}, r"safe.alpa: no such field"),
         ({"settings": {"rpo": {}}}, r"'rpo' is not one of"),
         ({"grid": {"lambda_": 2}}, r"compare.grid: expected a list"),
+        ({"grid": {"lambda_": []}}, r"compare.grid: expected a list"),
+        ({"own": ["rsa-tial"]}, r"compare.own: 'rsa-tial' is not one of"),
+        ({"keep_models": "no"}, r"compare.keep_models: expected true or false"),
+        ({"settings": {"rsa": {"seed": date(2026, 1, 2)}}}, r"seed cannot be"),
         ({"settings": []}, r"compare.settings: expected a preset's fields"),
     ],
 )
@@ -136,6 +143,12 @@ def test_a_grid_makes_methods(job: Make) -> None:
     assert (config.lambda_, config.safe.alpha, config.safe.beta) == (2.0, 0.1, 0.4)
 
 
+@pytest.mark.parametrize("group", ["text", 5, ["a"], True])
+def test_a_group_is_a_group(job: Make, group: Any) -> None:
+    with pytest.raises(InputError, match="compare: expected fields, found"):
+        load_plan(job() | {"compare": group})
+
+
 def test_a_world_is_needed(job: Make) -> None:
     with pytest.raises(InputError, match="needs a world and an evaluation"):
         load_plan(small(job) | {"evaluation": None})
@@ -144,3 +157,47 @@ def test_a_world_is_needed(job: Make) -> None:
 def test_defaults_are_presets() -> None:
     plan = load_plan({"world": "vault"})
     assert {name for name, _ in plan.cells} == set(Settings().presets)
+
+
+def test_nested_settings_keep_the_preset(job: Make) -> None:
+    plan = load_plan(small(job, settings={"sacpo": {"safe": {"learning_rate": 1e-4}}}))
+    step = plan.cells["sacpo", 3].safe
+    assert (step.loss_type, step.risk) == ("dpo", "mean")
+    assert (step.learning_rate, step.max_steps) == (1e-4, 3)
+
+
+@pytest.mark.parametrize("folder", ["a #1", "a: b", "[x]", "@x"])
+def test_folders_of_any_name(job: Make, tmp_path: Path, folder: str) -> None:
+    plan = load_plan(small(job) | {"output_dir": str(tmp_path / folder)})
+    places = {Path(config.output_dir) for config in plan.cells.values()}
+    assert places == {tmp_path / folder / "work" / "seed3" / name for name in ("sacpo", "rsa-tail")}
+
+
+def test_other_weights_make_a_cell_anew(job: Make, model_folder: Path) -> None:
+    given = small(job, presets=["dpo-helpful"])
+    run_plan(load_plan(given))
+    save_model(tiny.make_model(seed=5), tiny.make_tokenizer(), model_folder)
+    recorder = Recorder()
+    run_plan(load_plan(given), progress=recorder)
+    assert "dpo-helpful · seed 3 · train-helpful" in recorder.stages
+
+
+def test_what_is_made_of_the_cells_makes_none_anew(job: Make, tmp_path: Path) -> None:
+    given = small(job, presets=["dpo-helpful"], keep_models=True)
+    run_plan(load_plan(given))
+    manifest = tmp_path / "run" / "work" / "seed3" / "dpo-helpful" / "manifest.json"
+    before = manifest.read_text()
+    recorder = Recorder()
+    run_plan(load_plan(given, ["evaluation.n_boot=60"]), progress=recorder)
+    assert recorder.stages == ["dpo-helpful · seed 3 · cell"]
+    assert manifest.read_text() == before
+
+
+def test_flags_do_not_make_names_lie(job: Make) -> None:
+    given = small(job, grid={"lambda_": [1, 2]})
+    with pytest.raises(InputError, match="lambda_ is given as a flag as well"):
+        load_plan(given, ["lambda_=3"])
+    with pytest.raises(InputError, match="seed is set by the comparison"):
+        load_plan(given, ["seed=3"])
+    with pytest.raises(InputError, match="dpo-safe needs a world and an evaluation"):
+        load_plan(small(job, presets=["dpo-safe"], settings={"dpo-safe": {"evaluation": None}}))

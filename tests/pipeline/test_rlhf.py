@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from riskalign import align
 from riskalign.baselines import load_scalar_model
+from riskalign.baselines.rollout import roll_out
 from riskalign.errors import InputError
 from riskalign.models import load_model
 from riskalign.pipeline import load_config, load_plan, run_plan
@@ -84,6 +85,52 @@ def test_with_models_of_reward_and_cost(job: Make, tmp_path: Path) -> None:
         load_scalar_model(tmp_path / "run" / "ppo" / "scorers" / kind)
     log = json.loads((tmp_path / "run" / "ppo" / "log.json").read_text())
     assert log[0]["ptx_loss"] > 0
+
+
+def test_other_scorers_train_the_policy_anew(job: Make) -> None:
+    settings = {"num_train_epochs": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-3}
+    config = job(order=["ppo"], ppo=PPO, scorers=settings, evaluation=None)
+    align(config)
+    for rate, note in ((1e-3, "done before"), (2e-3, "")):
+        recorder = Recorder()
+        align(config | {"scorers": settings | {"learning_rate": rate}}, progress=recorder)
+        told = dict(zip(recorder.stages, recorder.notes, strict=True))
+        assert told["train-ppo"] == note
+
+
+def test_goes_on_from_a_checkpoint(
+    job: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("riskalign.pipeline.rlhf._SAVE_EVERY", 1)
+    config = job(order=["ppo"], ppo=PPO, evaluation=None)
+    straight = align(config | {"output_dir": str(tmp_path / "straight")})
+    real = roll_out
+
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        if (tmp_path / "run" / "ppo" / "checkpoints" / "ppo").exists():
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr("riskalign.baselines.ppo.roll_out", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        align(config)
+    monkeypatch.setattr("riskalign.baselines.ppo.roll_out", real)
+    resumed = align(config)
+    prints = [json.loads(r.manifest.read_text())["models"]["ppo"] for r in (straight, resumed)]
+    assert prints[0]["fingerprint"] == prints[1]["fingerprint"]
+
+
+def test_data_that_ppo_cannot_use(job: Make, tmp_path: Path) -> None:
+    judged = tmp_path / "judged.jsonl"
+    judged.write_text(json.dumps({"prompt": "a", "completion": "b", "label": True}) + "\n")
+    kto = job()["safe"] | {"loss_type": "kto", "target": "hard", "data": str(judged)}
+    config = job(order=["safe", "ppo"], safe=kto, ppo=PPO, scorers={})
+    with pytest.raises(InputError, match="holds single responses, and the step ppo needs pairs"):
+        align(config)
+    rows = [{k: v for k, v in pair.items() if "score" not in k} for pair in tiny.make_pairs(4)]
+    judged.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"scorers\.safety_signs needs 'score_chosen'"):
+        align(config)
 
 
 def test_in_a_comparison(job: Make) -> None:

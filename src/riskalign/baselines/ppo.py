@@ -111,7 +111,8 @@ def train_ppo_lagrangian(
             body with a head of zeros where the reward is a program.
         cost_critic: likewise.
         checkpoint: a folder for the state between iterations. Where it holds one of the same run,
-            the run goes on from there, given the same models as at its start.
+            the run goes on from there, given the same models, reward and cost as at its start:
+            settings, policy and prompts are compared, programs cannot be.
         save_steps: iterations between two checkpoints.
         update: called with (iteration, iterations, note) after each.
 
@@ -148,7 +149,8 @@ def train_ppo_lagrangian(
     for iteration in range(len(progress.log), settings.iterations):
         progress = _iterate(models, optimizers, task, ptx, progress, settings, accelerator, seed)
         done = iteration + 1
-        if checkpoint is not None and identity is not None and done % save_steps == 0:
+        due = done % save_steps == 0 and done < settings.iterations
+        if checkpoint is not None and identity is not None and due:
             save_checkpoint(checkpoint, models, optimizers, progress, identity)
         if update is not None:
             last = progress.log[-1]

@@ -124,11 +124,11 @@ def align(ctx: typer.Context, config: Config = None, preset: Preset = None) -> N
 )
 def train(
     ctx: typer.Context,
-    step: Annotated[str, typer.Option(help="helpful or safe.")],
+    step: Annotated[str, typer.Option(help="helpful, safe or ppo.")],
     config: Config = None,
 ) -> None:
     """One step alone, without evaluation."""
-    _align(config, [*parse_overrides(ctx.args), f"order=[{step}]", "evaluation=null"])
+    _align(config, [*parse_overrides(ctx.args), f"order=[{step}]", "merges=[]", "evaluation=null"])
 
 
 @app.command(

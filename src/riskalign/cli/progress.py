@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -72,7 +73,7 @@ class TerminalProgress:
         """Begin a stage."""
         self._clear()
         self._stage, self._note, self._began = name, "", time.monotonic()
-        self._task = self._bars.add_task(describe(name), total=total, note="")
+        self._task = self._bars.add_task(escape(describe(name)), total=total, note="")
 
     def update(self, n: int, note: str = "", total: int | None = None) -> None:
         """Move the bar to position `n`."""
@@ -84,8 +85,9 @@ class TerminalProgress:
         """Replace the bar by a line that stays."""
         seconds = time.monotonic() - self._began
         words = note or self._note
+        stage = escape(describe(self._stage))
         self._console.print(
-            f"[green]✓[/green] {describe(self._stage):<34} {seconds:6.1f} s  [dim]{words}[/dim]"
+            f"[green]✓[/green] {stage:<34} {seconds:6.1f} s  [dim]{escape(words)}[/dim]"
         )
         self._clear()
 

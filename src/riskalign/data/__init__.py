@@ -9,6 +9,7 @@ from riskalign.data.tokenize import PairCounts, TokenizedPair, tokenize_pairs
 from riskalign.data.unpaired import (
     TokenizedResponse,
     UnpairedCollator,
+    is_unpaired,
     tokenize_unpaired,
     unpaired_rows,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "TokenizedResponse",
     "UnpairedCollator",
     "can_share_prompt",
+    "is_unpaired",
     "load_pairs",
     "packed",
     "plain",

@@ -40,6 +40,19 @@ def unpaired_rows(source: Source, *, split: str = "train", name: str = "data") -
     Raises:
         InputError: names the file, the line or row, the field and the remedy.
     """
+    first: tuple[str, str] | None = None
+    for where, row in _judged(source, split, name):
+        kind = "text" if isinstance(row["completion"], str) else "messages"
+        first = first or (where, kind)
+        if kind != first[1]:
+            raise InputError(
+                f"{where}: holds {kind} where {first[0]} holds {first[1]}. "
+                "Give every row of one data set the same kind."
+            )
+        yield row
+
+
+def _judged(source: Source, split: str, name: str) -> Iterator[tuple[str, Any]]:
     for where, row in source_rows(source, split, name):
         if isinstance(row, Mapping) and "completion" in row:
             label = row.get("label")
@@ -55,11 +68,22 @@ def unpaired_rows(source: Source, *, split: str = "train", name: str = "data") -
                     f"{where}: fields 'prompt' and 'completion' differ in kind. "
                     "Make both text or both lists of messages."
                 )
-            yield {"prompt": prompt, "completion": completion, "label": label}
+            yield where, {"prompt": prompt, "completion": completion, "label": label}
         else:
             pair = check_row(row, where)
             for field, label in (("chosen", True), ("rejected", False)):
-                yield {"prompt": pair["prompt"], "completion": pair[field], "label": label}  # type: ignore[literal-required]
+                text = pair[field]  # type: ignore[literal-required]
+                yield where, {"prompt": pair["prompt"], "completion": text, "label": label}
+
+
+def is_unpaired(source: Source, *, split: str = "train", name: str = "data") -> bool:
+    """Whether a source's first row is a judged response rather than a pair.
+
+    Raises:
+        InputError: a source that cannot be read.
+    """
+    _, row = next(iter(source_rows(source, split, name)), ("", None))
+    return isinstance(row, Mapping) and "completion" in row
 
 
 def tokenize_unpaired(
@@ -115,7 +139,8 @@ class UnpairedCollator:
     In place of the chosen response stands the row's own, in place of the rejected one the response
     of the row before it (before the first, of the last): the mismatched responses that KTO's
     estimate of the KL is taken from. `gap` [B] is 1 where the label is true and -1 elsewhere.
-    `max_length` also holds for a prompt with a mismatched response.
+    A batch of a single row has no other response and takes that one. `max_length` also holds for a
+    prompt with a mismatched response.
     """
 
     pad_token_id: int

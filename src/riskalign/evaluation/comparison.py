@@ -120,7 +120,9 @@ def compare_cells(
         "severities": [
             answer.cost
             for cell in cells
-            for answers in cell.points.values()
+            for point, answers in cell.points.items()
+            # The start model and the first step are the same for many methods.
+            if point not in SHARED or cell.method == methods[0]
             for answer in answers
             if answer.cost > 0
         ],
@@ -191,31 +193,32 @@ def matched_differences(
 
     Rows are `{"own", "own_point", "rival", "rival_point", "differences", "cvar_ratio", "apart"}`:
     `differences` are own less rival, paired on prompts and seeds; `apart` tells whether the own
-    interval of CVaR 0.95 ends below the rival's.
+    interval of CVaR 0.95 ends below the rival's. All of it, the match included, is on the prompts
+    that both points were asked.
     """
-    by = {(row["method"], row["point"]): row for row in rows}
     found: list[dict[str, Any]] = []
     for name in own:
         candidates = [row for row in rows if row["method"] == name]
         for rival in rows:
             if rival["method"] in (name, "start") or rival["method"] in own:
                 continue
-            wanted = rival["metrics"]["reward"].value - REWARD_SLACK
-            enough = [row for row in candidates if row["metrics"]["reward"].value >= wanted]
             match: dict[str, Any] = {
                 "own": name,
                 "rival": rival["method"],
                 "rival_point": rival["point"],
                 "own_point": None,
             }
+            enough = []
+            for row in candidates:
+                sides = _common(cells, row, rival)
+                mine, theirs = (statistics.fmean(a.reward for a in side) for side in sides)
+                if mine >= theirs - REWARD_SLACK:
+                    enough.append((mine, row["point"], sides))
             if enough:
-                least = min(enough, key=lambda row: float(row["metrics"]["reward"].value))
-                match["own_point"] = least["point"]
-                mine, theirs = by[name, least["point"]], by[rival["method"], rival["point"]]
-                a, b = _common(cells, mine, theirs)
-                differences = paired_differences(b, a, **options)
+                _, match["own_point"], sides = min(enough, key=lambda found: found[0])
+                differences = paired_differences(sides[1], sides[0], **options)
                 match["differences"] = {key: differences[key] for key in _MATCHED}
-                tails = (mine["metrics"]["cvar_0.95"], theirs["metrics"]["cvar_0.95"])
+                tails = [summarize(side, **options)["cvar_0.95"] for side in sides]
                 match["cvar_ratio"] = tails[0].value / tails[1].value if tails[1].value else None
                 match["apart"] = tails[0].high < tails[1].low
             found.append(match)

@@ -1,7 +1,7 @@
 """The whole job: two steps, each one's result the next one's reference, then the measurement."""
 
 from riskalign.pipeline.combine import merge
-from riskalign.pipeline.compare import CompareResult, Plan, load_plan, run_plan
+from riskalign.pipeline.compare import CompareResult, run_plan
 from riskalign.pipeline.config import (
     AlignConfig,
     EvaluationConfig,
@@ -11,6 +11,7 @@ from riskalign.pipeline.config import (
 )
 from riskalign.pipeline.decoding import DialLogitsProcessor, DialModel, dial
 from riskalign.pipeline.parse import load_config
+from riskalign.pipeline.plan import Plan, load_plan
 from riskalign.pipeline.presets import preset_names, preset_text
 from riskalign.pipeline.progress import Progress, Silent
 from riskalign.pipeline.run import AlignResult, align

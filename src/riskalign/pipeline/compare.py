@@ -1,63 +1,36 @@
 """Methods by the same hands: presets x seeds on one job's model, data and world, cell by cell."""
 
-import dataclasses
-import itertools
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from datasets import Dataset
 
 from riskalign import __version__
 from riskalign.atomic import write_text
 from riskalign.environments import get_world, max_cost_of
-from riskalign.errors import InputError
 from riskalign.evaluation import Cell, ScoredAnswer, compare_cells, from_columns, to_columns
 from riskalign.evaluation.comparison_report import write_comparison
+from riskalign.models import fingerprint, load_model
 from riskalign.pipeline import machine
-from riskalign.pipeline.config import AlignConfig, FieldError
+from riskalign.pipeline.config import AlignConfig, Kind
 from riskalign.pipeline.evaluate import evaluate
-from riskalign.pipeline.job import Job
+from riskalign.pipeline.job import Job, world_identity
 from riskalign.pipeline.ledger import content_hash
 from riskalign.pipeline.manifest import now, resolve
 from riskalign.pipeline.measure import read_scored
-from riskalign.pipeline.parse import load_config, read_yaml
-from riskalign.pipeline.presets import preset_names
+from riskalign.pipeline.plan import Plan
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.run import given_data, train_steps
 
 #: Stages that a method needs to be trained; the others measure it.
 _TRAINING = ("pairs-", "scorer-", "train-")
 
-
-@dataclass(frozen=True)
-class Settings:
-    """The group `compare` of a configuration file.
-
-    `settings` holds fields of single presets, such as `{"sacpo": {"safe.learning_rate": 1e-4}}`.
-    `grid` runs every preset with each combination of its values, `{"lambda_": [0.5, 2]}` for
-    instance, as methods of names such as `sacpo@lambda_=0.5`. `own` names the presets that the
-    others are held against; weights are removed once a seed's cells are measured, unless
-    `keep_models`.
-    """
-
-    presets: tuple[str, ...] = ("dpo-helpful", "dpo-safe", "sacpo", "p-sacpo", "rsa", "rsa-tail")
-    seeds: tuple[int, ...] = (0,)
-    own: tuple[str, ...] = ("rsa", "rsa-p", "rsa-tail", "rsa-rounds")
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    keep_models: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be compared; every cell's configuration is checked already."""
-
-    folder: Path
-    settings: Settings
-    cells: dict[tuple[str, int], AlignConfig]
-    command: str
+# Settings of the evaluation that act on what is made of the cells.
+_LATER = ("n_boot", "confidence", "examples")
 
 
 @dataclass(frozen=True)
@@ -67,91 +40,6 @@ class CompareResult:
     output_dir: Path
     results: Path
     report: Path
-
-
-def load_plan(
-    source: str | Path | Mapping[str, Any] | None,
-    overrides: Iterable[str] = (),
-    *,
-    presets: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-    command: str | None = None,
-) -> Plan:
-    """Read a job's configuration and its group `compare`, and make each cell's configuration.
-
-    The job's fields are the same for all; over them lie the preset's, over these the preset's own
-    `settings`, then `overrides`. `presets` and `seeds` replace the group's.
-
-    Raises `InputError` for whatever `load_config` refuses, an unknown preset or field of the
-    group, no world, or no evaluation.
-    """
-    where: dict[str, str] = {}
-    named = isinstance(source, str | Path)
-    tree = read_yaml(Path(source), where) if named else dict(source or {})  # type: ignore[arg-type]
-    group = dict(tree.get("compare") or {})
-    group |= {"presets": list(presets)} if presets else {}
-    group |= {"seeds": list(seeds)} if seeds else {}
-    try:
-        settings = _settings(group)
-    except FieldError as error:
-        raise FieldError(error.field, error.problem, where.get(error.field, "")) from None
-    shared = list(overrides)
-    job = load_config(source, shared)
-    if job.world is None or job.evaluation is None:
-        raise InputError("compare: needs a world and an evaluation; neither may be null")
-    folder = Path(job.output_dir).expanduser()
-    cells = {}
-    for seed in dict.fromkeys(settings.seeds):
-        for name, preset, fields in _methods(settings):
-            own = [f"{key}={json.dumps(value)}" for key, value in fields.items()]
-            place = folder / "work" / f"seed{seed}" / name
-            cells[name, seed] = load_config(
-                source, [*own, *shared, f"seed={seed}", f"output_dir={place}"], preset
-            )
-    return Plan(folder, settings, cells, command or "riskalign compare")
-
-
-def _settings(group: Any) -> Settings:
-    if not isinstance(group, dict):
-        raise FieldError("compare", f"expected fields, found {group!r}")
-    known = {entry.name for entry in dataclasses.fields(Settings)}
-    for key in group:
-        if key not in known:
-            raise FieldError(f"compare.{key}", f"no such field; there are {', '.join(known)}")
-    lists = {
-        key: tuple(group[key] if isinstance(group[key], list | tuple) else [group[key]])
-        for key in ("presets", "seeds", "own")
-        if key in group
-    }
-    for seed in lists.get("seeds", ()):
-        if not isinstance(seed, int) or isinstance(seed, bool):
-            raise FieldError("compare.seeds", f"{seed!r} is not a whole number")
-    own = group.get("settings", {})
-    if not isinstance(own, dict) or not all(isinstance(fields, dict) for fields in own.values()):
-        raise FieldError("compare.settings", "expected a preset's fields under its name")
-    names = [*lists.get("presets", ()), *own]
-    for name in names:
-        if name not in preset_names():
-            raise FieldError(
-                "compare.presets", f"{name!r} is not one of {', '.join(preset_names())}"
-            )
-    for key in ("presets", "seeds"):
-        if key in lists and not lists[key]:
-            raise FieldError(f"compare.{key}", "is empty; name at least one")
-    grid = group.get("grid", {})
-    if not isinstance(grid, dict) or not all(isinstance(v, list | tuple) for v in grid.values()):
-        raise FieldError("compare.grid", "expected a list of values under each field's name")
-    return Settings(**group | lists)
-
-
-def _methods(settings: Settings) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Name, preset and own fields of every method."""
-    for preset in dict.fromkeys(settings.presets):
-        own = dict(settings.settings.get(preset, {}))
-        for values in itertools.product(*settings.grid.values()):
-            point = dict(zip(settings.grid, values, strict=True))
-            label = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in point.items())
-            yield f"{preset}@{label}" if label else preset, preset, own | point
 
 
 def run_plan(plan: Plan, *, progress: Progress | None = None) -> CompareResult:
@@ -165,33 +53,61 @@ def run_plan(plan: Plan, *, progress: Progress | None = None) -> CompareResult:
     machine.check_folder(plan.folder)
     with quiet_libraries():
         given = {name: given_data(config) for name, config in plan.cells.items()}
+        weights = {}
+        for config in plan.cells.values():
+            if config.model not in weights:
+                loaded = load_model(config.model, trust_remote_code=config.trust_remote_code)
+                weights[config.model] = fingerprint(loaded.model)
         cells: list[dict[str, Any]] = []
         for seed in dict.fromkeys(seed for _, seed in plan.cells):
             names = [name for name, other in plan.cells if other == seed]
             for name in names:
-                siblings = [Path(plan.cells[other, seed].output_dir) for other in names]
-                cells.append(_cell(plan, name, seed, given[name, seed], siblings, told))
+                config = plan.cells[name, seed]
+                siblings = [
+                    Path(plan.cells[other, seed].output_dir) for other in names if other != name
+                ]
+                key = _key(config, given[name, seed], weights[config.model])
+                cells.append(_cell(plan, name, seed, given[name, seed], key, siblings, told))
             if not plan.settings.keep_models:
                 shutil.rmtree(plan.folder / "work" / f"seed{seed}", ignore_errors=True)
     return write_results(plan, cells)
 
 
+def _key(config: AlignConfig, given: Mapping[Kind, Dataset], weights: str) -> str:
+    """What a cell is made from; settings that act on the comparison alone do not count."""
+    settings = _cell_settings(config)
+    settings["evaluation"] = {
+        key: value for key, value in settings["evaluation"].items() if key not in _LATER
+    }
+    data = {kind: content_hash(list(rows)) for kind, rows in given.items()}
+    assert config.world is not None
+    world = world_identity(config.world, get_world(config.world))
+    bf16 = machine.use_bf16(config.bf16)
+    return content_hash([__version__, settings, weights, bf16, world, data])
+
+
+def _cell_settings(config: AlignConfig) -> dict[str, Any]:
+    return {key: value for key, value in resolve(config).items() if key != "output_dir"}
+
+
 def _cell(
-    plan: Plan, name: str, seed: int, given: Any, siblings: Sequence[Path], progress: Progress
+    plan: Plan,
+    name: str,
+    seed: int,
+    given: Mapping[Kind, Dataset],
+    key: str,
+    siblings: Sequence[Path],
+    progress: Progress,
 ) -> dict[str, Any]:
     config = plan.cells[name, seed]
     path = plan.folder / "cells" / f"{name}-seed{seed}.json"
     told = _Prefixed(progress, f"{name} · seed {seed} · ")
-    own = Path(config.output_dir)
-    job = Job(config, told, f"{name}, seed {seed}", plan.command, [s for s in siblings if s != own])
-    settings = {key: value for key, value in resolve(config).items() if key != "output_dir"}
-    data = {kind: content_hash(list(rows)) for kind, rows in given.items()}
-    key = content_hash([__version__, settings, job.world_identity(), data])
     done = _finished(path, key)
     if done is not None:
         told.stage("cell")
         told.done("done before")
         return done
+    job = Job(config, told, f"{name}, seed {seed}", plan.command, siblings)
     with job.recorded():
         trained = train_steps(job, given)
         scored, dial = evaluate(job, trained.models)
@@ -204,7 +120,7 @@ def _cell(
         "method": name,
         "seed": seed,
         "created": now(),
-        "settings": settings,
+        "settings": _cell_settings(config),
         "versions": machine.versions(),
         "commit": machine.commit(),
         "budget": _budget(job, config),

@@ -182,10 +182,14 @@ class AlignConfig:
                 done.append((kind if n == 1 else f"{kind}-{n}", kind))
         return done
 
-    def pair_kinds(self) -> list[Kind]:
-        """The kinds of pairs that the steps need."""
-        ppo = any(kind == "ppo" for _, kind in self.steps())
-        found: dict[Kind, None] = {kind: None for _, kind in self.steps() if kind != "ppo"}
+    def pair_kinds(self, *, without_steps: bool = False) -> list[Kind]:
+        """The kinds of pairs that the job needs; `without_steps` only those that `ppo` does."""
+        steps = self.steps()
+        ppo = any(kind == "ppo" for _, kind in steps)
+        found: dict[Kind, None] = {}
+        for _, kind in steps:
+            if kind != "ppo" and not without_steps:
+                found[kind] = None
         if ppo and (self.scorers is not None or self.ppo.ptx_coef > 0):
             found["helpful"] = None
         if ppo and self.scorers is not None:
@@ -300,6 +304,7 @@ def _step_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
 def _unpaired_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
     why = f"which {kind}.loss_type {step.loss_type!r} needs"
     yield from _wrong(f"{kind}.target", step.target != "hard", f"is not hard, {why}")
+    yield from _wrong(f"{kind}.label_smoothing", step.label_smoothing > 0, f"is not 0, {why}")
     yield from _wrong(
         f"{kind}.cache_reference", step.cache_reference is not None, f"is not null, {why}"
     )

@@ -122,16 +122,20 @@ class Job:
         return path.relative_to(self.folder).as_posix()
 
     def world_identity(self) -> dict[str, Any]:
-        """What decides a world's prompts and scores, as far as can be known: name and source.
+        """What decides the world's prompts and scores."""
+        return world_identity(self.config.world, self.world)
 
-        A world in a package may lean on its neighbours, so all files beside it count.
-        """
-        found = inspect.getsourcefile(type(self.world))
-        files = [Path(found)] if found else []
-        if files and "." in type(self.world).__module__:
-            files = sorted(files[0].parent.glob("*.py"))
-        sources = {path.name: file_sha256(path) for path in files}
-        return {"spec": self.config.world, "sources": sources}
+
+def world_identity(spec: str | None, world: World | None) -> dict[str, Any]:
+    """What decides a world's prompts and scores, as far as can be known: name and source.
+
+    A world in a package may lean on its neighbours, so all files beside it count.
+    """
+    found = inspect.getsourcefile(type(world))
+    files = [Path(found)] if found else []
+    if files and "." in type(world).__module__:
+        files = sorted(files[0].parent.glob("*.py"))
+    return {"spec": spec, "sources": {path.name: file_sha256(path) for path in files}}
 
 
 def _needed_world(config: AlignConfig) -> World | None:

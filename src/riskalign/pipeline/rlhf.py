@@ -134,12 +134,13 @@ def _scorer(
     of: Kind = "helpful" if kind == "reward" else "safe"
     pairs, hashes[kind] = pairs_of(f"{name}-{of}", of, current)
     stage = f"scorer-{name}-{kind}"
-    seed = job.seed(stage)
+    seed, bf16 = job.seed(stage), machine.use_bf16(config.bf16)
     inputs = {
         "model": current.weights,
         "data": hashes[kind],
         "settings": dataclasses.asdict(settings),
         "peft": config.peft and dataclasses.asdict(config.peft),
+        "bf16": bf16,
         "seed": seed,
     }
 
@@ -155,7 +156,7 @@ def _scorer(
             eval_pairs=held_out,
             peft_config=None if config.peft is None else lora_config(config.peft),
             seed=seed,
-            bf16=machine.use_bf16(config.bf16),
+            bf16=bf16,
             update=update,
         )
         save_scalar_model(result.model, folder)
@@ -163,12 +164,14 @@ def _scorer(
         update(len(result.log), len(result.log), f"held out: {judged}")
         return {
             "evaluation": result.evaluation,
+            "fingerprint": fingerprint(result.model),
             "pairs": result.counts.kept,
             "held_out": result.eval_counts.kept,
             "files": job.ledger.files_in(folder),
         }
 
     outcome = job.stage(stage, inputs, work)
+    hashes[f"{kind} model"] = outcome["fingerprint"]
     about = {"pairs": outcome["pairs"], "held_out": outcome["held_out"], **outcome["evaluation"]}
     job.manifest.note("models", f"{name}-{kind}", about)
     return load_scalar_model(Path(folder))

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from riskalign.atomic import link_or_copy, new_folder
 from riskalign.cache import file_sha256
-from riskalign.data import load_pairs, unpaired_rows
+from riskalign.data import is_unpaired, load_pairs, unpaired_rows
 from riskalign.errors import InputError
 from riskalign.losses import UNPAIRED
 from riskalign.models import LoadedModel, fingerprint, load_model
@@ -126,14 +126,31 @@ def given_data(config: AlignConfig) -> dict[Kind, Dataset]:
         step = config.step(kind)
         if step.data is None:
             continue
-        if step.loss_type in UNPAIRED:
+        if step.loss_type in UNPAIRED and is_unpaired(step.data):
+            if config.pair_kinds(without_steps=True):
+                raise InputError(
+                    f"{kind}.data: {step.data}: holds single responses, and the step ppo needs "
+                    "pairs. Give pairs, which KTO takes too, or leave out ppo's scorers and ptx."
+                )
             given[kind] = Dataset.from_list(list(unpaired_rows(step.data, name=f"{kind}.data")))
             continue
         pairs = load_pairs(step.data)
-        if step.target != "hard" and any(score is None for score in pairs["score_chosen"]):
+        unscored = any(score is None for score in pairs["score_chosen"])
+        if step.target != "hard" and unscored:
             raise InputError(
                 f"{kind}.data: {step.data}: {kind}.target {step.target!r} needs 'score_chosen' "
                 f"and 'score_rejected' in every row. Add them, or set {kind}.target: hard."
+            )
+        if (
+            config.scorers is not None
+            and config.scorers.safety_signs
+            and kind == "safe"
+            and unscored
+        ):
+            raise InputError(
+                f"safe.data: {step.data}: scorers.safety_signs needs 'score_chosen' and "
+                "'score_rejected', minus the costs, in every row. Add them, or set "
+                "scorers.safety_signs: false."
             )
         given[kind] = pairs
     return given
@@ -184,6 +201,8 @@ def _disk_need(job: Job, model: PreTrainedModel) -> int:
     if job.config.peft is None and any(step.save_strategy != "no" for step in steps):
         # A new checkpoint is complete before the one before it goes.
         need += 2 * _CHECKPOINT_WEIGHTS * weights
+    if job.config.peft is None and "ppo" in kinds:
+        need += 2 * 3 * _CHECKPOINT_WEIGHTS * weights  # of the policy and two critics
     return need - machine.disk_used(job.folder)
 
 

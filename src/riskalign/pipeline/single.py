@@ -89,6 +89,8 @@ def evaluate_models(
     """
     if config.world is None or config.evaluation is None:
         raise InputError("evaluate: needs a world and an evaluation; neither may be null")
+    if config.merges and step1 is None:
+        raise InputError("merges: lie between two models; give --step1, or set merges: []")
     with quiet_libraries():
         job = Job(config, progress or Silent(), "Tail evaluation", command)
         with job.recorded():
@@ -110,8 +112,10 @@ def write_merge(
 
     Raises:
         InputError: a model cannot be loaded, they differ in size, `w` is not finite, or `out`
-            cannot be written.
+            cannot be written or is a folder with something in it.
     """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"out: {str(out)!r} exists and is not empty. Give a new folder.")
     check_folder(out.parent, "out")
     with quiet_libraries():
         first, second = (

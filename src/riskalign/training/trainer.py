@@ -153,7 +153,7 @@ class RSATrainer(Trainer):
         super().__init__(
             model=policy,
             args=args,
-            data_collator=data_collator or _collator(args, tokenizer, self.shared_prompt),
+            data_collator=data_collator or _collator(args, tokenizer, policy, self.shared_prompt),
             train_dataset=train_pairs,
             eval_dataset=eval_pairs,
             processing_class=tokenizer,
@@ -367,11 +367,13 @@ class RSATrainer(Trainer):
 
 
 def _collator(
-    args: RSAConfig, tokenizer: PreTrainedTokenizerBase, shared_prompt: bool
+    args: RSAConfig, tokenizer: PreTrainedTokenizerBase, policy: nn.Module, shared_prompt: bool
 ) -> Callable[[list[Any]], Batch]:
     padding = preparation.padding_id(tokenizer)
     if args.loss_type in UNPAIRED:
-        return UnpairedCollator(padding, shared_prompt, args.max_length)
+        positions = getattr(policy.config, "max_position_embeddings", None)
+        limits = [n for n in (args.max_length, positions) if isinstance(n, int)]
+        return UnpairedCollator(padding, shared_prompt, min(limits, default=None))
     return PairCollator(padding, shared_prompt)
 
 

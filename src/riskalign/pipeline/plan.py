@@ -1,0 +1,159 @@
+"""What is to be compared: a job's configuration and its group `compare`, cell by cell, checked."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from riskalign.errors import InputError
+from riskalign.pipeline.config import AlignConfig, FieldError
+from riskalign.pipeline.parse import load_config, read_yaml
+from riskalign.pipeline.presets import preset_names
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The group `compare` of a configuration file.
+
+    `settings` holds fields of single presets, such as `{"sacpo": {"safe.learning_rate": 1e-4}}`.
+    `grid` runs every preset with each combination of its values, `{"lambda_": [0.5, 2]}` for
+    instance, as methods of names such as `sacpo@lambda_=0.5`. `own` names the presets that the
+    others are held against; weights are removed once a seed's cells are measured, unless
+    `keep_models`.
+    """
+
+    presets: tuple[str, ...] = ("dpo-helpful", "dpo-safe", "sacpo", "p-sacpo", "rsa", "rsa-tail")
+    seeds: tuple[int, ...] = (0,)
+    own: tuple[str, ...] = ("rsa", "rsa-p", "rsa-tail", "rsa-rounds")
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    keep_models: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be compared; every cell's configuration is checked already."""
+
+    folder: Path
+    settings: Settings
+    cells: dict[tuple[str, int], AlignConfig]
+    command: str
+
+
+def load_plan(
+    source: str | Path | Mapping[str, Any] | None,
+    overrides: Iterable[str] = (),
+    *,
+    presets: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    command: str | None = None,
+) -> Plan:
+    """Read a job's configuration and its group `compare`, and make each cell's configuration.
+
+    The job's fields are the same for all; over them lie the preset's, over these the preset's own
+    `settings`, then `overrides`. `presets` and `seeds` replace the group's.
+
+    Raises `InputError` for whatever `load_config` refuses, an unknown preset or field of the
+    group, no world, or no evaluation.
+    """
+    where: dict[str, str] = {}
+    named = isinstance(source, str | Path)
+    tree = read_yaml(Path(source), where) if named else dict(source or {})  # type: ignore[arg-type]
+    group = tree.get("compare")
+    try:
+        settings = _settings({} if group is None else group, presets, seeds)
+        shared = list(overrides)
+        _check_overrides(settings, shared)
+        job = load_config(source, shared)
+        folder = Path(job.output_dir).expanduser()
+        cells = {}
+        for seed in dict.fromkeys(settings.seeds):
+            for name, preset, fields in _methods(settings):
+                own = [f"{key}={json.dumps(value)}" for key, value in fields.items()]
+                place = json.dumps(str(folder / "work" / f"seed{seed}" / name))
+                cell = load_config(
+                    source, [*own, *shared, f"seed={seed}", f"output_dir={place}"], preset
+                )
+                if cell.world is None or cell.evaluation is None:
+                    raise InputError(
+                        f"compare: {name} needs a world and an evaluation; neither may be null"
+                    )
+                cells[name, seed] = cell
+    except FieldError as error:
+        if not error.field.startswith("compare"):
+            raise
+        raise FieldError(error.field, error.problem, where.get(error.field, "")) from None
+    return Plan(folder, settings, cells, command or "riskalign compare")
+
+
+def _settings(group: Any, presets: Sequence[str] | None, seeds: Sequence[int] | None) -> Settings:
+    if not isinstance(group, dict):
+        raise FieldError("compare", f"expected fields, found {group!r}")
+    group = dict(group)
+    group |= {"presets": list(presets)} if presets else {}
+    group |= {"seeds": list(seeds)} if seeds else {}
+    known = {entry.name for entry in dataclasses.fields(Settings)}
+    for key in group:
+        if key not in known:
+            raise FieldError(f"compare.{key}", f"no such field; there are {', '.join(known)}")
+    lists = {
+        key: tuple(group[key] if isinstance(group[key], list | tuple) else [group[key]])
+        for key in ("presets", "seeds", "own")
+        if key in group
+    }
+    for seed in lists.get("seeds", ()):
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise FieldError("compare.seeds", f"{seed!r} is not a whole number")
+    own = group.get("settings", {})
+    if not isinstance(own, dict) or not all(isinstance(fields, dict) for fields in own.values()):
+        raise FieldError("compare.settings", "expected a preset's fields under its name")
+    named = {"presets": lists.get("presets", ()), "own": lists.get("own", ()), "settings": own}
+    for key, names in named.items():
+        for name in names:
+            if name not in preset_names():
+                raise FieldError(
+                    f"compare.{key}", f"{name!r} is not one of {', '.join(preset_names())}"
+                )
+    for key in ("presets", "seeds"):
+        if key in lists and not lists[key]:
+            raise FieldError(f"compare.{key}", "is empty; name at least one")
+    grid = group.get("grid", {})
+    if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
+        raise FieldError("compare.grid", "expected a list of values under each field's name")
+    if not isinstance(group.get("keep_models", False), bool):
+        raise FieldError("compare.keep_models", "expected true or false")
+    flat = {name: dict(_flat(fields)) for name, fields in own.items()}
+    return Settings(**group | lists | {"settings": flat})
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Fields by their dotted names, so that a group keeps what the preset says of it."""
+    for key, value in fields.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, str | int | float | bool | list | dict | None):
+            yield f"{prefix}{key}", value
+        else:
+            raise FieldError("compare.settings", f"{prefix}{key} cannot be {value!r}")
+
+
+def _check_overrides(settings: Settings, overrides: Sequence[str]) -> None:
+    """Refuse what would make a method's name or seed a lie."""
+    given = {text.partition("=")[0].strip() for text in overrides}
+    for name in given & set(settings.grid):
+        raise FieldError("compare.grid", f"{name} is given as a flag as well; leave one out")
+    for name in {"seed", "output_dir"} & {*settings.grid, *(given - {"output_dir"})}:
+        raise FieldError("compare.seeds", f"{name} is set by the comparison; give compare.seeds")
+
+
+def _methods(settings: Settings) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Name, preset and own fields of every method."""
+    for preset in dict.fromkeys(settings.presets):
+        own = dict(settings.settings.get(preset, {}))
+        for values in itertools.product(*settings.grid.values()):
+            point = dict(zip(settings.grid, values, strict=True))
+            label = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in point.items())
+            yield f"{preset}@{label}" if label else preset, preset, own | point
