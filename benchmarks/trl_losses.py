@@ -20,13 +20,17 @@ BAR = 1e-5
 
 
 def models() -> tuple[Any, Any]:
-    """A policy, and a reference whose weights are not the policy's."""
+    """A policy, and a reference whose weights are not the policy's.
+
+    The reference finds the random words less likely than the policy does, so that KTO's estimate of
+    the KL is above 0, where it is not cut off.
+    """
     import torch
 
     policy, reference = make_model("tiny", "cpu", "float32"), make_model("tiny", "cpu", "float32")
     torch.manual_seed(1)
     with torch.no_grad():
-        for parameter in policy.parameters():
+        for parameter in reference.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return policy, reference
 
@@ -58,7 +62,10 @@ def gradient(model: Any) -> Any:
 
 
 def losses(loss: str) -> dict[str, tuple[float, Any]]:
-    """Loss and gradient of the first batch in both libraries."""
+    """Loss and gradient of the first batch in both libraries.
+
+    Raises `RuntimeError` where KTO's KL is 0, which would leave its estimate untried.
+    """
     import trl
 
     from riskalign import RSAConfig, RSATrainer
@@ -97,6 +104,10 @@ def losses(loss: str) -> dict[str, tuple[float, Any]]:
             batch = trainer._prepare_inputs(trainer.data_collator(held))
             value = trainer.compute_loss(trainer.model, batch)
             value.backward()
+            if library == "riskalign" and loss == "kto":
+                kl = trainer.pair_losses(trainer.model, batch).metrics["kl"][0]
+                if not kl > 0.05:
+                    raise RuntimeError(f"the KL of this batch is {float(kl)}, too small to tell")
             found[library] = value.item(), gradient(trainer.model)
     return found
 

@@ -158,7 +158,14 @@ def test_the_machine_is_described() -> None:
 def test_committed_figures_are_complete() -> None:
     for path in (Path(__file__).parents[1] / "benchmarks" / "results").glob("*.json"):
         content = json.loads(path.read_text())
-        if path.stem in ("token_stats", "step", "breakdown", "growth", "sampling"):
+        if path.stem in (
+            "token_stats",
+            "step",
+            "breakdown",
+            "growth",
+            "sampling",
+            "trl_losses",
+        ):
             assert content["machine"]["device"], path
             assert content["rows"], path
             assert {"name", "value", "bar", "holds"} == set(content["ratios"][0]), path
