@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# The safe step's learning rate for every method, chosen on prompts of the training half that no pair was
-# made of, with a seed that the study does not use.
+# How strongly each method's safe step tilts, chosen on prompts of the training half that no pair was
+# made of, with a seed that the study does not use: the same three multipliers for all.
 set -euo pipefail
 mkdir -p runs
-cat > runs/vault-tune.yaml <<YAML
-$(sed '/^compare:/,$d' recipes/vault/compare.yaml)
+{
+    sed '/^compare:/,$d' recipes/vault/compare.yaml
+    cat <<'YAML'
 compare:
-  presets: [sacpo, sacpo-kto, rsa-tail, rsa, dpo-safe]
+  presets: [sacpo, rsa-tail, sacpo-kto, rsa, dpo-safe]
   seeds: [100]
   settings: {sacpo-kto: {safe.per_device_train_batch_size: 4}}
-  grid: {safe.learning_rate: [3.5e-4, 7.0e-4, 1.4e-3]}
+  grid: {lambda_: [0.125, 0.4, 1]}
 YAML
+} > runs/vault-tune.yaml
 riskalign compare -c runs/vault-tune.yaml --output_dir runs/vault-tune --evaluation.split dev \
     --evaluation.prompts 64 --evaluation.dial "[]" --evaluation.distance_prompts 0
