@@ -13,5 +13,5 @@ compare:
   grid: {lambda_: [0.125, 0.4, 1]}
 YAML
 } > runs/vault-tune.yaml
-riskalign compare -c runs/vault-tune.yaml --output_dir runs/vault-tune --evaluation.split dev \
+riskalign compare -c runs/vault-tune.yaml --output_dir recipes/vault/tuning --evaluation.split dev \
     --evaluation.prompts 64 --evaluation.dial "[]" --evaluation.distance_prompts 0
