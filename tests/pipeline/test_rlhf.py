@@ -71,9 +71,9 @@ def test_with_models_of_reward_and_cost(job: Make, tmp_path: Path) -> None:
     sampling = job()["sampling"] | {"prompts": 10}
     ppo = PPO | {"ptx_coef": 0.5}
     recorder = Recorder()
-    config = job(order=["ppo"], ppo=ppo, scorers=settings, sampling=sampling, evaluation=None)
-    align(config, progress=recorder)
-    assert recorder.stages == [
+    config = job(order=["ppo"], ppo=ppo, scorers=settings, sampling=sampling)
+    result = align(config, progress=recorder)
+    assert recorder.stages[:8] == [
         "load", "pairs-ppo-helpful", "scorer-ppo-reward", "pairs-ppo-safe", "scorer-ppo-cost",
         "pairs-ppo-helpful", "train-ppo", "model",
     ]  # fmt: skip
@@ -81,6 +81,14 @@ def test_with_models_of_reward_and_cost(job: Make, tmp_path: Path) -> None:
     assert {"accuracy", "brier", "ece"} <= set(about["models"]["ppo-reward"])
     assert {"sign_accuracy", "sign_brier"} <= set(about["models"]["ppo-cost"])
     assert about["stages"]["scorer-ppo-cost"]["held_out"] >= 1
+    assert result.results is not None
+    assert result.report is not None
+    shown = json.loads(result.results.read_text())["scorers"]
+    assert set(shown) == {"ppo-reward", "ppo-cost"}
+    html = result.report.read_text()
+    assert "ppo-cost" in html
+    assert "PPO-Lagrangian" in html
+    assert "rises while cost exceeds its limit" in html
     for kind in ("reward", "cost"):
         load_scalar_model(tmp_path / "run" / "ppo" / "scorers" / kind)
     log = json.loads((tmp_path / "run" / "ppo" / "log.json").read_text())

@@ -333,6 +333,19 @@ PANELS: tuple[tuple[str, str, tuple[Curve, ...]], ...] = (
 )
 
 
+#: What PPO-Lagrangian logs, an iteration a point, in place of a pair loss's metrics.
+PPO_PANELS: tuple[tuple[str, str, tuple[Curve, ...]], ...] = (
+    ("Reward", "mean of an iteration's answers", (Curve("reward", "reward", "t-main"),)),
+    ("Cost", "mean of an iteration's answers", (Curve("cost", "cost", "t-main"),)),
+    (
+        "Multiplier",
+        "λ rises while cost exceeds its limit",
+        (Curve("lambda", "λ", "t-main"),),
+    ),
+    ("KL", "to the step's start, nats an answer", (Curve("kl", "KL", "t-main"),)),
+)
+
+
 def training(log: Sequence[Mapping[str, float | None]], curves: Sequence[Curve]) -> str:
     """One panel of a step's training log; empty where the log holds none of its curves."""
     frame = _SMALL

@@ -154,6 +154,7 @@ _RESULTS = _record(
         "costs": _mapping(_list(_cost)),
         "rewards": _mapping(_list(_number)),
         "training": _mapping(_list(_mapping(_number_or_null))),
+        "scorers": _mapping(_mapping(_number)),
         "examples": _list(
             _record(
                 {
@@ -185,6 +186,7 @@ _DEFAULTS: dict[str, Callable[[], Any]] = {
     "costs": dict,
     "rewards": dict,
     "training": dict,
+    "scorers": dict,
     "examples": list,
     "settings": dict,
     "reproduce": dict,

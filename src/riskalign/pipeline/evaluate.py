@@ -131,6 +131,9 @@ def report(
     assert evaluation is not None
     results, html = job.folder / "results.json", job.folder / "report.html"
     seed = job.seed("evaluate")
+    scorers = {
+        name: about for name, about in job.manifest.content["models"].items() if "accuracy" in about
+    }
     inputs = {
         "title": job.title,
         "command": job.command,
@@ -138,6 +141,7 @@ def report(
         "scored": {name: file_sha256(path) for name, path in scored.items()},
         "dial": {str(w): file_sha256(path) for w, path in dial.items()},
         "training": training,
+        "scorers": scorers,
         "models": {name: model.weights for name, model in models.items()},
         "world": job.world_identity(),
         "max_cost": job.max_cost,
@@ -163,6 +167,7 @@ def report(
                 "model": job.config.model,
                 **compare(job.eval_prompts, own, points, evaluation, seed, job.max_cost),
                 "training": training,
+                "scorers": scorers,
                 "settings": resolve(job.config),
                 "reproduce": {
                     "command": job.command,
