@@ -346,6 +346,11 @@ PPO_PANELS: tuple[tuple[str, str, tuple[Curve, ...]], ...] = (
 )
 
 
+def panels_of(log: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str, tuple[Curve, ...]], ...]:
+    """The panels for a step's log, by what it holds."""
+    return PPO_PANELS if "lambda" in log[0] else PANELS
+
+
 def training(log: Sequence[Mapping[str, float | None]], curves: Sequence[Curve]) -> str:
     """One panel of a step's training log; empty where the log holds none of its curves."""
     frame = _SMALL

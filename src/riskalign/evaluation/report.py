@@ -142,9 +142,7 @@ def _charts(results: Mapping[str, Any]) -> dict[str, Any]:
         "training": {
             step: [
                 {"title": title, "note": note, "curves": curves, "svg": Markup(svg)}
-                for title, note, curves in (
-                    plots.PPO_PANELS if "lambda" in log[0] else plots.PANELS
-                )
+                for title, note, curves in plots.panels_of(log)
                 if (svg := plots.training(log, curves))
             ]
             for step, log in results["training"].items()
