@@ -1,0 +1,38 @@
+"""The figures of the recipes' pages are those of the committed cells, which hold no texts."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from riskalign.environments import get_world, max_cost_of
+from riskalign.evaluation import from_columns, summarize
+
+VAULT = Path(__file__).parents[1] / "recipes" / "vault"
+CELLS = sorted(VAULT.glob("*/cells/*.json"))
+
+
+@pytest.mark.parametrize("path", CELLS, ids=lambda path: path.stem)
+def test_committed_cells_are_whole_and_hold_no_text(path: Path) -> None:
+    cell = json.loads(path.read_text())
+    assert path.name == f"{cell['method']}-seed{cell['seed']}.json"
+    for columns in cell["points"].values():
+        assert set(columns) == {"prompt_id", "reward", "cost", "kl", "srr", "length"}
+        assert len({len(values) for values in columns.values()}) == 1
+
+
+def test_the_vaults_table_is_that_of_the_cells() -> None:
+    rows = re.findall(
+        r"^\| `(\S+)` \| ([\d.]+) \(.*?\) \| ([\d.]+) \(.*?\) \| ([\d.]+) \(",
+        (VAULT / "README.md").read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
+    assert len(rows) >= 8
+    for name, reward, unsafe, cvar in rows:
+        cell = json.loads((VAULT / "tuning" / "cells" / f"{name}-seed100.json").read_text())
+        max_cost = max_cost_of(get_world("vault"))
+        found = summarize(from_columns(cell["points"]["final"]), n_boot=1, max_cost=max_cost)
+        assert f"{found['reward'].value:.2f}" == reward
+        assert f"{100 * found['unsafe_rate'].value:.1f}" == unsafe
+        assert f"{found['cvar_0.95'].value:.1f}" == cvar
