@@ -5,6 +5,8 @@ prints its message without a traceback and ends with exit code 2. Everything els
 failure of the machine and keeps its traceback.
 """
 
+from collections.abc import Iterable
+
 
 class RiskalignError(Exception):
     """Base class of every error that riskalign raises on purpose."""
@@ -16,3 +18,13 @@ class InputError(RiskalignError, ValueError):
 
 class TrainingDiverged(RiskalignError, RuntimeError):  # noqa: N818 - it says what happened
     """The loss became NaN or infinite; the message names the step and what to try."""
+
+
+def check_rules(settings: object, rules: Iterable[tuple[str, bool, str]]) -> None:
+    """Raise `InputError` for the first field whose rule does not hold.
+
+    A rule is a field's name, whether it holds, and what to give instead.
+    """
+    for name, holds, remedy in rules:
+        if not holds:
+            raise InputError(f"{name} is {getattr(settings, name)!r}. Give {remedy}.")

@@ -1,20 +1,9 @@
-"""Refusing settings, and losses that are no longer finite."""
-
-from collections.abc import Iterable
+"""Refusing losses that are no longer finite."""
 
 import torch
 from torch import Tensor
 
-from riskalign.errors import InputError, TrainingDiverged
-
-Rule = tuple[str, bool, str]  # field, whether it holds, what to give instead
-
-
-def check_rules(settings: object, rules: Iterable[Rule]) -> None:
-    """Raise `InputError` for the first field whose rule does not hold."""
-    for name, holds, remedy in rules:
-        if not holds:
-            raise InputError(f"{name} is {getattr(settings, name)!r}. Give {remedy}.")
+from riskalign.errors import TrainingDiverged
 
 
 def refuse_divergence(value: Tensor, what: str, when: str) -> None:

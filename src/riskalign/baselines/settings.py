@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from riskalign.baselines.checks import check_rules
+from riskalign.errors import check_rules
 
 _WHOLE = "an integer of at least 1"
 _POSITIVE = "a number above 0"

@@ -7,7 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 from riskalign.data.tokenize import TRUNCATION_MODES, TruncationMode
-from riskalign.errors import InputError
+from riskalign.errors import check_rules
 from riskalign.losses import LOSSES, TARGETS, UNPAIRED
 from riskalign.risk import get_risk
 
@@ -180,6 +180,4 @@ def _check(config: RSAConfig) -> None:
             for name, value, least in positive_lengths
         ),
     ]
-    for name, holds, remedy in rules:
-        if not holds:
-            raise InputError(f"{name} is {getattr(config, name)!r}. Give {remedy}.")
+    check_rules(config, rules)
