@@ -5,13 +5,8 @@ from typing import Any
 import pytest
 
 from riskalign.errors import InputError
-from riskalign.pipeline.config import (
-    AlignConfig,
-    EvaluationConfig,
-    LoraSettings,
-    SamplingConfig,
-    StepConfig,
-)
+from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.settings import EvaluationConfig, LoraSettings, SamplingConfig, StepConfig
 
 
 @pytest.mark.parametrize(

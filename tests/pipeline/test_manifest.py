@@ -5,9 +5,10 @@ from pathlib import Path
 
 import yaml
 
-from riskalign.pipeline.config import AlignConfig, LoraSettings, SamplingConfig, StepConfig
+from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.manifest import Manifest, resolve, stage_seed
 from riskalign.pipeline.parse import load_config
+from riskalign.pipeline.settings import LoraSettings, SamplingConfig, StepConfig
 
 
 def test_resolved_configuration_reads_back(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from transformers import PreTrainedModel
 
 from riskalign.evaluation import ScoredAnswer
-from riskalign.pipeline.config import EvaluationConfig
 from riskalign.pipeline.measure import compare, measure, read_scored, write_scored
+from riskalign.pipeline.settings import EvaluationConfig
 from tests import tiny
 from tests.pipeline.conftest import Letters
 

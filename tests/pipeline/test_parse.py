@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from riskalign.errors import InputError
-from riskalign.pipeline.config import AlignConfig, LoraSettings, SamplingConfig
+from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.parse import load_config
+from riskalign.pipeline.settings import LoraSettings, SamplingConfig
 
 
 def _file(tmp_path: Path, text: str) -> Path:

@@ -10,7 +10,7 @@ import torch
 
 from riskalign.data import load_pairs
 from riskalign.models import LoadedModel, fingerprint
-from riskalign.pipeline.config import SamplingConfig, StepConfig
+from riskalign.pipeline.settings import SamplingConfig, StepConfig
 from riskalign.pipeline.steps import for_inference, sample_pairs, training_config, write_rows
 from riskalign.sampling import BACKENDS, sample
 from tests import tiny

@@ -2,13 +2,7 @@
 
 from riskalign.pipeline.combine import merge
 from riskalign.pipeline.compare import CompareResult, run_plan
-from riskalign.pipeline.config import (
-    AlignConfig,
-    EvaluationConfig,
-    LoraSettings,
-    SamplingConfig,
-    StepConfig,
-)
+from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.decoding import DialLogitsProcessor, DialModel, dial
 from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.plan import Plan, load_plan
@@ -16,6 +10,7 @@ from riskalign.pipeline.presets import preset_names, preset_text
 from riskalign.pipeline.progress import Progress, Silent
 from riskalign.pipeline.run import AlignResult, align
 from riskalign.pipeline.schedule import Temperatures, temperatures
+from riskalign.pipeline.settings import EvaluationConfig, LoraSettings, SamplingConfig, StepConfig
 from riskalign.pipeline.single import config_text, evaluate_models, write_merge, write_sampled_pairs
 
 __all__ = [

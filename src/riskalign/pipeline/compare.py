@@ -16,7 +16,7 @@ from riskalign.evaluation import Cell, ScoredAnswer, compare_cells, from_columns
 from riskalign.evaluation.comparison_report import write_comparison
 from riskalign.models import fingerprint, load_model
 from riskalign.pipeline import machine
-from riskalign.pipeline.config import AlignConfig, Kind
+from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate
 from riskalign.pipeline.job import Job, world_identity
 from riskalign.pipeline.ledger import content_hash
@@ -25,6 +25,7 @@ from riskalign.pipeline.measure import read_scored
 from riskalign.pipeline.plan import Plan
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.run import given_data, train_steps
+from riskalign.pipeline.settings import Kind
 
 #: Stages that a method needs to be trained; the others measure it.
 _TRAINING = ("pairs-", "scorer-", "train-")

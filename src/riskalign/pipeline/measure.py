@@ -20,9 +20,9 @@ from riskalign.evaluation import (
     score_answers,
     summarize,
 )
-from riskalign.pipeline.config import EvaluationConfig
 from riskalign.pipeline.decoding import DialLogitsProcessor
 from riskalign.pipeline.progress import Update
+from riskalign.pipeline.settings import EvaluationConfig
 from riskalign.risk import get_risk
 from riskalign.sampling import BACKENDS
 from riskalign.tokens import backbone_of

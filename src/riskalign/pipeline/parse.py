@@ -11,8 +11,9 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from riskalign.errors import InputError
-from riskalign.pipeline.config import AlignConfig, FieldError, SamplingConfig
+from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.presets import laid_over, load_preset
+from riskalign.pipeline.settings import FieldError, SamplingConfig
 
 T = TypeVar("T")
 Tree = dict[str, Any]

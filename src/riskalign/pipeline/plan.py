@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from riskalign.errors import InputError
-from riskalign.pipeline.config import AlignConfig, FieldError
+from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.parse import load_config, read_yaml
 from riskalign.pipeline.presets import preset_names
+from riskalign.pipeline.settings import FieldError
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from riskalign.baselines import (
 )
 from riskalign.models import fingerprint, load_model, save_model
 from riskalign.pipeline import machine
-from riskalign.pipeline.config import Kind
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome
 from riskalign.pipeline.progress import Update
+from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.steps import lora_config, own_checkpoints, write_log
 
 #: A step's pairs, given or sampled from the model that it starts from, and their hash.

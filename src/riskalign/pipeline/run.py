@@ -16,13 +16,14 @@ from riskalign.errors import InputError
 from riskalign.losses import UNPAIRED
 from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.pipeline import machine
-from riskalign.pipeline.config import AlignConfig, Kind
+from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import Training, evaluate, report
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, content_hash
 from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.progress import Progress, Silent, Update, quiet_libraries
 from riskalign.pipeline.rlhf import ppo_step
+from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.steps import sample_pairs, train_step, training_config, write_rows
 from riskalign.sampling import checked_prompts
 from riskalign.training.preparation import prepare_pairs

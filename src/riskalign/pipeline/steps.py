@@ -26,9 +26,10 @@ from riskalign.environments import Prompt, World
 from riskalign.environments.pairs import make_pairs
 from riskalign.errors import InputError
 from riskalign.models import LoadedModel, save_model
-from riskalign.pipeline.config import AlignConfig, Kind, LoraSettings, SamplingConfig, StepConfig
+from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.machine import best_device, model_dtype, use_bf16
 from riskalign.pipeline.progress import TrainingProgress, Update
+from riskalign.pipeline.settings import Kind, LoraSettings, SamplingConfig, StepConfig
 from riskalign.sampling import BACKENDS, Answer
 from riskalign.training import RSAConfig, RSATrainer
 
