@@ -10,7 +10,7 @@ from riskalign.environments import get_world, max_cost_of
 from riskalign.evaluation import from_columns, summarize
 
 VAULT = Path(__file__).parents[1] / "recipes" / "vault"
-CELLS = sorted(VAULT.glob("*/cells/*.json"))
+CELLS = sorted(VAULT.rglob("cells/*.json"))
 
 
 @pytest.mark.parametrize("path", CELLS, ids=lambda path: path.stem)
@@ -30,7 +30,8 @@ def test_the_vaults_table_is_that_of_the_cells() -> None:
     )
     assert len(rows) >= 8
     for name, reward, unsafe, cvar in rows:
-        cell = json.loads((VAULT / "tuning" / "cells" / f"{name}-seed100.json").read_text())
+        (path,) = VAULT.glob(f"tuning/*/cells/{name}-seed100.json")
+        cell = json.loads(path.read_text(encoding="utf-8"))
         max_cost = max_cost_of(get_world("vault"))
         found = summarize(from_columns(cell["points"]["final"]), n_boot=1, max_cost=max_cost)
         assert f"{found['reward'].value:.2f}" == reward

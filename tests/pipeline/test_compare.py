@@ -12,6 +12,7 @@ import yaml
 from riskalign.errors import InputError
 from riskalign.models import save_model
 from riskalign.pipeline import load_plan, run_plan
+from riskalign.pipeline.compare import _beside
 from riskalign.pipeline.evaluate import evaluate
 from riskalign.pipeline.plan import Settings
 from tests import tiny
@@ -201,3 +202,9 @@ def test_flags_do_not_make_names_lie(job: Make) -> None:
         load_plan(given, ["seed=3"])
     with pytest.raises(InputError, match="dpo-safe needs a world and an evaluation"):
         load_plan(small(job, presets=["dpo-safe"], settings={"dpo-safe": {"evaluation": None}}))
+
+
+def test_defaults_leave_a_cells_key_alone() -> None:
+    settings = {"beta": 0.1, "safe": {"alpha": 0.5, "risk": "mean"}, "peft": {"r": 4}, "new": None}
+    defaults = {"beta": 0.1, "safe": {"alpha": 0.5, "risk": "cvar:0.95"}, "peft": None, "new": None}
+    assert _beside(settings, defaults) == {"safe": {"risk": "mean"}, "peft": {"r": 4}}

@@ -80,6 +80,8 @@ def _key(config: AlignConfig, given: Mapping[Kind, Dataset], weights: str) -> st
     settings["evaluation"] = {
         key: value for key, value in settings["evaluation"].items() if key not in _LATER
     }
+    # Defaults do not count, so that a setting new in riskalign leaves finished cells as they are.
+    settings = _beside(settings, resolve(AlignConfig()))
     data = {kind: content_hash(list(rows)) for kind, rows in given.items()}
     assert config.world is not None
     world = world_identity(config.world, get_world(config.world))
@@ -89,6 +91,18 @@ def _key(config: AlignConfig, given: Mapping[Kind, Dataset], weights: str) -> st
 
 def _cell_settings(config: AlignConfig) -> dict[str, Any]:
     return {key: value for key, value in resolve(config).items() if key != "output_dir"}
+
+
+def _beside(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are not the defaults, group by group."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        default = defaults.get(name)
+        if isinstance(value, dict) and isinstance(default, dict):
+            found |= {name: inner} if (inner := _beside(value, default)) else {}
+        elif value != default:
+            found[name] = value
+    return found
 
 
 def _cell(
