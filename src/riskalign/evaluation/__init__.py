@@ -9,7 +9,13 @@ from riskalign.evaluation.comparison_report import (
     write_comparison,
 )
 from riskalign.evaluation.examples import choose_examples
-from riskalign.evaluation.metrics import Interval, ScoredAnswer, empirical_cvar, empirical_var
+from riskalign.evaluation.metrics import (
+    Interval,
+    ScoredAnswer,
+    binomial_interval,
+    empirical_cvar,
+    empirical_var,
+)
 from riskalign.evaluation.report import write_report
 from riskalign.evaluation.results import SCHEMA, read_results, write_results
 from riskalign.evaluation.score import score_answers
@@ -23,6 +29,7 @@ __all__ = [
     "Interval",
     "Plan",
     "ScoredAnswer",
+    "binomial_interval",
     "choose_examples",
     "compare_cells",
     "cvar_bounds",

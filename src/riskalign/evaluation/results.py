@@ -155,6 +155,7 @@ _RESULTS = _record(
         "rewards": _mapping(_list(_number)),
         "training": _mapping(_list(_mapping(_number_or_null))),
         "scorers": _mapping(_mapping(_number)),
+        "held_out": _mapping(_mapping(_number)),
         "examples": _list(
             _record(
                 {
@@ -187,6 +188,7 @@ _DEFAULTS: dict[str, Callable[[], Any]] = {
     "rewards": dict,
     "training": dict,
     "scorers": dict,
+    "held_out": dict,
     "examples": list,
     "settings": dict,
     "reproduce": dict,

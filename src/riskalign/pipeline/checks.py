@@ -40,7 +40,8 @@ def step_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
     for name in ("alpha", "weight_decay"):
         yield from least(f"{kind}.{name}", getattr(step, name), 0)
     counts = ("per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
-    for name in (*counts, "max_prompt_length", "save_steps"):
+    evaluation = ("per_device_eval_batch_size", "max_eval_samples")
+    for name in (*counts, *evaluation, "max_prompt_length", "save_steps"):
         if getattr(step, name) is not None:
             yield from least(f"{kind}.{name}", getattr(step, name), 1)
     yield from least(f"{kind}.max_length", step.max_length, 2)

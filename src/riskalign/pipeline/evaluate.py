@@ -1,5 +1,6 @@
 """The job's last stages: each model and dial point measured, then compared and reported."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,7 @@ def report(
     scored: dict[str, Path],
     dial: dict[float, Path],
     training: Training,
+    held_out: Mapping[str, Mapping[str, float]],
 ) -> tuple[Path, Path]:
     """Write `results.json` and, from it, `report.html`; their paths."""
     evaluation = job.config.evaluation
@@ -142,6 +144,7 @@ def report(
         "dial": {str(w): file_sha256(path) for w, path in dial.items()},
         "training": training,
         "scorers": scorers,
+        "held_out": dict(held_out),
         "models": {name: model.weights for name, model in models.items()},
         "world": job.world_identity(),
         "max_cost": job.max_cost,
@@ -168,6 +171,7 @@ def report(
                 **compare(job.eval_prompts, own, points, evaluation, seed, job.max_cost),
                 "training": training,
                 "scorers": scorers,
+                "held_out": held_out,
                 "settings": resolve(job.config),
                 "reproduce": {
                     "command": job.command,

@@ -18,6 +18,7 @@ from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import Training, evaluate, report
+from riskalign.pipeline.held_out import held_out_accuracy
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, content_hash
 from riskalign.pipeline.parse import load_config
@@ -29,7 +30,8 @@ from riskalign.sampling import checked_prompts
 from riskalign.training.preparation import prepare_pairs
 
 # Step settings that decide other stages, or count by what they resolve to.
-_SEPARATE = ("skip", "data", "sampling", "beta", "bf16")
+_EVALUATION = ("eval_data", "max_eval_samples", "per_device_eval_batch_size")
+_SEPARATE = ("skip", "data", "sampling", "beta", "bf16", *_EVALUATION)
 
 _CHECKPOINT_WEIGHTS = 3  # the weights and Adam's two moments
 
@@ -82,26 +84,32 @@ def _run(job: Job, given: Mapping[Kind, Dataset]) -> AlignResult:
     results = html = None
     if job.eval_prompts:
         scored, dial = evaluate(job, trained.models)
-        results, html = report(job, trained.models, scored, dial, trained.logs)
+        results, html = report(job, trained.models, scored, dial, trained.logs, trained.held_out)
     return AlignResult(job.folder, final, trained.folders, job.manifest.path, results, html)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What the steps of a job left: models by the names that results have, logs, folders."""
+    """What the steps of a job left: models by the names that results have, logs, folders.
+
+    `held_out` has what `held_out_accuracy` found for the steps that have pairs for it.
+    """
 
     models: dict[str, ModelOnDisk]
     final: ModelOnDisk
     logs: Training
     folders: dict[str, Path]
+    held_out: dict[str, dict[str, float]]
 
 
 def train_steps(job: Job, given: Mapping[Kind, Dataset]) -> Trained:
     """Do a job's steps: load the start model, get each step's pairs, train on them."""
-    start = _load(job, given)
+    judged = held_out_data(job.config)
+    start = _load(job, given, judged)
     models = {"start": start}
     training: Training = {}
     folders: dict[str, Path] = {}
+    held_out: dict[str, dict[str, float]] = {}
     current, last_kind = start, None
     for name, kind in job.config.steps():
         if last_kind not in (None, kind):
@@ -113,11 +121,14 @@ def train_steps(job: Job, given: Mapping[Kind, Dataset]) -> Trained:
             )
         else:
             pairs, data_hash = _pairs(job, name, kind, current, given)
+            before = current
             current, training[name] = _train(job, name, kind, current, pairs, data_hash)
+            if kind in judged:
+                held_out[name] = _held_out(job, name, kind, before, current, judged[kind])
         folders[name] = Path(current.name)
         last_kind = kind
     models["rsa" if "step1" in models else "step1"] = current
-    return Trained(models, current, training, folders)
+    return Trained(models, current, training, folders, held_out)
 
 
 def given_data(config: AlignConfig) -> dict[Kind, Dataset]:
@@ -157,7 +168,14 @@ def given_data(config: AlignConfig) -> dict[Kind, Dataset]:
     return given
 
 
-def _load(job: Job, given: Mapping[Kind, Dataset]) -> ModelOnDisk:
+def held_out_data(config: AlignConfig) -> dict[Kind, Dataset]:
+    """The pairs that steps are judged on, read and checked."""
+    kinds = {kind for _, kind in config.steps() if kind != "ppo"}
+    paths = {kind: config.step(kind).eval_data for kind in sorted(kinds)}
+    return {kind: load_pairs(path) for kind, path in paths.items() if path is not None}
+
+
+def _load(job: Job, given: Mapping[Kind, Dataset], judged: Mapping[Kind, Dataset]) -> ModelOnDisk:
     job.progress.stage("load")
     name, trust = job.config.model, job.config.trust_remote_code
     loaded = load_model(name, trust_remote_code=trust)
@@ -176,17 +194,25 @@ def _load(job: Job, given: Mapping[Kind, Dataset]) -> ModelOnDisk:
             "world: null."
         )
     machine.check_disk(job.folder, _disk_need(job, loaded.model))
-    _check_fit(job, loaded, given)
+    _check_fit(job, loaded, given, "data")
+    _check_fit(job, loaded, judged, "eval_data")
+    _check_prompts(job, loaded)
     job.progress.done()
     return start
 
 
-def _check_fit(job: Job, loaded: LoadedModel, given: Mapping[Kind, Dataset]) -> None:
-    """Find data and prompts that the model cannot take before the first step, not after it."""
+def _check_fit(job: Job, loaded: LoadedModel, given: Mapping[Kind, Dataset], field: str) -> None:
+    """Find data that the model cannot take before the first step, not after it."""
     for kind, pairs in given.items():
         step = job.config.step(kind)
+        if field == "eval_data":  # only the order counts
+            step = dataclasses.replace(step, loss_type="dpo", target="hard", cache_reference=None)
         settings = training_config(step, beta=1.0, seed=0, bf16=False, folder=job.folder / kind)
-        prepare_pairs(pairs, f"{kind}.data", loaded.tokenizer, loaded.model, settings)
+        prepare_pairs(pairs, f"{kind}.{field}", loaded.tokenizer, loaded.model, settings)
+
+
+def _check_prompts(job: Job, loaded: LoadedModel) -> None:
+    """Find prompts that the model cannot take before the first step."""
     if job.config.evaluation is not None:
         limit = job.config.evaluation.max_new_tokens
         checked_prompts(loaded.model, loaded.tokenizer, job.eval_prompts, limit)
@@ -274,6 +300,48 @@ def _train(
         current, name=str(folder / "model"), weights=outcome["fingerprint"]
     )
     return trained, job.log(folder)
+
+
+def _held_out(
+    job: Job,
+    name: str,
+    kind: Kind,
+    reference: ModelOnDisk,
+    trained: ModelOnDisk,
+    pairs: Dataset,
+) -> dict[str, float]:
+    step, stage = job.config.step(kind), f"held-out-{name}"
+    seed, bf16 = job.seed(stage), machine.use_bf16(job.config.bf16)
+    inputs = {
+        "model": trained.weights,
+        "reference": reference.weights,
+        "data": content_hash(list(pairs)),
+        "step": {
+            key: value
+            for key, value in vars(step).items()
+            if key in {*_EVALUATION, "loss_type", "risk", "alpha", "max_length"}
+        },
+        "beta": job.config.step_beta(kind),
+        "bf16": bf16,
+        "seed": seed,
+    }
+
+    def work(key: str, update: Update) -> Outcome:
+        found = held_out_accuracy(
+            trained.load(),
+            reference.load(),
+            pairs,
+            step,
+            beta=job.config.step_beta(kind),
+            seed=seed,
+            bf16=bf16,
+            folder=job.folder / name,
+            update=update,
+        )
+        return {"found": found}
+
+    found: dict[str, float] = job.stage(stage, inputs, work)["found"]
+    return found
 
 
 def _publish(job: Job, final: ModelOnDisk) -> Path:

@@ -43,15 +43,18 @@ class SamplingConfig:
 class StepConfig:
     """One step: its data, its loss (names as in `RSAConfig`), its optimisation.
 
-    `data` (path or hub id) replaces pairs made in the world. KTO takes a pair as two responses, and
-    its batch sizes count responses. `beta` replaces the temperature that
-    the schedule gives. `sampling` replaces the job's `sampling` for this step's pairs. `bf16` is
-    the job's unless given. A checkpoint to resume from is kept after each epoch, every
-    `save_steps` steps or never, by `save_strategy`.
+    `data` (path or hub id) replaces pairs made in the world. On at most `max_eval_samples` of
+    `eval_data` the trained step is judged: how often its implicit reward is in the right order.
+    KTO takes a pair as two responses, and its batch sizes count responses. `beta` replaces the
+    temperature that the schedule gives. `sampling` replaces the job's `sampling` for this step's
+    pairs. `bf16` is the job's unless given. A checkpoint to resume from is kept after each epoch,
+    every `save_steps` steps or never, by `save_strategy`.
     """
 
     skip: bool = False
     data: str | None = None
+    eval_data: str | None = None
+    max_eval_samples: int = 200
     risk: str = "cvar:0.95"
     loss_type: str = "rsa1"
     target: Literal["hard", "soft", "gap"] = "gap"
@@ -65,6 +68,7 @@ class StepConfig:
     num_train_epochs: float = 2.0
     max_steps: int = -1
     per_device_train_batch_size: int = 4
+    per_device_eval_batch_size: int = 8
     gradient_accumulation_steps: int = 1
     gradient_checkpointing: bool = False
     max_length: int = 512

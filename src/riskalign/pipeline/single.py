@@ -99,7 +99,7 @@ def evaluate_models(
             models = {key: _on_disk(name, config) for key, name in names.items()}
             job.progress.done()
             scored, dial = evaluate(job, models)
-            return report(job, models, scored, dial, {})
+            return report(job, models, scored, dial, {}, {})
 
 
 def write_merge(

@@ -1,0 +1,78 @@
+"""How well a trained step orders pairs that it never saw, by its implicit reward."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+
+from riskalign.evaluation import binomial_interval
+from riskalign.losses import UNPAIRED
+from riskalign.models import LoadedModel
+from riskalign.pipeline.progress import Update
+from riskalign.pipeline.settings import StepConfig
+from riskalign.pipeline.steps import training_config
+from riskalign.training import RSATrainer
+
+
+def held_out_accuracy(
+    policy: LoadedModel,
+    reference: LoadedModel,
+    pairs: Dataset,
+    step: StepConfig,
+    *,
+    beta: float,
+    seed: int,
+    bf16: bool,
+    folder: Path,
+    update: Update | None = None,
+) -> dict[str, float]:
+    """The share of pairs whose margin has the right sign.
+
+    The margin is the difference of implicit rewards as the step's loss takes it: for DPO
+    `beta` times the log ratios' (arXiv 2305.18290, section 5.1), for TDPO and RSA with their risk
+    terms; KTO, which has no margin of pairs, counts by DPO's.
+
+    Args:
+        policy: the trained model.
+        reference: the model that it was trained from.
+        pairs: rows of `riskalign.data.load_pairs`; at most `step.max_eval_samples`, drawn by
+            `seed`, are taken.
+        step: the step's settings.
+        beta: the step's temperature.
+        seed: of the draw.
+        bf16: compute in bfloat16.
+        folder: where the trainer may write; nothing is left in it.
+        update: called with (pairs done, pairs, note).
+
+    Returns:
+        `pairs`, `accuracy` (ties half) with its exact 95 % interval `low` and `high`, pairs taken
+        as independent, and `mean_margin` in the units of the loss.
+    """
+    few = pairs.shuffle(seed=seed).select(range(min(len(pairs), step.max_eval_samples)))
+    loss_type = "dpo" if step.loss_type in UNPAIRED else step.loss_type
+    # The margin needs no target, and the pairs need no scores.
+    settings = dataclasses.replace(step, loss_type=loss_type, target="hard", cache_reference=None)
+    trainer = RSATrainer(
+        model=policy.model,
+        ref_model=reference.model,
+        args=training_config(settings, beta=beta, seed=seed, bf16=bf16, folder=folder),
+        eval_dataset=few,
+        processing_class=policy.tokenizer,
+    )
+    margins: list[float] = []
+    with torch.no_grad():
+        for batch in trainer.get_eval_dataloader():
+            margins += trainer.pair_losses(policy.model, batch).metrics["margin"].tolist()
+            if update is not None:
+                update(len(margins), len(few), "")
+    found = torch.tensor(margins, dtype=torch.float64)
+    right = float((found > 0).sum()) + 0.5 * float((found == 0).sum())
+    low, high = binomial_interval(right, len(margins))
+    return {
+        "pairs": float(len(margins)),
+        "accuracy": right / len(margins),
+        "low": low,
+        "high": high,
+        "mean_margin": float(found.mean()),
+    }
