@@ -184,7 +184,7 @@ def evaluate(
     scorer_cost: sets_command.ScorerCost = None,
     config: Config = None,
 ) -> None:
-    """Compare an aligned model with its start model in a world, or any models on evaluation sets."""
+    """Compare an aligned model with its start model in a world, or models on evaluation sets."""
     named = {
         "prompts": prompts,
         "helpful_prompts": helpful_prompts,

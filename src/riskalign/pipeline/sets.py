@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from riskalign.atomic import write_text
-from riskalign.cache import file_sha256
 from riskalign.data import can_share_prompt
 from riskalign.environments import Prompt
 from riskalign.errors import InputError
@@ -22,6 +19,7 @@ from riskalign.models import fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.ledger import Ledger, Outcome, content_hash
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
+from riskalign.pipeline.scoring import Tell, folder_hash, load_scorer, scores_of
 from riskalign.pipeline.sets_report import report
 from riskalign.pipeline.sets_settings import SetsSettings, named_models
 from riskalign.pipeline.steps import for_inference
@@ -39,23 +37,11 @@ from riskalign.sets import (
 )
 from riskalign.tokens import backbone_of
 
-Tell = Callable[[int, int, str], None]
-
 #: A set's name in the settings, and the folder of its answers.
 FOLDERS = {"prompts": "answers", "helpful_prompts": "helpful", "over_refusal": "over_refusal"}
 _SAMPLING = (
     "answers_per_prompt", "temperature", "top_p", "max_new_tokens", "batch_size", "backend",
 )  # fmt: skip
-_SCORED_AT_ONCE = 64
-
-
-class Scorer(Protocol):
-    """A reward or cost model, as `riskalign.scorers.load_scorer` returns it."""
-
-    kind: str
-
-    def score(self, prompts: list[Any], answers: list[str]) -> list[float]:
-        """A number for each answer to its prompt, a list of messages."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +129,7 @@ class _Run:
                 )
         self.risks: RiskSet | None = load_risk_set(settings.r_judge) if settings.r_judge else None
         self.scorers = {
-            kind: (folder, _folder_hash(kind, folder))
+            kind: (folder, folder_hash(kind, folder))
             for kind, folder in (("reward", settings.scorer_reward), ("cost", settings.scorer_cost))
             if folder
         }
@@ -160,7 +146,7 @@ class _Run:
         self.progress.stage("check", len(self.scorers) + len(self._sources))
         for n, (kind, (folder, _)) in enumerate(self.scorers.items()):
             self.progress.update(n, folder)
-            _load_scorer(kind, folder)
+            load_scorer(kind, folder)
         for n, (name, source) in enumerate(self._sources.items(), start=len(self.scorers)):
             self.progress.update(n, name)
             found = load_model(source, trust_remote_code=self.settings.trust_remote_code)
@@ -170,7 +156,8 @@ class _Run:
             if self.risks is not None:
                 limit = self.settings.max_length
                 risk_questions(found.model, found.tokenizer, self.risks, max_length=limit)
-            rows = found.model.get_input_embeddings().weight.shape[0]
+            embeddings: Any = found.model.get_input_embeddings()
+            rows = int(embeddings.weight.shape[0])
             vocabulary = content_hash([rows, found.tokenizer.get_vocab()])
             self.subjects[name] = Subject(source, fingerprint(found.model), vocabulary)
         self.progress.done()
@@ -195,8 +182,9 @@ class _Run:
     def model(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """A model ready for inference; beside it only the baseline stays in memory."""
         if name not in self._loaded:
-            for other in set(self._loaded) - {self.baseline}:
-                del self._loaded[other]
+            if name != self.baseline:
+                for other in set(self._loaded) - {self.baseline}:
+                    del self._loaded[other]
             subject = self.subjects[name]
             found = load_model(subject.source, trust_remote_code=self.settings.trust_remote_code)
             if fingerprint(found.model) != subject.weights:
@@ -216,10 +204,10 @@ class _Run:
             "bf16": self.bf16,
         }
         sampled_hash = self.stage(
-            f"answers-{name} · {kind}", inputs, lambda tell: self._sample(name, kind, sampled, tell)
+            f"{kind} · answers-{name}", inputs, lambda tell: self._sample(name, kind, sampled, tell)
         )
         drift = self.folder / "work" / "drift" / f"{name}.jsonl"
-        drift_hash = None
+        measured, drift_hash = None, None
         if kind == "prompts" and self._has_drift(name):
             inputs = {
                 "answers": sampled_hash,
@@ -229,6 +217,7 @@ class _Run:
                 "risk": self.settings.risk,
                 "bf16": self.bf16,
             }
+            measured = drift
             drift_hash = self.stage(
                 f"drift-{name}", inputs, lambda tell: self._drift(name, sampled, drift, tell)
             )
@@ -240,11 +229,9 @@ class _Run:
             "scorers": {scorer: digest for scorer, (_, digest) in self.scorers.items()},
         }
         self.stage(
-            f"scores-{name} · {kind}",
+            f"{kind} · scores-{name}",
             inputs,
-            lambda tell: self._score(
-                name, kind, sampled, drift if drift_hash else None, target, tell
-            ),
+            lambda tell: self._score(name, kind, sampled, measured, target, tell),
         )
 
     def _has_drift(self, name: str) -> bool:
@@ -296,7 +283,7 @@ class _Run:
         asked = [list(prompts[answer.prompt_id].messages) for answer in answers]
         for scorer, (folder, _) in self.scorers.items():
             texts = [answer.text for answer in answers]
-            scores[scorer] = _scores(scorer, folder, asked, texts, tell)
+            scores[scorer] = scores_of(scorer, folder, asked, texts, tell)
         rows = _read_lines(drift) if drift else []
         if kind == "prompts" and name == self.baseline:
             rows = [{"kl": 0.0, "srr": 0.0}] * len(answers)  # to itself
@@ -341,42 +328,6 @@ class _Run:
             return path
 
         self.stage(f"r_judge-{name}", inputs, work)
-
-
-def _load_scorer(kind: str, folder: str) -> Scorer:
-    # The room of the scorers is reached for only where a scorer is named.
-    scorers: Any = importlib.import_module("riskalign.scorers")
-    scorer: Scorer = scorers.load_scorer(folder)
-    if scorer.kind != kind:
-        raise InputError(
-            f"scorer_{kind} {folder!r}: is a {scorer.kind} model. Give a {kind} model's folder."
-        )
-    return scorer
-
-
-def _scores(
-    kind: str, folder: str, prompts: list[list[Any]], answers: list[str], tell: Tell
-) -> list[float]:
-    scorer = _load_scorer(kind, folder)
-    found: list[float] = []
-    for at in range(0, len(answers), _SCORED_AT_ONCE):
-        some = slice(at, at + _SCORED_AT_ONCE)
-        found += [float(score) for score in scorer.score(prompts[some], answers[some])]
-        tell(len(found), len(answers), kind)
-    if len(found) != len(answers) or not all(map(math.isfinite, found)):
-        raise InputError(
-            f"scorer_{kind} {folder!r}: gave {len(found)} scores to {len(answers)} answers, or one "
-            "that is not finite. Use another scorer."
-        )
-    return found
-
-
-def _folder_hash(kind: str, folder: str) -> str:
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise InputError(f"scorer_{kind} {folder!r}: no such folder. Check the path.")
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    return content_hash([[path.relative_to(root).as_posix(), file_sha256(path)] for path in files])
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

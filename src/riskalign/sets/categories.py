@@ -186,6 +186,8 @@ def win_rate(
             f"a win rate needs answers to the same prompts on both sides; {len(own)} and "
             f"{len(other)} prompts were answered, {len(own.keys() ^ other.keys())} by one side only"
         )
+    if own == other:
+        return Interval(0.5, 0.5, 0.5)  # a model against itself, whatever the prompts
     wins = []
     for prompt_id, scores in own.items():
         gap = np.subtract.outer(np.asarray(scores), np.asarray(other[prompt_id]))
