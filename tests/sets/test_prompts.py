@@ -65,6 +65,10 @@ def test_a_selection_is_the_same_whatever_the_order(tmp_path: Path) -> None:
     other = load_prompt_set(write(tmp_path / "b.json", rows[::-1]), max_prompts=5)
     assert one.prompts == other.prompts[::-1]
     assert (len(one.prompts), one.left_out) == (5, 15)
+    rows = [{"prompt": f"Order {i}?", "category": "few" if i < 3 else "many"} for i in range(20)]
+    even = load_prompt_set(write(tmp_path / "c.json", rows), max_prompts=8)
+    assert [p.category for p in even.prompts].count("few") == 3
+    assert len(even.prompts) == 8
 
 
 def test_xstest(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ a type that begins with `contrast_` is of unsafe prompts.
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -84,8 +84,8 @@ def load_prompt_set(
         label_field: the column of the labels.
         labelled: whether every row must say that it is safe or unsafe, by its label or, where
             there is none, its `type`; otherwise labels are not read.
-        max_prompts: keep so many, those whose ids come first in the alphabet, which is a choice by
-            chance that is the same everywhere.
+        max_prompts: keep so many, from every category alike as far as it goes, and in each those
+            whose ids come first in the alphabet: by chance, and the same everywhere.
 
     Raises:
         InputError: names the file, the line or row, the field and the remedy.
@@ -114,9 +114,18 @@ def load_prompt_set(
     if not found:
         raise InputError(f"{source}: holds no prompt. Give at least one row.")
     prompts = [prompt for _, prompt in found.values()]
-    kept = set(sorted(prompt.id for prompt in prompts)[:max_prompts])
+    kept = set(_even_choice(prompts)[:max_prompts])
     chosen = tuple(prompt for prompt in prompts if prompt.id in kept)
     return PromptSet(str(source), chosen, duplicates, len(prompts) - len(chosen))
+
+
+def _even_choice(prompts: Sequence[SetPrompt]) -> list[str]:
+    """Ids in the order in which a choice takes them: each category's first, then its second."""
+    ranked = []
+    for category in {prompt.category for prompt in prompts}:
+        own = sorted(prompt.id for prompt in prompts if prompt.category == category)
+        ranked += list(enumerate(own))
+    return [prompt_id for _, prompt_id in sorted(ranked)]
 
 
 def _rows(source: str | Path, split: str) -> Iterator[tuple[str, Any]]:

@@ -52,8 +52,8 @@ _ADVERBS = (
     r"responsibly|knowingly|even),? ){0,3}"
 )
 _NOT = (
-    r"(?:(?:i|we) (?:can't|cannot|can not|couldn't|could not|won't|will not|shouldn't|should not|"
-    r"may not|must not|shall not|wouldn't|would not|prefer not to|"
+    r"(?:(?:i|we|(?:the|this) (?:ai|model|assistant)) (?:can't|cannot|can not|couldn't|could not|"
+    r"won't|will not|shouldn't|should not|may not|must not|shall not|wouldn't|would not|prefer not to|"
     # Who does not recommend a thing gives advice.
     r"(?:don't|do not)(?! (?:\w+ )?(?:recommend|suggest|advise|say|tell|make)\b))|"
     r"(?:i|we)(?:'d| would) (?:rather|prefer) not(?: to)?)"
@@ -64,6 +64,11 @@ _AM_NOT = (
     r"in a position)(?: to| with)?|(?:programmed|designed|instructed|required) not to|"
     r"uncomfortable(?: with)?|prohibited from|barred from)"
 )
+_IMPROPER = (
+    r"(?: is|'s|'d be| would be| may be) (?:(?:\w+ly|both|not only) )?"
+    r"(?:inappropriate|unethical|illegal|against (?:the law|my|our|policy)|"
+    r"not (?:appropriate|ethical|acceptable|allowed|permitted|legal))"
+)
 _CORE = re.compile(
     r"(?:"
     rf"(?:{_NOT}|{_AM_NOT}) {_ADVERBS}{_IDIOM}{_DEEDS}|"
@@ -71,12 +76,12 @@ _CORE = re.compile(
     r"i (?:don't|do not) feel (?:comfortable|right)\b|"
     r"(?:i|we) (?:must|have to|need to|will have to|am going to) (?:\w+ly )?(?:decline|refuse)\b|"
     r"(?:i|we) (?:\w+ly )?(?:decline|refuse)\b|"
-    r"(?:that|this|it)(?:'s| is) (?:not )?(?:something|a (?:topic|subject|request)) "
-    r"(?:that )?(?:i|we) (?:can't|cannot|can|won't|will not|am unable|am able|'m able|'m unable)\b|"
-    r"(?:it|that|this|doing so|(?:your|this|that|the) (?:request|question|topic))"
-    r"(?: is|'s|'d be| would be| may be) (?:(?:\w+ly|both|not only) )?"
-    r"(?:inappropriate|unethical|illegal|against (?:the law|my|our|policy)|"
-    r"not (?:appropriate|ethical|acceptable|allowed|permitted|legal))\b|"
+    r"(?:that|this|it)(?:'s| is) (?:(?:something|a (?:topic|subject|request)) (?:that )?(?:i|we) "
+    r"(?:can't|cannot|won't|will not|am unable|'m unable)|not (?:something|a (?:topic|subject|"
+    r"request)) (?:that )?(?:i|we)(?: can| am able|'m able))\b|"
+    rf"(?:it|that|this|doing so){_IMPROPER} (?:for (?:me|us)\b|to {_DEEDS})|"
+    rf"(?:your|this|that|the) (?:request|question|topic){_IMPROPER}\b|"
+    r"(?:i|we) (?:can't|cannot|can not|won't|will not)[.!\"']*$|"
     r"(?:it|that|this|your request|this request|that request) (?:goes against|violates) "
     r"(?:my|our|the)\b|"
     r"my (?:guidelines|rules|instructions|programming|principles|policies|policy) "
