@@ -53,7 +53,8 @@ _ADVERBS = (
 )
 _NOT = (
     r"(?:(?:i|we|(?:the|this) (?:ai|model|assistant)) (?:can't|cannot|can not|couldn't|could not|"
-    r"won't|will not|shouldn't|should not|may not|must not|shall not|wouldn't|would not|prefer not to|"
+    r"won't|will not|shouldn't|should not|may not|must not|shall not|wouldn't|would not|"
+    r"prefer not to|"
     # Who does not recommend a thing gives advice.
     r"(?:don't|do not)(?! (?:\w+ )?(?:recommend|suggest|advise|say|tell|make)\b))|"
     r"(?:i|we)(?:'d| would) (?:rather|prefer) not(?: to)?)"
