@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shlex
 import sys
@@ -17,6 +18,7 @@ from rich.markup import escape
 from riskalign.cli import compare as compare_command
 from riskalign.cli import merge as merge_command
 from riskalign.cli import plan as plan_command
+from riskalign.cli import sets as sets_command
 from riskalign.cli import verify as verify_command
 from riskalign.cli.memory import keep_freed_memory
 from riskalign.cli.overrides import parse_overrides
@@ -157,23 +159,56 @@ def sample(
     )
 
 
-@app.command(
-    context_settings=OPEN,
-    epilog="Example: [cyan]riskalign evaluate --model smollm2-135m --rsa runs/x/model "
-    "--output_dir runs/compared[/cyan]" + FIELDS,
-)
+@app.command(context_settings=OPEN, epilog=sets_command.EPILOG)
 def evaluate(
     ctx: typer.Context,
-    rsa: Annotated[str, typer.Option(help="The aligned model: folder or hub id.")],
-    step1: Annotated[
-        str | None, typer.Option(help="The model after the first step, for the dial.")
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --rsa the start model. On sets NAME=FOLDER, or a folder or hub id; repeat "
+            "it for more models.",
+            show_default=False,
+        ),
     ] = None,
+    rsa: Annotated[
+        str | None, typer.Option(help="In a world: the aligned model, folder or hub id.")
+    ] = None,
+    step1: Annotated[
+        str | None, typer.Option(help="In a world: the model after the first step, for the dial.")
+    ] = None,
+    prompts: sets_command.Prompts = None,
+    helpful_prompts: sets_command.HelpfulPrompts = None,
+    over_refusal: sets_command.OverRefusal = None,
+    r_judge: sets_command.RJudge = None,
+    scorer_reward: sets_command.ScorerReward = None,
+    scorer_cost: sets_command.ScorerCost = None,
     config: Config = None,
 ) -> None:
-    """Compare an aligned model with its start model (--model) in a world; write the report."""
+    """Compare an aligned model with its start model in a world, or models on evaluation sets."""
+    named = {
+        "prompts": prompts,
+        "helpful_prompts": helpful_prompts,
+        "over_refusal": over_refusal,
+        "r_judge": r_judge,
+        "scorer_reward": scorer_reward,
+        "scorer_cost": scorer_cost,
+    }
+    given = {name: value for name, value in named.items() if value is not None}
+    if rsa is None:
+        if step1 is not None or config is not None:
+            raise InputError("evaluate: --step1 and --config go with --rsa. Give --rsa as well.")
+        sets_command.evaluate_sets(model or [], given, parse_overrides(ctx.args))
+        return
+    if given:
+        raise InputError(
+            f"evaluate: --rsa measures in a world and --{next(iter(given))} on a set. Give one."
+        )
+    if model and len(model) > 1:
+        raise InputError("evaluate: with --rsa there is one --model, the start model.")
     from riskalign.pipeline import evaluate_models, load_config
 
-    settings = load_config(config, parse_overrides(ctx.args))
+    overrides = parse_overrides(ctx.args) + [f"model={json.dumps(name)}" for name in model or []]
+    settings = load_config(config, overrides)
     command = shlex.join(["riskalign", *sys.argv[1:]])
     results, report = _with_progress(
         lambda progress: evaluate_models(

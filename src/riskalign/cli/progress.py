@@ -27,6 +27,11 @@ _WORDS = {
     "model": "Save the model",
     "report": "Write the report",
     "cell": "Everything",
+    "check": "Check models and sets",
+    "answers": "Sample answers of {}",
+    "drift": "Measure the drift of {}",
+    "scores": "Score answers of {}",
+    "r_judge": "Risk judgements of {}",
 }
 
 

@@ -94,7 +94,7 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
         raise InputError(f"{path}: no such file. Check the path.")
     if path.suffix == ".parquet":
         return _parquet_rows(path)
-    lines = _text_lines(path)
+    lines = text_lines(path)
     if ".json" in path.suffixes and _is_array(lines):
         return _json_array(path, "\n".join(lines))
     return _json_lines(path, lines)
@@ -104,7 +104,8 @@ def _is_array(lines: list[str]) -> bool:
     return next((line for line in lines if line.strip()), "").lstrip().startswith("[")
 
 
-def _text_lines(path: Path) -> list[str]:
+def text_lines(path: Path) -> list[str]:
+    """Lines of a UTF-8 file, gzip-compressed where it ends in `.gz`; `InputError` if unreadable."""
     try:
         raw = path.read_bytes()
         if path.suffix == ".gz":

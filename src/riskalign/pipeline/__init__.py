@@ -4,12 +4,14 @@ from riskalign.pipeline.combine import merge
 from riskalign.pipeline.compare import CompareResult, run_plan
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.decoding import DialLogitsProcessor, DialModel, dial
-from riskalign.pipeline.parse import load_config
+from riskalign.pipeline.parse import load_config, load_settings
 from riskalign.pipeline.plan import Plan, load_plan
 from riskalign.pipeline.presets import preset_names, preset_text
 from riskalign.pipeline.progress import Progress, Silent
 from riskalign.pipeline.run import AlignResult, align
 from riskalign.pipeline.schedule import Temperatures, temperatures
+from riskalign.pipeline.sets import evaluate_sets
+from riskalign.pipeline.sets_settings import SetsSettings
 from riskalign.pipeline.settings import EvaluationConfig, LoraSettings, SamplingConfig, StepConfig
 from riskalign.pipeline.single import config_text, evaluate_models, write_merge, write_sampled_pairs
 
@@ -24,6 +26,7 @@ __all__ = [
     "Plan",
     "Progress",
     "SamplingConfig",
+    "SetsSettings",
     "Silent",
     "StepConfig",
     "Temperatures",
@@ -31,8 +34,10 @@ __all__ = [
     "config_text",
     "dial",
     "evaluate_models",
+    "evaluate_sets",
     "load_config",
     "load_plan",
+    "load_settings",
     "merge",
     "preset_names",
     "preset_text",

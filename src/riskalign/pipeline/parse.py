@@ -60,6 +60,15 @@ def load_config(
         raise FieldError(error.field, error.problem, _place(error.field, where)) from None
 
 
+def load_settings(cls: type[T], overrides: Iterable[str]) -> T:
+    """A flat settings dataclass from `["field=value"]`, as `load_config` reads overrides."""
+    where: Where = {}
+    tree: Tree = {}
+    for name, value in _override_items(overrides):
+        _set(tree, name, value, where)
+    return _build(cls, tree, "")
+
+
 def _inherit_sampling(step: Any, shared: Any) -> None:
     if isinstance(step, dict) and isinstance(step.get("sampling"), dict):
         # Unknown names in the job's sampling are reported there, not in the step.
@@ -180,6 +189,8 @@ def _build(cls: type[T], tree: Tree, prefix: str) -> T:
     except FieldError:
         raise
     except InputError as error:  # settings that check themselves name the field, not the group
+        if not prefix:
+            raise
         raise FieldError(prefix.rstrip("."), str(error)) from error
 
 

@@ -1,0 +1,69 @@
+"""Reward and cost models on disk, as `riskalign evaluate` uses them."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from riskalign.cache import file_sha256
+from riskalign.errors import InputError
+from riskalign.pipeline.ledger import content_hash
+
+Tell = Callable[[int, int, str], None]
+
+_SCORED_AT_ONCE = 64
+
+
+class Scorer(Protocol):
+    """A reward or cost model, as `riskalign.scorers.load_scorer` returns it."""
+
+    kind: str
+
+    def score(self, prompts: list[Any], answers: list[str]) -> list[float]:
+        """A number for each answer to its prompt, a list of messages."""
+
+
+def load_scorer(kind: str, folder: str) -> Scorer:
+    """The scorer in a folder; `InputError` unless it is of this kind."""
+    # The room of the scorers is reached for only where a scorer is named.
+    scorers: Any = importlib.import_module("riskalign.scorers")
+    scorer: Scorer = scorers.load_scorer(folder)
+    if scorer.kind != kind:
+        raise InputError(
+            f"scorer_{kind} {folder!r}: is a {scorer.kind} model. Give a {kind} model's folder."
+        )
+    return scorer
+
+
+def scores_of(
+    kind: str, folder: str, prompts: list[list[Any]], answers: list[str], tell: Tell
+) -> list[float]:
+    """A score for each answer to its prompt, by the scorer in a folder.
+
+    Raises:
+        InputError: too few or too many scores, or one that is not finite.
+    """
+    scorer = load_scorer(kind, folder)
+    found: list[float] = []
+    for at in range(0, len(answers), _SCORED_AT_ONCE):
+        some = slice(at, at + _SCORED_AT_ONCE)
+        found += [float(score) for score in scorer.score(prompts[some], answers[some])]
+        tell(len(found), len(answers), kind)
+    if len(found) != len(answers) or not all(map(math.isfinite, found)):
+        raise InputError(
+            f"scorer_{kind} {folder!r}: gave {len(found)} scores to {len(answers)} answers, or one "
+            "that is not finite. Use another scorer."
+        )
+    return found
+
+
+def folder_hash(kind: str, folder: str) -> str:
+    """Hex SHA-256 of a scorer's files and their names; `InputError` where there is no folder."""
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise InputError(f"scorer_{kind} {folder!r}: no such folder. Check the path.")
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return content_hash([[path.relative_to(root).as_posix(), file_sha256(path)] for path in files])
