@@ -28,6 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rsa-p": {"merges": (0.25, 0.5, 0.75), "helpful.risk": CVAR, "safe.risk": CVAR},
     "safe-rlhf": {"order": ("helpful", "ppo"), **HELPFUL_DPO},
     "rsa-tail": {"order": ("helpful", "safe"), "safe.risk": CVAR, **HELPFUL_DPO},
+    "sacpo-rounds": {"order": ("helpful", "safe", "safe"), "safe.risk": "mean", **HELPFUL_DPO},
     "rsa-rounds": {"order": ("helpful", "safe", "safe"), "safe.risk": CVAR, **HELPFUL_DPO},
 }
 
