@@ -17,6 +17,7 @@ from rich.markup import escape
 from riskalign.cli import compare as compare_command
 from riskalign.cli import merge as merge_command
 from riskalign.cli import plan as plan_command
+from riskalign.cli import score as score_command
 from riskalign.cli import verify as verify_command
 from riskalign.cli.memory import keep_freed_memory
 from riskalign.cli.overrides import parse_overrides
@@ -227,6 +228,7 @@ app.command(epilog=compare_command.PRESETS_EPILOG)(compare_command.presets)
 app.command(epilog=merge_command.EPILOG)(merge_command.merge)
 app.command(epilog=verify_command.EPILOG)(verify_command.verify)
 app.command(epilog=plan_command.EPILOG)(plan_command.plan)
+app.add_typer(score_command.app, name="score")
 
 
 def _align(config: Any, overrides: list[str], **options: Any) -> None:

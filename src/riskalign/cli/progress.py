@@ -27,6 +27,10 @@ _WORDS = {
     "model": "Save the model",
     "report": "Write the report",
     "cell": "Everything",
+    "embed": "Embed the texts",
+    "fit": "Cross-validate",
+    "learn": "Train the scorer",
+    "apply": "Score the answers",
 }
 
 
