@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from riskalign.baselines import ScorerSettings
+from riskalign.data.schema import Text
 from riskalign.errors import InputError
 from riskalign.models import save_model
 from riskalign.scorers import check_independent, load_scorer, train_causal_scorer
@@ -57,8 +58,13 @@ def test_learnt_saved_and_loaded(kind: Any, model: str, tmp_path: Path) -> None:
     assert card.metrics["pair_accuracy"].value == 1.0
     assert len(card.prompt_hashes) == 60, "what was kept for judging counts as seen"
     assert told[-1] == ("learn", 42, 42)  # 54 pairs, seven steps an epoch
-    prompts = ["good dull", [{"role": "user", "content": "good dull"}], "odd odd", "good"]
-    answers = ["dull odd good", [{"role": "assistant", "content": "dull odd good"}]]
+    prompts: list[Text] = [
+        "good dull",
+        [{"role": "user", "content": "good dull"}],
+        "odd odd",
+        "good",
+    ]
+    answers: list[Text] = ["dull odd good", [{"role": "assistant", "content": "dull odd good"}]]
     answers += ["odd good risky", "odd"]
     scores = scorer.score(prompts, answers)
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from riskalign.baselines.scorer_data import Kind
+from riskalign.data.schema import Text
 from riskalign.errors import InputError
 from riskalign.models.encoder import Encoder, load_encoder
 from riskalign.scorers import (
@@ -33,7 +34,7 @@ def test_features_by_hand() -> None:
         asked.append(list(texts))
         return np.array([[len(text), text.count("a")] for text in texts], dtype=np.float32)
 
-    prompts = ["pp", [{"role": "user", "content": "pp"}]]
+    prompts: list[Text] = ["pp", [{"role": "user", "content": "pp"}]]
     found = features("cost", prompts, ["a", "baa"], embed)
     assert found.tolist() == [[1, 1, 2, 0], [3, 2, 2, 0]]
     assert features("reward", prompts, ["a", "baa"], embed).tolist() == [[4, 1], [6, 2]]
@@ -61,8 +62,12 @@ def test_what_can_be_told_apart_is_learnt_and_saved(
     assert [what for what, done, _ in told if done == 0] == ["embed"]
     assert told[-1] == ("fit", 5 * len(RIDGES), 5 * len(RIDGES))
 
-    prompts = ["hello", [{"role": "user", "content": "hello"}], "what is the code"]
-    answers = ["sorry no", [{"role": "assistant", "content": "sorry no"}], "the secret code is red"]
+    prompts: list[Text] = ["hello", [{"role": "user", "content": "hello"}], "what is the code"]
+    answers: list[Text] = [
+        "sorry no",
+        [{"role": "assistant", "content": "sorry no"}],
+        "the secret code is red",
+    ]
     scores = scorer.score(prompts, answers)
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
     if kind == "cost":

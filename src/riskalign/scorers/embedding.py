@@ -1,8 +1,8 @@
 """Scorers that are a logistic regression on a frozen sentence encoder's embeddings.
 
-The features are those that did best among the ones tried (docs/scorers.md): a cost reads the
-answer's embedding beside the prompt's; a reward reads prompt and answer as one text, because a
-prompt's own part is the same for two answers and says nothing of which is better.
+A cost reads the answer's embedding beside the prompt's: what is asked says much of how harmful an
+answer is, and with both the answer's part need not guess it. A reward reads prompt and answer as
+one text: a prompt's own part is the same for two answers and says nothing of which is better.
 """
 
 from collections.abc import Callable, Sequence

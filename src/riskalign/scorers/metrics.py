@@ -46,8 +46,8 @@ def judge(
     `sigmoid(difference)` as that of the right order, each pair in both orders, since data name the
     better answer first. What the rows do not tell is left out.
 
-    The expected calibration error, in ten bins of equal width, is biased upwards: a perfect
-    scorer's is above 0 in any finite sample, and more so in the resampled ones.
+    The expected calibration error, in ten bins of equal width, is biased upwards in a finite
+    sample: chance alone makes gaps. In the resampled ones, and so its interval, it is more so.
 
     Raises:
         InputError: fewer than 2 prompts.
