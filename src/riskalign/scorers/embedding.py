@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from riskalign.atomic import new_folder
 from riskalign.baselines.scorer_data import Kind
@@ -73,7 +73,7 @@ class EmbeddingScorer:
         tensors = {"weights": self.model.weights, "intercept": np.array([self.model.intercept])}
         with new_folder(folder) as temporary:
             write_card(self.card, temporary)
-            save_file(tensors, temporary / _WEIGHTS_FILE)
+            (temporary / _WEIGHTS_FILE).write_bytes(save(tensors))
 
 
 def load_embedding_scorer(
