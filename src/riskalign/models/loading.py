@@ -55,7 +55,7 @@ def load_model(
     more tokens than the model has embeddings.
     """
     text = str(name)
-    folder, pinned = _resolve(text, trust_remote_code)
+    folder, pinned = resolve_folder(text, trust_remote_code)
     if (folder / "adapter_config.json").is_file():
         model, tokenizer = _load_adapter(folder, dtype, trust_remote_code)
     else:
@@ -67,8 +67,11 @@ def load_model(
     return LoadedModel(model, tokenizer, text, pinned or fingerprint(model), tuple(notes))
 
 
-def _resolve(name: str, trust_remote_code: bool) -> tuple[Path, str]:
-    """The local folder of a model, and what pins it ("" where only the weights can tell)."""
+def resolve_folder(name: str, trust_remote_code: bool = False) -> tuple[Path, str]:
+    """The local folder of a model, and what pins it ("" where only the weights can tell).
+
+    Raises `InputError` when there is no such model here or on the hub.
+    """
     if name == DEFAULT_MODEL or name.startswith(f"{DEFAULT_MODEL}:"):
         return default_folder(name.partition(":")[2])
     if not name:
@@ -125,7 +128,7 @@ def _load_plain(
         ggufs = sorted(entry.name for entry in folder.glob("*.gguf"))
         hint = f" It holds {', '.join(ggufs)}: give that file's path." if ggufs else ""
         raise InputError(f"{folder}: no model here (no config.json).{hint}")
-    _refuse_pickle(folder, "*.safetensors", ("*.bin", "*.pt", "*.pth", "*.ckpt"))
+    refuse_pickle(folder, "*.safetensors", ("*.bin", "*.pt", "*.pth", "*.ckpt"))
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -143,10 +146,11 @@ def _load_plain(
             f"{folder}: {len(missing)} of the model's weights are missing, {missing[0]!r} among "
             "them. Fetch or save the model again."
         )
-    return model, _load_tokenizer(folder, trust_remote_code)
+    return model, load_tokenizer(folder, trust_remote_code)
 
 
-def _load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model's folder; `InputError` when there is none."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=trust_remote_code
@@ -164,7 +168,7 @@ def _load_adapter(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from peft import PeftModel
 
-    _refuse_pickle(folder, "adapter_model.safetensors", ("adapter_model.bin",))
+    refuse_pickle(folder, "adapter_model.safetensors", ("adapter_model.bin",))
     try:
         settings = json.loads((folder / "adapter_config.json").read_text("utf-8"))
     except ValueError as error:
@@ -179,7 +183,7 @@ def _load_adapter(
         )
     base = load_model(base_name, dtype=dtype, trust_remote_code=trust_remote_code)
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
-    tokenizer = _load_tokenizer(folder, trust_remote_code) if has_tokenizer else base.tokenizer
+    tokenizer = load_tokenizer(folder, trust_remote_code) if has_tokenizer else base.tokenizer
     try:
         adapted = PeftModel.from_pretrained(base.model, str(folder))
     except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
@@ -189,7 +193,8 @@ def _load_adapter(
     return adapted.merge_and_unload(), tokenizer
 
 
-def _refuse_pickle(folder: Path, wanted: str, pickled: tuple[str, ...]) -> None:
+def refuse_pickle(folder: Path, wanted: str, pickled: tuple[str, ...]) -> None:
+    """Raise `InputError` where a folder has no safetensors that match `wanted`."""
     if any(folder.glob(wanted)):
         return
     found = sorted(entry.name for pattern in pickled for entry in folder.glob(pattern))

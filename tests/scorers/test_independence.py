@@ -1,0 +1,67 @@
+"""Who may judge what others trained: every branch, and the sentence that says why."""
+
+import pytest
+
+from riskalign.errors import InputError
+from riskalign.scorers import Card, CausalScorer, EmbeddingScorer, check_independent, prompt_hash
+from riskalign.scorers.card import Family
+
+
+def scorer(
+    prompts: str, *, encoder: str = "one", family: Family = "embedding", seed: int = 0
+) -> EmbeddingScorer:
+    """A scorer of which only the card counts; one prompt a letter."""
+    card = Card(
+        kind="cost", family=family, encoder=encoder, encoder_sha256=f"sha of {encoder}", seed=seed,
+        data="data", data_sha256="", half="", rows=len(prompts), settings={}, metrics={},
+        judged_on="", versions={}, prompt_hashes=tuple(sorted(map(prompt_hash, prompts))),
+    )  # fmt: skip
+    return EmbeddingScorer(card, None, None)  # type: ignore[arg-type]
+
+
+def test_each_difference_is_enough_where_prompts_are_disjoint() -> None:
+    one = scorer("abc")
+    for word, other in (
+        ("encoder", scorer("de", encoder="two")),
+        ("family", scorer("de", family="causal")),
+        ("seed", scorer("de", seed=1)),
+    ):
+        said = check_independent(one, other)
+        assert f"it differs in {word}, and none of its 3 training prompts is among their 2" in said
+        assert "cost scorer (embedding, one, seed 0)" in said
+
+
+def test_all_trainers_count() -> None:
+    said = check_independent(
+        scorer("abc"), scorer("de", seed=1), scorer("ef", encoder="two", seed=1)
+    )
+    assert "of the 2 that trained the policy: it differs in seed and encoder" in said
+    assert "among their 3." in said
+    with pytest.raises(InputError, match=r"same encoder, family and seed \(0\) as scorer 2"):
+        check_independent(scorer("abc"), scorer("de", seed=1), scorer("fg"))
+    with pytest.raises(InputError, match=r"trained on 1 prompt.* of scorer 2 .*--half a"):
+        check_independent(scorer("abc"), scorer("de", seed=1), scorer("cf", seed=1))
+
+
+def test_a_name_is_not_what_makes_an_encoder() -> None:
+    one, other = scorer("a"), scorer("b")
+    renamed = EmbeddingScorer(
+        Card(**{**vars(other.card), "encoder": "elsewhere"}),
+        None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+    )
+    with pytest.raises(InputError, match="same encoder"):
+        check_independent(one, renamed)
+
+
+def test_a_difference_does_not_excuse_shared_prompts_nor_the_other_way() -> None:
+    with pytest.raises(InputError, match="2 prompt"):
+        check_independent(scorer("abc"), scorer("BC", encoder="two", family="causal", seed=1))
+    with pytest.raises(InputError, match="Train it with another seed"):
+        check_independent(scorer("abc"), scorer("de"))
+
+
+def test_no_scorer_and_the_other_family() -> None:
+    assert check_independent(scorer("a")) == "No scorer took part in training the policy."
+    causal = CausalScorer(scorer("b", family="causal").card, None, None)  # type: ignore[arg-type]
+    assert "differs in family" in check_independent(causal, scorer("c"))
