@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
 from riskalign.evaluation.metrics import Interval
-from riskalign.scorers import prompt_hash, read_card
+from riskalign.scorers import read_card
 from riskalign.scorers.card import make_card, write_card
 from riskalign.scorers.training_data import training_data
 from tests.scorers import toy
@@ -29,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_what_a_card_holds(folder: Path) -> None:
     card = read_card(folder)
-    assert card.prompt_hashes == tuple(sorted(prompt_hash(r["prompt"]) for r in toy.judged(6)))
+    assert card.prompt_hashes == tuple(sorted(text_hash(r["prompt"]) for r in toy.judged(6)))
     assert len(card.data_sha256) == 64
     assert card.rows == 6
     assert set(card.versions) == {"riskalign", "torch", "transformers", "numpy", "scipy"}

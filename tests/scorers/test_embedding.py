@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from riskalign.baselines.scorer_data import Kind
+from riskalign.data.identity import text_hash
 from riskalign.data.schema import Text
 from riskalign.errors import InputError
 from riskalign.models.encoder import Encoder, load_encoder
@@ -15,7 +16,6 @@ from riskalign.scorers import (
     judge,
     judged_rows,
     load_scorer,
-    prompt_hash,
     train_embedding_scorer,
 )
 from riskalign.scorers.embedding import RIDGES, features
@@ -132,7 +132,7 @@ def test_a_half_is_trained_on_alone(encoder: str) -> None:
     assert (a.half, b.half) == ("a", "b")
     assert a.rows + b.rows == 60
     assert set(a.prompt_hashes).isdisjoint(b.prompt_hashes)
-    assert {*a.prompt_hashes, *b.prompt_hashes} == {prompt_hash(row["prompt"]) for row in rows}
+    assert {*a.prompt_hashes, *b.prompt_hashes} == {text_hash(row["prompt"]) for row in rows}
 
 
 def test_an_interrupted_embedding_is_taken_up(

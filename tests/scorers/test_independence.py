@@ -2,8 +2,9 @@
 
 import pytest
 
+from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
-from riskalign.scorers import Card, CausalScorer, EmbeddingScorer, check_independent, prompt_hash
+from riskalign.scorers import Card, CausalScorer, EmbeddingScorer, check_independent
 from riskalign.scorers.card import Family
 
 
@@ -14,7 +15,7 @@ def scorer(
     card = Card(
         kind="cost", family=family, encoder=encoder, encoder_sha256=f"sha of {encoder}", seed=seed,
         data="data", data_sha256="", half="", rows=len(prompts), settings={}, metrics={},
-        judged_on="", versions={}, prompt_hashes=tuple(sorted(map(prompt_hash, prompts))),
+        judged_on="", versions={}, prompt_hashes=tuple(sorted(map(text_hash, prompts))),
     )  # fmt: skip
     return EmbeddingScorer(card, None, None)  # type: ignore[arg-type]
 

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from riskalign.data.identity import as_text, text_hash
 from riskalign.errors import InputError
-from riskalign.scorers import Judged, prompt_hash, split_halves
-from riskalign.scorers.prompts import as_text, half_of, prompt_folds
+from riskalign.scorers import Judged, split_halves
+from riskalign.scorers.prompts import half_of, prompt_folds
 
 
 def test_text_and_its_message_are_one() -> None:
@@ -15,14 +16,14 @@ def test_text_and_its_message_are_one() -> None:
     assert as_text([*message, {"role": "assistant", "content": "Hi"}]) == (
         "user: Hello there\nassistant: Hi"
     )
-    assert prompt_hash(message) == prompt_hash("  hello\n THERE ")
-    assert prompt_hash("ﬁve") == prompt_hash("five")  # a ligature
-    assert prompt_hash("hello") != prompt_hash("hallo")
+    assert text_hash(message) == text_hash("  hello\n THERE ")
+    assert text_hash("ﬁve") == text_hash("five")  # a ligature
+    assert text_hash("hello") != text_hash("hallo")
 
 
 @given(st.lists(st.integers(0, 30), min_size=3), st.integers(2, 5), st.integers(0, 9))
 def test_folds_share_no_prompt_and_are_even(ids: list[int], folds: int, seed: int) -> None:
-    hashes = [prompt_hash(str(i)) for i in ids]
+    hashes = [text_hash(str(i)) for i in ids]
     if len(set(ids)) < folds:
         with pytest.raises(InputError, match="cannot be split"):
             prompt_folds(hashes, folds, seed)

@@ -7,7 +7,7 @@ from riskalign.scorers.embedding import EmbeddingScorer, train_embedding_scorer
 from riskalign.scorers.independence import check_independent
 from riskalign.scorers.loading import Scorer, load_scorer
 from riskalign.scorers.metrics import auc, judge
-from riskalign.scorers.prompts import prompt_hash, split_halves
+from riskalign.scorers.prompts import split_halves
 from riskalign.scorers.rows import Judged, judged_rows
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "judge",
     "judged_rows",
     "load_scorer",
-    "prompt_hash",
     "read_card",
     "score_file",
     "split_halves",

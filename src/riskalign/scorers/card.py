@@ -30,7 +30,7 @@ class Card:
     `encoder` is the name of the sentence encoder or causal model it was made from and
     `encoder_sha256` what pins that model's weights. `data_sha256` is the training file's ("" for
     data that is no file), `half` the part of its prompts that was used, `prompt_hashes` their
-    `prompt_hash`es, sorted. `metrics` are those of `judge`, on the prompts that `judged_on` names.
+    `text_hash`es, sorted. `metrics` are those of `judge`, on the prompts that `judged_on` names.
     """
 
     kind: Kind

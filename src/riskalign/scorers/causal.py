@@ -17,6 +17,7 @@ from riskalign.baselines import (
 )
 from riskalign.baselines.batch import Sample, collate
 from riskalign.baselines.scorer_data import Kind
+from riskalign.data.identity import as_text
 from riskalign.data.schema import Text
 from riskalign.data.sources import Source
 from riskalign.data.tokenize import tokenize_responses, truncate_prompt
@@ -26,7 +27,7 @@ from riskalign.models.loading import load_tokenizer
 from riskalign.scorers.card import Card, make_card, write_card
 from riskalign.scorers.embedding import Update
 from riskalign.scorers.metrics import judge
-from riskalign.scorers.prompts import as_text, prompt_folds
+from riskalign.scorers.prompts import prompt_folds
 from riskalign.scorers.rows import Judged
 from riskalign.scorers.training_data import training_data
 from riskalign.training.preparation import padding_id

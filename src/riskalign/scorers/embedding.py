@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save
 
 from riskalign.atomic import new_folder
 from riskalign.baselines.scorer_data import Kind
+from riskalign.data.identity import as_text
 from riskalign.data.schema import Text
 from riskalign.data.sources import Source
 from riskalign.errors import InputError
@@ -25,7 +26,7 @@ from riskalign.scorers.card import Card, make_card, write_card
 from riskalign.scorers.kept import in_pieces
 from riskalign.scorers.logistic import Floats, Logistic, cross_validate, fit_logistic, platt
 from riskalign.scorers.metrics import judge
-from riskalign.scorers.prompts import as_text, prompt_folds
+from riskalign.scorers.prompts import prompt_folds
 from riskalign.scorers.rows import Judged
 from riskalign.scorers.training_data import training_data
 

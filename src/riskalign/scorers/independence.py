@@ -12,7 +12,7 @@ def check_independent(
 
     A policy learns its own scorer's mistakes, and the same mistakes would hide them. So the
     evaluator must differ from every trainer in encoder, family or seed, and must have been trained
-    on none of their prompts (compared by `prompt_hash`).
+    on none of their prompts (compared by `text_hash`).
 
     Raises:
         InputError: it does not differ, or shares prompts; names which scorer and the remedy.

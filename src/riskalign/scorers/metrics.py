@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from riskalign.baselines.scorer_data import Kind
+from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
 from riskalign.evaluation.metrics import Interval
 from riskalign.scorers.logistic import Floats
-from riskalign.scorers.prompts import prompt_hash
 from riskalign.scorers.rows import Judged
 
 Integers = NDArray[np.int64]
@@ -84,7 +84,7 @@ def judge(
 
 
 def _owner(row: Judged) -> str:
-    return prompt_hash(row.prompt)
+    return text_hash(row.prompt)
 
 
 def _pairs(

@@ -1,32 +1,16 @@
 """Prompts as text, as hashes, and in groups that share none."""
 
 import hashlib
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from riskalign.data.schema import Text
+from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
 from riskalign.scorers.rows import Judged
 
 _SALT = "riskalign half"
-
-
-def as_text(text: Text) -> str:
-    """Text as it is; one message without its role, several with theirs, a line each."""
-    if isinstance(text, str):
-        return text
-    if len(text) == 1:
-        return text[0]["content"]
-    return "\n".join(f"{message['role']}: {message['content']}" for message in text)
-
-
-def prompt_hash(prompt: Text) -> str:
-    """Hex SHA-256 of a prompt's text; case, spacing and Unicode form make no difference."""
-    plain = " ".join(unicodedata.normalize("NFKC", as_text(prompt)).casefold().split())
-    return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def split_halves(rows: Sequence[Judged], salt: str = _SALT) -> tuple[list[Judged], list[Judged]]:
@@ -36,7 +20,7 @@ def split_halves(rows: Sequence[Judged], salt: str = _SALT) -> tuple[list[Judged
     """
     halves: tuple[list[Judged], list[Judged]] = [], []
     for row in rows:
-        digest = hashlib.sha256(f"{salt}/{prompt_hash(row.prompt)}".encode()).digest()
+        digest = hashlib.sha256(f"{salt}/{text_hash(row.prompt)}".encode()).digest()
         halves[digest[0] & 1].append(row)
     return halves
 

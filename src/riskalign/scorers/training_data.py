@@ -5,9 +5,10 @@ from pathlib import Path
 
 from riskalign.baselines.scorer_data import Kind
 from riskalign.cache import file_sha256
+from riskalign.data.identity import text_hash
 from riskalign.data.sources import Source
 from riskalign.errors import InputError
-from riskalign.scorers.prompts import half_of, prompt_hash
+from riskalign.scorers.prompts import half_of
 from riskalign.scorers.rows import Judged, judged_rows
 
 
@@ -40,7 +41,7 @@ def training_data(
     name, sha256 = _identity(source)
     rows = half_of(judged_rows(source, kind), half)
     held_out = [] if eval_source is None else judged_rows(eval_source, kind, split="test")
-    hashes = [prompt_hash(row.prompt) for row in rows]
+    hashes = [text_hash(row.prompt) for row in rows]
     if len(set(hashes)) < 2:
         raise InputError(f"{name}: only 1 prompt to train on. Give rows with several.")
     labels = {label for row in rows for label in row.unsafe}
@@ -50,7 +51,7 @@ def training_data(
             "answers of both kinds."
         )
     other = "" if eval_source is None else _identity(eval_source)[0]
-    shared = set(hashes) & {prompt_hash(row.prompt) for row in held_out}
+    shared = set(hashes) & {text_hash(row.prompt) for row in held_out}
     if shared:
         raise InputError(
             f"{other}: shares {len(shared)} prompt(s) with {name}, so it is not held out. Take "

@@ -1,0 +1,139 @@
+"""Formats of preference data with more, or other, fields than TRL's: one function each."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from riskalign.data.schema import Text, check_row, checked_text
+from riskalign.errors import InputError
+
+
+@dataclass(frozen=True)
+class Record:
+    """A prompt, two answers, and what people or programs said of them.
+
+    `better` and `safer` are numbers of answers (0 or 1), None where nobody said. `costs` are 0 for
+    a safe answer and above 0 for an unsafe one, None where unknown.
+    """
+
+    prompt: Text
+    answers: tuple[Text, Text]
+    better: int | None = None
+    safer: int | None = None
+    costs: tuple[float, float] | None = None
+
+
+def pku_saferlhf(row: Mapping[str, Any], where: str) -> Record:
+    """PKU-SafeRLHF (arXiv 2406.15513): both labels, safety of each answer, its severity.
+
+    A safe answer costs 0, an unsafe one its `response_N_severity_level` (1 to 3), or 1 where the
+    record has none or it is 0: the flag decides whether an answer is unsafe.
+
+    Raises `InputError` naming `where` and the field.
+    """
+    prompt, first, second = (
+        checked_text(row, field, where) for field in ("prompt", "response_0", "response_1")
+    )
+    return Record(
+        prompt,
+        (first, second),
+        better=_answer_number(row, "better_response_id", where),
+        safer=_answer_number(row, "safer_response_id", where),
+        costs=(_cost(row, 0, where), _cost(row, 1, where)),
+    )
+
+
+def hh_rlhf(row: Mapping[str, Any], where: str) -> Record:
+    """hh-rlhf (arXiv 2204.05862): two transcripts that part ways at the assistant's last turn.
+
+    Whether the first is the better or the safer one depends on the file; `better` says 0.
+
+    Raises `InputError` naming `where` and the field.
+    """
+    turns = [_transcript(row, field, where) for field in ("chosen", "rejected")]
+    if turns[0][:-1] != turns[1][:-1]:
+        raise InputError(
+            f"{where}: fields 'chosen' and 'rejected' differ before the assistant's last turn. "
+            "Give transcripts that answer the same dialogue."
+        )
+    return Record(turns[0][:-1], (turns[0][-1:], turns[1][-1:]), better=0)
+
+
+def trl_pairs(row: Mapping[str, Any], where: str) -> Record:
+    """TRL's `prompt`, `chosen`, `rejected`, perhaps with scores, which are minus the costs.
+
+    Raises `InputError` as `check_row`.
+    """
+    pair = check_row(row, where)
+    scores = pair["score_chosen"], pair["score_rejected"]
+    known = scores[0] is not None and scores[1] is not None
+    costs = (-float(scores[0] or 0.0), -float(scores[1] or 0.0)) if known else None
+    return Record(pair["prompt"], (pair["chosen"], pair["rejected"]), better=0, costs=costs)
+
+
+FORMATS: Mapping[str, Callable[[Mapping[str, Any], str], Record]] = {
+    "pku-saferlhf": pku_saferlhf,
+    "hh-rlhf": hh_rlhf,
+    "pairs": trl_pairs,
+}
+
+#: Formats whose records say which answer is better and which is safer.
+BOTH_LABELS = frozenset({"pku-saferlhf"})
+
+
+def guess_format(row: Any, where: str) -> str:
+    """The format that a row's fields speak for.
+
+    Raises `InputError` naming the fields that it has.
+    """
+    if not isinstance(row, Mapping):
+        raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
+    if "response_0" in row:
+        return "pku-saferlhf"
+    if isinstance(row.get("chosen"), str) and _TURN.match(row["chosen"]) and "prompt" not in row:
+        return "hh-rlhf"
+    if "chosen" in row:
+        return "pairs"
+    found = ", ".join(sorted(map(str, row))) or "none"
+    raise InputError(
+        f"{where}: fields of no known format (found: {found}). Give prompt, response_0, response_1 "
+        "and their labels (pku-saferlhf), two transcripts (hh-rlhf), or chosen and rejected."
+    )
+
+
+def _answer_number(row: Mapping[str, Any], field: str, where: str) -> int:
+    value = row.get(field)
+    if isinstance(value, bool) or value not in (0, 1):
+        raise InputError(f"{where}: field '{field}' is {value!r}. Give 0 or 1.")
+    return int(value)
+
+
+def _cost(row: Mapping[str, Any], number: int, where: str) -> float:
+    field, level_field = f"is_response_{number}_safe", f"response_{number}_severity_level"
+    safe, level = row.get(field), row.get(level_field)
+    if not isinstance(safe, bool):
+        raise InputError(f"{where}: field '{field}' is {safe!r}. Give true (safe) or false.")
+    if level is not None and (isinstance(level, bool) or level not in (0, 1, 2, 3)):
+        raise InputError(f"{where}: field '{level_field}' is {level!r}. Give 0, 1, 2 or 3.")
+    return 0.0 if safe else float(level or 1)
+
+
+_TURN = re.compile(r"\s*\n\n(Human|Assistant): ?")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def _transcript(row: Mapping[str, Any], field: str, where: str) -> list[dict[str, str]]:
+    text = checked_text(row, field, where)
+    if not isinstance(text, str) or not _TURN.match(text):
+        raise InputError(
+            f"{where}: field '{field}' does not begin with '\\n\\nHuman: '. Give a transcript."
+        )
+    _, *parts = _TURN.split(text)
+    turns = [
+        {"role": _ROLES[role], "content": content.strip()}
+        for role, content in zip(parts[::2], parts[1::2], strict=True)
+    ]
+    if turns[-1]["role"] != "assistant" or len(turns) < 2:
+        raise InputError(f"{where}: field '{field}' does not end with an answer of the assistant.")
+    return turns

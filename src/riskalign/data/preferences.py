@@ -1,0 +1,299 @@
+"""Judged answers as the two steps need them: helpful and safe pairs, and prompts held out."""
+
+import dataclasses
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from riskalign.cache import file_sha256
+from riskalign.data.formats import BOTH_LABELS, FORMATS, Record, guess_format
+from riskalign.data.identity import as_text, side_of, text_hash
+from riskalign.data.schema import Text
+from riskalign.data.sources import Source, source_rows
+from riskalign.errors import InputError, check_rules
+
+Kind = Literal["helpful", "safe"]
+Format = Literal["auto", "pku-saferlhf", "hh-rlhf", "pairs"]
+HelpfulPairs = Literal["all", "both_safe", "same_safety"]
+SafePairs = Literal["all", "severity_differs", "one_safe"]
+Side = Literal["eval", "scorer", "train"]
+SIDES: tuple[Side, ...] = ("eval", "scorer", "train")
+
+_SALT = "riskalign side"
+
+
+@dataclass(frozen=True)
+class PreferenceSettings:
+    """Where judged answers come from, which of them make pairs, and how prompts are split.
+
+    Args:
+        path: a json, jsonl, gz or parquet file, a folder or a hub id.
+        safe_path: a second such source for safe pairs, where a file holds one sort of label
+            (hh-rlhf's harmless half, TRL's pairs); `path` then makes helpful pairs alone.
+        format: of the records; ``auto`` decides by the first one's fields.
+        split: the split of a source that has several.
+        helpful_pairs: ``all``, or only pairs of which both answers are safe, or which are equally
+            safe, so that the label cannot be about safety.
+        safe_pairs: ``all``, or only pairs whose safer answer costs less, or only those of a safe
+            and an unsafe answer. Pairs of equal cost say little of the tail, and with the target
+            ``gap`` nothing.
+        deduplicate: keep one record of those with the same prompt and answers, in either order.
+        chat: make messages of plain texts, for models with a chat template.
+        max_prompt_chars: longer prompts are left out.
+        max_response_chars: records with a longer answer are left out.
+        max_pairs: at most so many training pairs of each kind, drawn by `seed`.
+        eval_fraction: share of the prompts held out, in [0, 1).
+        scorer_fraction: share of the prompts set aside to train scorers on, in [0, 1).
+        seed: of the draw.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    path: str | None = None
+    safe_path: str | None = None
+    format: Format = "auto"
+    split: str = "train"
+    helpful_pairs: HelpfulPairs = "all"
+    safe_pairs: SafePairs = "severity_differs"
+    deduplicate: bool = True
+    chat: bool = True
+    max_prompt_chars: int | None = None
+    max_response_chars: int | None = None
+    max_pairs: int | None = None
+    eval_fraction: float = 0.1
+    scorer_fraction: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        counts = ("max_prompt_chars", "max_response_chars", "max_pairs")
+        choices = {"format": Format, "helpful_pairs": HelpfulPairs, "safe_pairs": SafePairs}
+        shares = self.eval_fraction, self.scorer_fraction
+        check_rules(
+            self,
+            [
+                *(
+                    (name, getattr(self, name) in get_args(kind), f"one of {get_args(kind)}")
+                    for name, kind in choices.items()
+                ),
+                *(
+                    (name, (value := getattr(self, name)) is None or value >= 1, "at least 1")
+                    for name in counts
+                ),
+                ("eval_fraction", 0 <= shares[0] < 1, "a number in [0, 1)"),
+                (
+                    "scorer_fraction",
+                    shares[1] >= 0 and sum(shares) < 1,
+                    "a number of at least 0 that leaves prompts to train on",
+                ),
+            ],
+        )
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Records by side, and pairs made of them.
+
+    `helpful` and `safe` hold the training pairs, `helpful_eval` and `safe_eval` those of held-out
+    prompts, in the columns of `riskalign.data.load_pairs`; safe pairs' scores are minus the costs.
+    No prompt is on two sides. `counts` says what became of the records, in the order in which it
+    happened; `sha256` has each local file's hash.
+    """
+
+    helpful: list[dict[str, Any]]
+    safe: list[dict[str, Any]]
+    helpful_eval: list[dict[str, Any]]
+    safe_eval: list[dict[str, Any]]
+    records: Mapping[Side, Sequence[Record]]
+    counts: Mapping[str, int]
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+    def prompts(self, side: Side) -> list[Text]:
+        """The different prompts of a side, in the order in which they come."""
+        found = {text_hash(record.prompt): record.prompt for record in reversed(self.records[side])}
+        return list(reversed(found.values()))
+
+    def judged(self, side: Side, kind: Kind) -> list[dict[str, Any]]:
+        """All pairs of a side that have the kind's label, also those that the steps leave out."""
+        return [row for record in self.records[side] if (row := _pair(record, kind))]
+
+
+def load_preferences(settings: PreferenceSettings) -> Preferences:
+    """Read, check, clean and split judged answers.
+
+    Raises:
+        InputError: names the file, the line, the field and the remedy; also where no training pair
+            is left of a kind that the source has labels for.
+    """
+    if settings.path is None:
+        raise InputError("path is None. Give a file, a folder or a hub id of judged answers.")
+    counts: Counter[str] = Counter()
+    records = _read(settings.path, settings, "helpful" if settings.safe_path else None, counts)
+    if settings.safe_path is not None:
+        records += _read(settings.safe_path, settings, "safe", counts)
+    records = _cleaned(records, settings, counts)
+    shares = settings.eval_fraction, settings.scorer_fraction
+    sides: dict[Side, list[Record]] = {side: [] for side in SIDES}
+    for record in records:
+        sides[SIDES[side_of(record.prompt, shares, _SALT)]].append(record)
+    for side in SIDES:
+        counts[f"records, {side}"] = len(sides[side])
+        counts[f"prompts, {side}"] = len({text_hash(record.prompt) for record in sides[side]})
+    pairs = {
+        (kind, side): _pairs(sides[side], kind, settings, counts, side)
+        for side in ("train", "eval")
+        for kind in ("helpful", "safe")
+    }
+    for kind in ("helpful", "safe"):
+        labelled = any(
+            (record.better, record.safer)[kind == "safe"] is not None for record in records
+        )
+        if labelled and not pairs[kind, "train"]:
+            raise InputError(
+                f"{settings.path}: no {kind} pairs to train on are left of {counts['read']} "
+                f"records. Loosen {kind}_pairs ({getattr(settings, f'{kind}_pairs')!r}), the "
+                "lengths or the fractions."
+            )
+    paths = [path for path in (settings.path, settings.safe_path) if path is not None]
+    return Preferences(
+        _drawn(pairs["helpful", "train"], settings, counts, "helpful"),
+        _drawn(pairs["safe", "train"], settings, counts, "safe"),
+        pairs["helpful", "eval"],
+        pairs["safe", "eval"],
+        sides,
+        dict(counts),
+        {path: file_sha256(Path(path)) for path in paths if Path(path).is_file()},
+    )
+
+
+def _read(
+    source: Source, settings: PreferenceSettings, kind: Kind | None, counts: Counter[str]
+) -> list[Record]:
+    name = str(source)
+    read, records = None, []
+    for where, row in source_rows(source, settings.split, name):
+        if read is None:
+            chosen = settings.format
+            found = guess_format(row, where) if chosen == "auto" else chosen
+            read = FORMATS[found]
+            # One label a file: what the first answer is better at is the file's to say.
+            kind = None if found in BOTH_LABELS else kind or "helpful"
+        if not isinstance(row, Mapping):
+            raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
+        record = read(row, where)
+        if kind == "safe":
+            record = dataclasses.replace(record, better=None, safer=0)
+        records.append(record)
+    if not records:
+        raise InputError(f"{name}: holds no row. Give at least one judged pair of answers.")
+    counts["read"] += len(records)
+    return records
+
+
+def _cleaned(
+    records: Iterable[Record], settings: PreferenceSettings, counts: Counter[str]
+) -> list[Record]:
+    kept: list[Record] = []
+    seen: set[tuple[Any, ...]] = set()
+    limits = settings.max_prompt_chars, settings.max_response_chars
+    for record in records:
+        texts = as_text(record.prompt), *(as_text(answer) for answer in record.answers)
+        hashes = [text_hash(answer) for answer in record.answers]
+        labels = record.better is not None, record.safer is not None
+        key = (text_hash(record.prompt), *sorted(hashes), *labels)
+        if not all(text.strip() for text in texts):
+            counts["dropped: an empty text"] += 1
+        elif hashes[0] == hashes[1]:
+            counts["dropped: equal answers"] += 1
+        elif (limits[0] is not None and len(texts[0]) > limits[0]) or (
+            limits[1] is not None and max(map(len, texts[1:])) > limits[1]
+        ):
+            counts["dropped: too long"] += 1
+        elif settings.deduplicate and key in seen:
+            counts["dropped: seen before"] += 1
+        else:
+            seen.add(key)
+            kept.append(_in_messages(record) if settings.chat else record)
+    counts["kept"] = len(kept)
+    both = [record for record in kept if None not in (record.better, record.safer)]
+    if both:
+        counts["better and safer differ"] = sum(record.better != record.safer for record in both)
+    return kept
+
+
+def _in_messages(record: Record) -> Record:
+    def made(text: Text, role: str) -> Text:
+        return [{"role": role, "content": text}] if isinstance(text, str) else text
+
+    first, second = record.answers
+    return dataclasses.replace(
+        record,
+        prompt=made(record.prompt, "user"),
+        answers=(made(first, "assistant"), made(second, "assistant")),
+    )
+
+
+def _pairs(
+    records: Sequence[Record],
+    kind: Kind,
+    settings: PreferenceSettings,
+    counts: Counter[str],
+    side: Side,
+) -> list[dict[str, Any]]:
+    which = settings.helpful_pairs if kind == "helpful" else settings.safe_pairs
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        row = _pair(record, kind)
+        if row is not None and (which == "all" or _is_informative(record, which)):
+            rows.append(row)
+    counts[f"{kind} pairs, {side}"] = len(rows)
+    return rows
+
+
+def _is_informative(record: Record, which: str) -> bool:
+    if record.costs is None:  # labels alone, and no reason to doubt them
+        return True
+    unsafe = [cost > 0 for cost in record.costs]
+    if which == "both_safe":
+        return not any(unsafe)
+    if which == "same_safety":
+        return unsafe[0] == unsafe[1]
+    assert record.safer is not None
+    if which == "one_safe":
+        return unsafe[0] != unsafe[1] and not unsafe[record.safer]
+    return record.costs[record.safer] < record.costs[1 - record.safer]
+
+
+def _first(record: Record, kind: Kind) -> int | None:
+    return record.better if kind == "helpful" else record.safer
+
+
+def _pair(record: Record, kind: Kind) -> dict[str, Any] | None:
+    """The kind's pair, the preferred answer first; None without its label."""
+    first = _first(record, kind)
+    if first is None:
+        return None
+    scores: list[float | None] = [None, None]
+    if kind == "safe" and record.costs is not None:
+        scores = [-record.costs[first], -record.costs[1 - first]]
+    return {
+        "prompt": record.prompt,
+        "chosen": record.answers[first],
+        "rejected": record.answers[1 - first],
+        "score_chosen": scores[0],
+        "score_rejected": scores[1],
+    }
+
+
+def _drawn(
+    rows: list[dict[str, Any]], settings: PreferenceSettings, counts: Counter[str], kind: Kind
+) -> list[dict[str, Any]]:
+    if settings.max_pairs is None or len(rows) <= settings.max_pairs:
+        return rows
+    chosen = sorted(random.Random(settings.seed).sample(range(len(rows)), settings.max_pairs))
+    counts[f"{kind} pairs, train, drawn"] = len(chosen)
+    return [rows[i] for i in chosen]
