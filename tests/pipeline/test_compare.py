@@ -120,6 +120,8 @@ def test_a_file_with_the_group_serves_align_too(job: Make, tmp_path: Path) -> No
         ({"settings": {"sacpo": {"safe.alpa": 1}}}, r"safe.alpa: no such field"),
         ({"settings": {"rpo": {}}}, r"'rpo' is not one of"),
         ({"grid": {"lambda_": 2}}, r"compare.grid: expected a list"),
+        ({"grid": {"rsa": [1]}}, r"compare.grid: expected a list"),
+        ({"grid": {"rsa": {"lambda_": 1}}}, r"compare.grid: expected a list"),
         ({"grid": {"lambda_": []}}, r"compare.grid: expected a list"),
         ({"own": ["rsa-tial"]}, r"compare.own: 'rsa-tial' is not one of"),
         ({"keep_models": "no"}, r"compare.keep_models: expected true or false"),
@@ -142,6 +144,14 @@ def test_a_grid_makes_methods(job: Make) -> None:
     ]  # fmt: skip
     config = plan.cells["rsa-tail@lambda_=2,alpha=0.1", 3]
     assert (config.lambda_, config.safe.alpha, config.safe.beta) == (2.0, 0.1, 0.4)
+
+
+def test_a_preset_has_a_grid_of_its_own(job: Make) -> None:
+    grid = {"lambda_": [1], "rsa-tail": {"lambda_": [0.5, 2], "safe.alpha": [0.1]}}
+    plan = load_plan(small(job, presets=["sacpo", "rsa-tail"], grid=grid))
+    assert [name for name, _ in plan.cells] == [
+        "sacpo@lambda_=1", "rsa-tail@lambda_=0.5,alpha=0.1", "rsa-tail@lambda_=2,alpha=0.1",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("group", ["text", 5, ["a"], True])

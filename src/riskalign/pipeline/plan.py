@@ -21,7 +21,8 @@ class Settings:
 
     `settings` holds fields of single presets, such as `{"sacpo": {"safe.learning_rate": 1e-4}}`.
     `grid` runs every preset with each combination of its values, `{"lambda_": [0.5, 2]}` for
-    instance, as methods of names such as `sacpo@lambda_=0.5`. `own` names the presets that the
+    instance, as methods of names such as `sacpo@lambda_=0.5`; values under a preset's name,
+    `{"sacpo": {"lambda_": [0.5, 2]}}`, are for that preset alone. `own` names the presets that the
     others are held against; weights are removed once a seed's cells are measured, unless
     `keep_models`.
     """
@@ -30,7 +31,7 @@ class Settings:
     seeds: tuple[int, ...] = (0,)
     own: tuple[str, ...] = ("rsa", "rsa-p", "rsa-tail", "rsa-rounds")
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    grid: Mapping[str, Any] = field(default_factory=dict)
     keep_models: bool = False
 
 
@@ -122,8 +123,16 @@ def _settings(group: Any, presets: Sequence[str] | None, seeds: Sequence[int] | 
         if key in lists and not lists[key]:
             raise FieldError(f"compare.{key}", "is empty; name at least one")
     grid = group.get("grid", {})
-    if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
+    if not isinstance(grid, dict):
         raise FieldError("compare.grid", "expected a list of values under each field's name")
+    known_presets = preset_names()
+    single = [values for name, values in grid.items() if name in known_presets]
+    shared = {name: values for name, values in grid.items() if name not in known_presets}
+    for values in [*single, shared]:
+        if not isinstance(values, dict) or not all(
+            isinstance(v, list) and v for v in values.values()
+        ):
+            raise FieldError("compare.grid", "expected a list of values under each field's name")
     if not isinstance(group.get("keep_models", False), bool):
         raise FieldError("compare.keep_models", "expected true or false")
     flat = {name: dict(_flat(fields)) for name, fields in own.items()}
@@ -144,17 +153,26 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _check_overrides(settings: Settings, overrides: Sequence[str]) -> None:
     """Refuse what would make a method's name or seed a lie."""
     given = {text.partition("=")[0].strip() for text in overrides}
-    for name in given & set(settings.grid):
+    fields = {name for preset in settings.presets for name in _grid(settings, preset)}
+    for name in given & fields:
         raise FieldError("compare.grid", f"{name} is given as a flag as well; leave one out")
-    for name in {"seed", "output_dir"} & {*settings.grid, *(given - {"output_dir"})}:
+    for name in {"seed", "output_dir"} & {*fields, *(given - {"output_dir"})}:
         raise FieldError("compare.seeds", f"{name} is set by the comparison; give compare.seeds")
+
+
+def _grid(settings: Settings, preset: str) -> dict[str, Sequence[Any]]:
+    """The fields that vary for a preset: those of all presets, and over them its own."""
+    named = preset_names()
+    shared = {name: values for name, values in settings.grid.items() if name not in named}
+    return shared | dict(settings.grid.get(preset, {}))
 
 
 def _methods(settings: Settings) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Name, preset and own fields of every method."""
     for preset in dict.fromkeys(settings.presets):
         own = dict(settings.settings.get(preset, {}))
-        for values in itertools.product(*settings.grid.values()):
-            point = dict(zip(settings.grid, values, strict=True))
+        grid = _grid(settings, preset)
+        for values in itertools.product(*grid.values()):
+            point = dict(zip(grid, values, strict=True))
             label = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in point.items())
             yield f"{preset}@{label}" if label else preset, preset, own | point
