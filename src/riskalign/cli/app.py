@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from riskalign.cli import compare as compare_command
+from riskalign.cli import data as data_command
 from riskalign.cli import merge as merge_command
 from riskalign.cli import plan as plan_command
 from riskalign.cli import score as score_command
@@ -260,6 +261,7 @@ def report(
 
 app.command(context_settings=OPEN, epilog=compare_command.COMPARE_EPILOG)(compare_command.compare)
 app.command(epilog=compare_command.PRESETS_EPILOG)(compare_command.presets)
+app.command(context_settings=OPEN, epilog=data_command.EPILOG)(data_command.data)
 app.command(epilog=merge_command.EPILOG)(merge_command.merge)
 app.command(epilog=verify_command.EPILOG)(verify_command.verify)
 app.command(epilog=plan_command.EPILOG)(plan_command.plan)

@@ -1,6 +1,7 @@
 """Judged answers as the two steps need them: helpful and safe pairs, and prompts held out."""
 
 import dataclasses
+import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from riskalign.atomic import new_folder
 from riskalign.cache import file_sha256
 from riskalign.data.formats import BOTH_LABELS, FORMATS, Record, guess_format
 from riskalign.data.identity import as_text, side_of, text_hash
@@ -114,8 +116,10 @@ class Preferences:
 
     def prompts(self, side: Side) -> list[Text]:
         """The different prompts of a side, in the order in which they come."""
-        found = {text_hash(record.prompt): record.prompt for record in reversed(self.records[side])}
-        return list(reversed(found.values()))
+        found: dict[str, Text] = {}
+        for record in self.records[side]:
+            found.setdefault(text_hash(record.prompt), record.prompt)
+        return list(found.values())
 
     def judged(self, side: Side, kind: Kind) -> list[dict[str, Any]]:
         """All pairs of a side that have the kind's label, also those that the steps leave out."""
@@ -168,6 +172,24 @@ def load_preferences(settings: PreferenceSettings) -> Preferences:
         dict(counts),
         {path: file_sha256(Path(path)) for path in paths if Path(path).is_file()},
     )
+
+
+def write_preferences(found: Preferences, folder: str | Path) -> None:
+    """Write pairs, held-out prompts and counts to a folder, whole or not at all.
+
+    `helpful.jsonl`, `safe.jsonl`, `helpful_eval.jsonl`, `safe_eval.jsonl`, `prompts_eval.jsonl` and
+    `counts.json`; files of pairs that there are none of are left out.
+    """
+    files = {name: getattr(found, name) for name in ("helpful", "safe")}
+    files |= {f"{name}_eval": getattr(found, f"{name}_eval") for name in ("helpful", "safe")}
+    files["prompts_eval"] = [{"prompt": prompt} for prompt in found.prompts("eval")]
+    with new_folder(folder) as temporary:
+        for name, rows in files.items():
+            if rows:
+                lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                (temporary / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        about = {"counts": found.counts, "sha256": found.sha256}
+        (temporary / "counts.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
 
 
 def _read(
