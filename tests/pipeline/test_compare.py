@@ -161,7 +161,7 @@ def test_a_group_is_a_group(job: Make, group: Any) -> None:
 
 
 def test_a_world_is_needed(job: Make) -> None:
-    with pytest.raises(InputError, match="needs a world and an evaluation"):
+    with pytest.raises(InputError, match="needs a world, or data, and an evaluation"):
         load_plan(small(job) | {"evaluation": None})
 
 
@@ -210,7 +210,7 @@ def test_flags_do_not_make_names_lie(job: Make) -> None:
         load_plan(given, ["lambda_=3"])
     with pytest.raises(InputError, match="seed is set by the comparison"):
         load_plan(given, ["seed=3"])
-    with pytest.raises(InputError, match="dpo-safe needs a world and an evaluation"):
+    with pytest.raises(InputError, match="dpo-safe needs a world, or data, and an evaluation"):
         load_plan(small(job, presets=["dpo-safe"], settings={"dpo-safe": {"evaluation": None}}))
 
 

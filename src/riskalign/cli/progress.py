@@ -24,6 +24,8 @@ _WORDS = {
     "pairs": "Sample {} pairs",
     "train": "Train the {} step",
     "evaluate": "Evaluate {}",
+    "judge": "Train the {} scorer that judges",
+    "held": "Judge on {} pairs",
     "model": "Save the model",
     "report": "Write the report",
     "cell": "Everything",

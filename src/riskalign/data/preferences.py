@@ -103,8 +103,10 @@ class Preferences:
     `helpful` and `safe` hold the training pairs, `helpful_eval` and `safe_eval` those of held-out
     prompts, in the columns of `riskalign.data.load_pairs`; safe pairs' scores are minus the costs.
     No prompt is on two sides. `counts` says what became of the records, in the order in which it
-    happened; `sha256` has each local file's hash.
+    happened; `source` is where they are from, `sha256` has each local file's hash.
     """
+
+    source: str
 
     helpful: list[dict[str, Any]]
     safe: list[dict[str, Any]]
@@ -164,6 +166,7 @@ def load_preferences(settings: PreferenceSettings) -> Preferences:
             )
     paths = [path for path in (settings.path, settings.safe_path) if path is not None]
     return Preferences(
+        settings.path,
         _drawn(pairs["helpful", "train"], settings, counts, "helpful"),
         _drawn(pairs["safe", "train"], settings, counts, "safe"),
         pairs["helpful", "eval"],

@@ -156,6 +156,7 @@ _RESULTS = _record(
         "training": _mapping(_list(_mapping(_number_or_null))),
         "scorers": _mapping(_mapping(_number)),
         "held_out": _mapping(_mapping(_number)),
+        "notes": _list(_text),
         "examples": _list(
             _record(
                 {
@@ -189,6 +190,7 @@ _DEFAULTS: dict[str, Callable[[], Any]] = {
     "training": dict,
     "scorers": dict,
     "held_out": dict,
+    "notes": list,
     "examples": list,
     "settings": dict,
     "reproduce": dict,

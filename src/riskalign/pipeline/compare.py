@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from riskalign import __version__
 from riskalign.atomic import write_text
+from riskalign.data import Preferences
 from riskalign.environments import get_world, max_cost_of
 from riskalign.evaluation import Cell, ScoredAnswer, compare_cells, from_columns, to_columns
 from riskalign.evaluation.comparison_report import write_comparison
@@ -18,13 +19,15 @@ from riskalign.models import fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate
+from riskalign.pipeline.given import given_data
 from riskalign.pipeline.job import Job, world_identity
+from riskalign.pipeline.judged import judged_identity, preferences_of
 from riskalign.pipeline.ledger import content_hash
 from riskalign.pipeline.manifest import now, resolve
 from riskalign.pipeline.measure import read_scored
 from riskalign.pipeline.plan import Plan
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
-from riskalign.pipeline.run import given_data, train_steps
+from riskalign.pipeline.run import train_steps
 from riskalign.pipeline.settings import Kind
 
 #: Stages that a method needs to be trained; the others measure it.
@@ -53,7 +56,9 @@ def run_plan(plan: Plan, *, progress: Progress | None = None) -> CompareResult:
     told = progress or Silent()
     machine.check_folder(plan.folder)
     with quiet_libraries():
-        given = {name: given_data(config) for name, config in plan.cells.items()}
+        # Cells differ in their steps, hardly in their data, which are read once.
+        read = {config.data: preferences_of(config) for config in plan.cells.values()}
+        given = {name: given_data(config, read[config.data]) for name, config in plan.cells.items()}
         weights = {}
         for config in plan.cells.values():
             if config.model not in weights:
@@ -67,14 +72,20 @@ def run_plan(plan: Plan, *, progress: Progress | None = None) -> CompareResult:
                 siblings = [
                     Path(plan.cells[other, seed].output_dir) for other in names if other != name
                 ]
-                key = _key(config, given[name, seed], weights[config.model])
-                cells.append(_cell(plan, name, seed, given[name, seed], key, siblings, told))
+                own = read[config.data]
+                key = _key(config, given[name, seed], weights[config.model], own)
+                cells.append(_cell(plan, name, seed, given[name, seed], own, key, siblings, told))
             if not plan.settings.keep_models:
                 shutil.rmtree(plan.folder / "work" / f"seed{seed}", ignore_errors=True)
     return write_results(plan, cells)
 
 
-def _key(config: AlignConfig, given: Mapping[Kind, Dataset], weights: str) -> str:
+def _key(
+    config: AlignConfig,
+    given: Mapping[Kind, Dataset],
+    weights: str,
+    preferences: Preferences | None = None,
+) -> str:
     """What a cell is made from; settings that act on the comparison alone do not count."""
     settings = _cell_settings(config)
     settings["evaluation"] = {
@@ -83,8 +94,11 @@ def _key(config: AlignConfig, given: Mapping[Kind, Dataset], weights: str) -> st
     # Defaults do not count, so that a setting new in riskalign leaves finished cells as they are.
     settings = _beside(settings, resolve(AlignConfig()))
     data = {kind: content_hash(list(rows)) for kind, rows in given.items()}
-    assert config.world is not None
-    world = world_identity(config.world, get_world(config.world))
+    if preferences is not None:
+        world = judged_identity(config, preferences)
+    else:
+        assert config.world is not None
+        world = world_identity(config.world, get_world(config.world))
     bf16 = machine.use_bf16(config.bf16)
     return content_hash([__version__, settings, weights, bf16, world, data])
 
@@ -110,6 +124,7 @@ def _cell(
     name: str,
     seed: int,
     given: Mapping[Kind, Dataset],
+    preferences: Preferences | None,
     key: str,
     siblings: Sequence[Path],
     progress: Progress,
@@ -122,7 +137,7 @@ def _cell(
         told.stage("cell")
         told.done("done before")
         return done
-    job = Job(config, told, f"{name}, seed {seed}", plan.command, siblings)
+    job = Job(config, told, f"{name}, seed {seed}", plan.command, siblings, preferences)
     with job.recorded():
         trained = train_steps(job, given)
         scored, dial = evaluate(job, trained.models)
@@ -139,6 +154,8 @@ def _cell(
         "versions": machine.versions(),
         "commit": machine.commit(),
         "budget": _budget(job, config),
+        "held_out": trained.held_out,
+        "notes": job.notes,
         "points": {point: to_columns(read_scored(file)) for point, file in files.items()},
     }
     write_text(path, json.dumps(cell) + "\n")
@@ -182,8 +199,6 @@ def write_results(plan: Plan, cells: Sequence[Mapping[str, Any]]) -> CompareResu
     config = next(iter(plan.cells.values()))
     evaluation = config.evaluation
     assert evaluation is not None
-    world = config.world
-    assert world is not None
     measured = [
         Cell(
             cell["method"],
@@ -202,7 +217,7 @@ def write_results(plan: Plan, cells: Sequence[Mapping[str, Any]]) -> CompareResu
         "riskalign_version": __version__,
         "title": f"{len({name for name, _ in plan.cells})} methods compared",
         "model": config.model,
-        "world": world,
+        "world": config.world if config.data is None else config.data.path,
         "confidence": evaluation.confidence,
         "n_prompts": prompts,
         "answers_per_prompt": evaluation.answers_per_prompt,
@@ -215,7 +230,7 @@ def write_results(plan: Plan, cells: Sequence[Mapping[str, Any]]) -> CompareResu
             ],
             n_boot=evaluation.n_boot,
             confidence=evaluation.confidence,
-            max_cost=max_cost_of(get_world(world)),
+            max_cost=None if config.world is None else max_cost_of(get_world(config.world)),
         ),
         "settings": {cell["method"]: cell["settings"] for cell in cells},
         "reproduce": {

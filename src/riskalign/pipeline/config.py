@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from riskalign.baselines import PPOSettings, ScorerSettings
+from riskalign.data import PreferenceSettings
 from riskalign.pipeline.checks import (
     evaluation_problems,
     least,
@@ -22,6 +23,7 @@ from riskalign.pipeline.settings import (
     LoraSettings,
     Problem,
     SamplingConfig,
+    ScoringConfig,
     StepConfig,
     StepKind,
 )
@@ -40,6 +42,11 @@ class AlignConfig:
     `bf16` None takes bfloat16 where the device has it natively: for sampling and evaluation, and
     for training by autocast over float32 weights.
 
+    In place of a world a job may have `data`, a file of judged answers: helpful and safe pairs are
+    made of it for every step without data of its own, a kind's later rounds train on the same
+    pairs again, steps are judged on pairs of held-out prompts, and the models on those prompts by
+    the scorers of `scoring`.
+
     Raises `InputError`, naming the field, for a value out of range.
     """
 
@@ -57,6 +64,8 @@ class AlignConfig:
     ppo: PPOSettings = field(default_factory=PPOSettings)
     scorers: ScorerSettings | None = None
     peft: LoraSettings | None = None
+    data: PreferenceSettings | None = None
+    scoring: ScoringConfig | None = None
     bf16: bool | None = None
     trust_remote_code: bool = False
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -70,6 +79,10 @@ class AlignConfig:
     def step(self, kind: Kind) -> StepConfig:
         """The settings of the steps of this kind."""
         return self.helpful if kind == "helpful" else self.safe
+
+    def scoring_settings(self) -> ScoringConfig:
+        """As given, else the defaults."""
+        return self.scoring or ScoringConfig()
 
     def steps(self) -> list[tuple[str, StepKind]]:
         """Name and kind of the steps to do, in order; a kind's later rounds are numbered."""
@@ -120,9 +133,16 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
         wanted = kind in config.pair_kinds()
         yield from wrong(
             f"{kind}.data",
-            wanted and step.data is None and config.world is None,
+            wanted and step.data is None and config.world is None and config.data is None,
             "is null and there is no world to make pairs in; give data, or world, or skip: true",
         )
+    if config.data is not None:
+        yield from _data_problems(config, config.data)
+    yield from wrong(
+        "scoring",
+        config.scoring is not None and config.data is None,
+        "is given and data is not; a world scores for itself",
+    )
     yield from wrong(
         "order", not config.steps(), "leaves no step to do; every step in it has skip: true"
     )
@@ -144,3 +164,24 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
         yield from share("peft.lora_dropout", config.peft.lora_dropout)
     if config.evaluation is not None:
         yield from evaluation_problems(config.evaluation)
+
+
+def _data_problems(config: AlignConfig, data: PreferenceSettings) -> Iterator[Problem]:
+    yield from wrong("data.path", data.path is None, "is null; give a file, a folder or a hub id")
+    yield from wrong("world", config.world is not None, "is given beside data; set world: null")
+    if config.evaluation is None:
+        return
+    scoring = config.scoring_settings()
+    yield from wrong("data.chat", not data.chat, "is false, and an evaluation asks in messages")
+    yield from wrong(
+        "data.eval_fraction",
+        data.eval_fraction == 0 and scoring.prompts is None,
+        "is 0, which leaves no prompt to ask; raise it, give scoring.prompts, or evaluation: null",
+    )
+    for kind in ("reward", "cost"):
+        yield from wrong(
+            f"scoring.{kind}",
+            getattr(scoring, kind) is None and data.scorer_fraction == 0,
+            "is null and data.scorer_fraction is 0, so nothing can judge answers; give a scorer's "
+            "folder, raise data.scorer_fraction, or set evaluation: null",
+        )

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from riskalign.cache import file_sha256
+from riskalign.data import Preferences
 from riskalign.environments import Prompt, World, get_world, max_cost_of
 from riskalign.errors import InputError
 from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.judged import JudgedWorld, judged_world
 from riskalign.pipeline.ledger import Ledger, Outcome
 from riskalign.pipeline.manifest import Manifest, stage_seed
 from riskalign.pipeline.progress import Progress, Update
@@ -51,13 +53,20 @@ class Job:
         title: str,
         command: str | None,
         siblings: Sequence[Path] = (),
+        preferences: Preferences | None = None,
     ) -> None:
         self.config = config
         self.progress = progress
         self.title = title
         self.folder = Path(config.output_dir).expanduser()
         self.command = command or f"riskalign align --config {self.folder / 'config.yaml'}"
-        self.world = _needed_world(config)
+        self.preferences = preferences
+        self.notes: list[str] = []
+        self.world: World | None
+        if preferences is None:
+            self.world = _needed_world(config)
+        else:
+            self.world = judged_world(config, preferences, self.folder)
         self.max_cost = None if self.world is None else max_cost_of(self.world)
         self.eval_prompts: list[Prompt] = []
         if self.world is not None and config.evaluation is not None:
@@ -67,7 +76,8 @@ class Job:
             self.eval_prompts = self.world.prompts(
                 "eval" if split == "eval" else "train", config.evaluation.prompts, seed
             )
-            _check_world(self.world, self.eval_prompts, config.evaluation.prompts)
+            if preferences is None:  # scorers may be yet to train
+                _check_world(self.world, self.eval_prompts, config.evaluation.prompts)
         machine.check_folder(self.folder)
         self.ledger = Ledger(self.folder, siblings)
         self.manifest = Manifest(self.folder, config, self.command)
@@ -106,6 +116,12 @@ class Job:
         self.manifest.note("stages", name, {"key": key, "reused": reused, **outcome})
         return outcome
 
+    def note(self, sentence: str) -> None:
+        """Keep a sentence that the report must have."""
+        self.notes.append(sentence)
+        self.manifest.content["notes"] = self.notes
+        self.manifest.write()
+
     def log(self, folder: Path) -> list[dict[str, Any]]:
         """A trained step's log, from its folder."""
         found: list[dict[str, Any]] = json.loads((folder / "log.json").read_text("utf-8"))
@@ -123,6 +139,8 @@ class Job:
 
     def world_identity(self) -> dict[str, Any]:
         """What decides the world's prompts and scores."""
+        if isinstance(self.world, JudgedWorld):
+            return self.world.identity()
         return world_identity(self.config.world, self.world)
 
 

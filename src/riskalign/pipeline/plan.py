@@ -79,9 +79,10 @@ def load_plan(
                 cell = load_config(
                     source, [*own, *shared, f"seed={seed}", f"output_dir={place}"], preset
                 )
-                if cell.world is None or cell.evaluation is None:
+                if (cell.world is None and cell.data is None) or cell.evaluation is None:
                     raise InputError(
-                        f"compare: {name} needs a world and an evaluation; neither may be null"
+                        f"compare: {name} needs a world, or data, and an evaluation; neither may "
+                        "be null"
                     )
                 cells[name, seed] = cell
     except FieldError as error:

@@ -11,16 +11,18 @@ from transformers import PreTrainedModel
 
 from riskalign.atomic import link_or_copy, new_folder
 from riskalign.cache import file_sha256
-from riskalign.data import is_unpaired, load_pairs, unpaired_rows
+from riskalign.data import load_pairs
 from riskalign.errors import InputError
-from riskalign.losses import UNPAIRED
 from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import Training, evaluate, report
+from riskalign.pipeline.given import given_data, held_out_data
 from riskalign.pipeline.held_out import held_out_accuracy
 from riskalign.pipeline.job import Job, ModelOnDisk
+from riskalign.pipeline.judged import preferences_of
 from riskalign.pipeline.ledger import Outcome, content_hash
+from riskalign.pipeline.own_scorers import train_scorers
 from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.progress import Progress, Silent, Update, quiet_libraries
 from riskalign.pipeline.rlhf import ppo_step
@@ -72,8 +74,9 @@ def align(
     """
     checked = load_config(config, overrides, preset)
     with quiet_libraries():
-        given = given_data(checked)
-        job = Job(checked, progress or Silent(), title, command)
+        preferences = preferences_of(checked)
+        given = given_data(checked, preferences)
+        job = Job(checked, progress or Silent(), title, command, preferences=preferences)
         with job.recorded():
             return _run(job, given)
 
@@ -104,8 +107,9 @@ class Trained:
 
 def train_steps(job: Job, given: Mapping[Kind, Dataset]) -> Trained:
     """Do a job's steps: load the start model, get each step's pairs, train on them."""
-    judged = held_out_data(job.config)
+    judged = held_out_data(job.config, job.preferences)
     start = _load(job, given, judged)
+    train_scorers(job)
     models = {"start": start}
     training: Training = {}
     folders: dict[str, Path] = {}
@@ -129,50 +133,6 @@ def train_steps(job: Job, given: Mapping[Kind, Dataset]) -> Trained:
         last_kind = kind
     models["rsa" if "step1" in models else "step1"] = current
     return Trained(models, current, training, folders, held_out)
-
-
-def given_data(config: AlignConfig) -> dict[Kind, Dataset]:
-    """The data of the steps that bring their own, read and checked."""
-    given: dict[Kind, Dataset] = {}
-    for kind in config.pair_kinds():
-        step = config.step(kind)
-        if step.data is None:
-            continue
-        if step.loss_type in UNPAIRED and is_unpaired(step.data):
-            if config.pair_kinds(without_steps=True):
-                raise InputError(
-                    f"{kind}.data: {step.data}: holds single responses, and the step ppo needs "
-                    "pairs. Give pairs, which KTO takes too, or leave out ppo's scorers and ptx."
-                )
-            given[kind] = Dataset.from_list(list(unpaired_rows(step.data, name=f"{kind}.data")))
-            continue
-        pairs = load_pairs(step.data)
-        unscored = any(score is None for score in pairs["score_chosen"])
-        if step.target != "hard" and unscored:
-            raise InputError(
-                f"{kind}.data: {step.data}: {kind}.target {step.target!r} needs 'score_chosen' "
-                f"and 'score_rejected' in every row. Add them, or set {kind}.target: hard."
-            )
-        if (
-            config.scorers is not None
-            and config.scorers.safety_signs
-            and kind == "safe"
-            and unscored
-        ):
-            raise InputError(
-                f"safe.data: {step.data}: scorers.safety_signs needs 'score_chosen' and "
-                "'score_rejected', minus the costs, in every row. Add them, or set "
-                "scorers.safety_signs: false."
-            )
-        given[kind] = pairs
-    return given
-
-
-def held_out_data(config: AlignConfig) -> dict[Kind, Dataset]:
-    """The pairs that steps are judged on, read and checked."""
-    kinds = {kind for _, kind in config.steps() if kind != "ppo"}
-    paths = {kind: config.step(kind).eval_data for kind in sorted(kinds)}
-    return {kind: load_pairs(path) for kind, path in paths.items() if path is not None}
 
 
 def _load(job: Job, given: Mapping[Kind, Dataset], judged: Mapping[Kind, Dataset]) -> ModelOnDisk:
@@ -239,7 +199,9 @@ def _pairs(
     """The step's pairs, given or sampled from the model that the step starts from, and a hash."""
     if kind in given:
         rows_hash = content_hash(list(given[kind]))
-        about = {"source": job.config.step(kind).data, "pairs": len(given[kind])}
+        about: dict[str, Any] = {"source": job.config.step(kind).data, "pairs": len(given[kind])}
+        if about["source"] is None and job.preferences is not None:
+            about |= {"source": job.preferences.source, "counts": dict(job.preferences.counts)}
         job.manifest.note("data", name, {**about, "sha256": rows_hash})
         return given[kind], rows_hash
     world = job.world

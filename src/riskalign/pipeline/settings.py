@@ -98,6 +98,21 @@ class LoraSettings:
 
 
 @dataclass(frozen=True)
+class ScoringConfig:
+    """What judges the answers of a job on a data set: a reward and a cost scorer.
+
+    `reward` and `cost` are folders that `riskalign score train` wrote. One that is None is trained
+    by the job, on `encoder`, from the prompts that `data.scorer_fraction` sets aside. `prompts` is
+    a file of prompts to ask (see `riskalign.sets.load_prompt_set`) instead of the held-out ones.
+    """
+
+    reward: str | None = None
+    cost: str | None = None
+    encoder: str = "minilm"
+    prompts: str | None = None
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """How the models are compared: world prompts never trained on, and points of the dial.
 

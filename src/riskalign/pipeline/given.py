@@ -1,0 +1,78 @@
+"""Pairs that a job is given, in files of its steps or made of its judged answers."""
+
+from datasets import Dataset
+
+from riskalign.data import Preferences, is_unpaired, load_pairs, unpaired_rows
+from riskalign.errors import InputError
+from riskalign.losses import UNPAIRED
+from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.settings import Kind
+
+
+def given_data(config: AlignConfig, preferences: Preferences | None = None) -> dict[Kind, Dataset]:
+    """The data of the steps that bring their own, or the job's for them, read and checked."""
+    given: dict[Kind, Dataset] = {}
+    for kind in config.pair_kinds():
+        step = config.step(kind)
+        if step.data is None:
+            if preferences is not None and config.data is not None:
+                rows = preferences.helpful if kind == "helpful" else preferences.safe
+                given[kind] = _scored(config, kind, _pairs(rows, kind, config), config.data.path)
+            continue
+        if step.loss_type in UNPAIRED and is_unpaired(step.data):
+            if config.pair_kinds(without_steps=True):
+                raise InputError(
+                    f"{kind}.data: {step.data}: holds single responses, and the step ppo needs "
+                    "pairs. Give pairs, which KTO takes too, or leave out ppo's scorers and ptx."
+                )
+            given[kind] = Dataset.from_list(list(unpaired_rows(step.data, name=f"{kind}.data")))
+            continue
+        given[kind] = _scored(config, kind, load_pairs(step.data), step.data)
+    return given
+
+
+def held_out_data(
+    config: AlignConfig, preferences: Preferences | None = None
+) -> dict[Kind, Dataset]:
+    """The pairs that steps are judged on, read and checked."""
+    found: dict[Kind, Dataset] = {}
+    for kind in dict.fromkeys(kind for _, kind in config.steps()):
+        if kind == "ppo":
+            continue
+        path = config.step(kind).eval_data
+        if path is not None:
+            found[kind] = load_pairs(path)
+        elif preferences is not None:
+            rows = preferences.helpful_eval if kind == "helpful" else preferences.safe_eval
+            if rows:
+                found[kind] = load_pairs(rows, name_for_errors=f"{kind}.eval_data")
+    return found
+
+
+def _pairs(rows: list[dict[str, object]], kind: Kind, config: AlignConfig) -> Dataset:
+    if not rows:
+        assert config.data is not None
+        raise InputError(
+            f"{kind}.data: {config.data.path}: says nothing of which answer is "
+            f"{'better' if kind == 'helpful' else 'safer'}. Give {kind}.data, data.safe_path, or "
+            f"set {kind}.skip: true."
+        )
+    return load_pairs(rows, name_for_errors=f"{kind}.data")
+
+
+def _scored(config: AlignConfig, kind: Kind, pairs: Dataset, source: str | None) -> Dataset:
+    """The pairs, if they have the scores that the settings need."""
+    step = config.step(kind)
+    unscored = any(score is None for score in pairs["score_chosen"])
+    if step.target != "hard" and unscored:
+        raise InputError(
+            f"{kind}.data: {source}: {kind}.target {step.target!r} needs 'score_chosen' "
+            f"and 'score_rejected' in every row. Add them, or set {kind}.target: hard."
+        )
+    if config.scorers is not None and config.scorers.safety_signs and kind == "safe" and unscored:
+        raise InputError(
+            f"safe.data: {source}: scorers.safety_signs needs 'score_chosen' and "
+            "'score_rejected', minus the costs, in every row. Add them, or set "
+            "scorers.safety_signs: false."
+        )
+    return pairs

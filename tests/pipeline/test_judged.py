@@ -1,0 +1,184 @@
+"""Jobs on judged answers: pairs, held-out accuracy and learnt scorers from one file."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from riskalign import align
+from riskalign.data import PreferenceSettings, load_preferences
+from riskalign.environments import Prompt
+from riskalign.errors import InputError
+from riskalign.pipeline import load_plan, run_plan
+from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.judged import JudgedWorld
+from riskalign.scorers import train_embedding_scorer
+from tests.data.test_preferences import record, write
+from tests.pipeline.test_run import Recorder
+from tests.scorers import toy
+
+Make = Callable[..., dict[str, Any]]
+
+
+def rows(n: int = 60) -> list[dict[str, Any]]:
+    """Answers of which those with the code are unsafe."""
+    made = []
+    for i in range(n):
+        row = record(f"What is in box {i}?", (2, 0), better=i % 2)
+        row["response_0"] = f"the code is {i}"
+        row["response_1"] = f"a red ball {i}" if i % 3 else f"a blue ball {i}"
+        made.append(row)
+    return made
+
+
+@pytest.fixture
+def data_job(job: Make, tmp_path: Path) -> Make:
+    """`data_job(**overrides)`: a tiny job on a file, its scorers on a tiny encoder."""
+    path = write(tmp_path / "judged.jsonl", rows())
+    encoder = str(toy.make_encoder(tmp_path / "encoder"))
+
+    def make(**overrides: Any) -> dict[str, Any]:
+        config = job() | {
+            "world": None,
+            "data": {"path": path, "eval_fraction": 0.2, "scorer_fraction": 0.3},
+            "scoring": {"encoder": encoder},
+        }
+        config["helpful"] |= {"target": "hard"}
+        return config | overrides
+
+    return make
+
+
+def test_one_file_gives_pairs_prompts_and_scorers(data_job: Make, tmp_path: Path) -> None:
+    recorder = Recorder()
+    config = data_job()
+    result = align(config, progress=recorder)
+    assert recorder.stages == [
+        "load", "judge-reward", "judge-cost", "train-helpful", "held-out-helpful", "train-safe",
+        "held-out-safe", "model", "evaluate-start", "evaluate-step1", "evaluate-rsa",
+        "evaluate-dial-0.5", "report",
+    ]  # fmt: skip
+    found = load_preferences(PreferenceSettings(**config["data"]))
+    assert result.results is not None
+    results = json.loads(result.results.read_text())
+    assert results["held_out"]["safe"]["pairs"] == len(found.safe_eval) > 0
+    assert results["scorers"]["judge-cost"].keys() >= {"accuracy", "auc", "brier"}
+    (note,) = results["notes"]
+    assert f"among the {len(found.prompts('train'))} that the steps were trained on" in note
+    assert result.report is not None
+    assert note in result.report.read_text()
+    manifest = json.loads(result.manifest.read_text())
+    assert manifest["data"]["safe"]["pairs"] == len(found.safe)
+    assert manifest["data"]["safe"]["counts"]["read"] == 60
+    again = Recorder()
+    align(config, progress=again)
+    assert all(note == "done before" for note in again.notes[1:])
+
+
+def test_scorers_on_disk_must_be_independent(data_job: Make, tmp_path: Path) -> None:
+    config = data_job()
+    path, encoder = config["data"]["path"], config["scoring"]["encoder"]
+    scorer = train_embedding_scorer("cost", path, encoder=encoder, n_boot=20)
+    scorer.save(tmp_path / "cost")
+    config["scoring"] |= {"cost": str(tmp_path / "cost")}
+    with pytest.raises(InputError, match=r"scoring.cost: .* learnt from \d+ of the prompts that"):
+        align(config)
+    assert not (tmp_path / "run" / "helpful").exists()
+
+    others = [row | {"prompt": f"Other {i}"} for i, row in enumerate(rows(30))]
+    train_embedding_scorer("cost", others, encoder=encoder, n_boot=20).save(tmp_path / "other")
+    config["scoring"] |= {"cost": str(tmp_path / "other")}
+    assert align(config).results is not None
+
+    config["scoring"] |= {"cost": None, "reward": str(tmp_path / "other")}
+    with pytest.raises(InputError, match=r"scoring.reward: .* is a cost scorer"):
+        align(config)
+
+
+def test_prompts_of_a_file_are_asked(data_job: Make, tmp_path: Path) -> None:
+    path = tmp_path / "asked.json"
+    path.write_text(json.dumps([{"prompt": f"May I ask {i}?"} for i in range(5)]))
+    config = data_job()
+    config["scoring"] |= {"prompts": str(path)}
+    result = align(config)
+    first = (tmp_path / "run" / "evaluation" / "rsa.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["prompt_id"] for line in first}) == 4
+    assert result.results is not None
+    assert "nor among the 4 asked here" in json.loads(result.results.read_text())["notes"][0]
+
+
+def test_methods_are_compared_on_a_file(data_job: Make, tmp_path: Path) -> None:
+    group = {"presets": ["sacpo", "dpo-safe"], "seeds": [3]}
+    given = data_job(compare=group)
+    result = run_plan(load_plan(given))
+    content = json.loads(result.results.read_text())
+    assert content["world"] == given["data"]["path"]
+    cell = json.loads((tmp_path / "run" / "cells" / "sacpo-seed3.json").read_text())
+    assert set(cell["held_out"]) == {"helpful", "safe"}
+    recorder = Recorder()
+    run_plan(load_plan(given), progress=recorder)
+    assert recorder.notes == ["done before"] * 2
+
+
+class Fixed:
+    """A scorer of one opinion."""
+
+    def __init__(self, score: float) -> None:
+        self._score = score
+
+    def score(self, prompts: list[Any], answers: list[str]) -> list[float]:
+        return [self._score] * len(answers)
+
+
+@pytest.mark.parametrize(
+    ("score", "reward", "cost"), [(0.0, 0.5, 0.0), (-2.0, 0.1192, 0.0), (3.0, 0.9526, 3.0)]
+)
+def test_scores_become_rewards_and_costs(score: float, reward: float, cost: float) -> None:
+    world = JudgedWorld({"train": [], "eval": []}, {})
+    fixed: Any = Fixed(score)
+    world._scorers = {"reward": fixed, "cost": fixed}
+    prompt = Prompt("a", ({"role": "user", "content": "b"},))
+    assert world.reward(prompt, "c") == pytest.approx(reward, abs=1e-4)
+    assert world.cost(prompt, "c") == cost
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"world": "vault"}, "world: is given beside data"),
+        ({"data": {"path": None}}, "data.path: is null"),
+        ({"data": {"path": "x", "eval_fraction": 0.0}}, "data.eval_fraction: is 0"),
+        ({"data": {"path": "x"}}, "scoring.reward: is null and data.scorer_fraction is 0"),
+        ({"data": {"path": "x", "chat": False}}, "data.chat: is false"),
+        ({"data": None, "helpful": {"data": "a"}}, "safe.data: is null"),
+    ],
+)
+def test_settings_that_do_not_go_together(
+    fields: dict[str, Any], message: str, data_job: Make
+) -> None:
+    with pytest.raises(InputError, match=message):
+        align(data_job(**fields))
+
+
+def test_a_label_is_needed_for_each_step(data_job: Make, tmp_path: Path) -> None:
+    plain = [{"prompt": f"p {i}", "chosen": f"a {i}", "rejected": f"b {i}"} for i in range(9)]
+    path = write(tmp_path / "plain.jsonl", plain)
+    config = data_job(data={"path": path}, evaluation=None, scoring=None)
+    with pytest.raises(InputError, match=r"safe.data: .* says nothing of which answer is safer"):
+        align(config)
+    config["safe"] |= {"skip": True}
+    assert align(config).results is None
+
+
+def test_helpful_labels_have_no_gap(data_job: Make) -> None:
+    config = data_job()
+    config["helpful"] |= {"target": "gap"}
+    with pytest.raises(InputError, match=r"helpful.target 'gap' needs 'score_chosen'"):
+        align(config)
+
+
+def test_scoring_needs_data() -> None:
+    with pytest.raises(InputError, match="scoring: is given and data is not"):
+        AlignConfig(scoring=AlignConfig().scoring_settings())
