@@ -17,6 +17,9 @@ from riskalign.environments import World, get_world
 from riskalign.models import save_model
 from riskalign.pipeline import load_config
 from tests import tiny
+from tests.data.test_preferences import write
+from tests.pipeline.test_judged import rows as judged_rows
+from tests.scorers import toy
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,15 +30,20 @@ QUICK = [
     "--helpful.per_device_train_batch_size=2",
     "--safe.per_device_train_batch_size=2",
 ]
-SMALL = [
-    "--world=tests.pipeline.conftest:Letters",
-    "--sampling.prompts=4",
-    "--sampling.max_new_tokens=6",
+EVALUATION = [
     "--evaluation.prompts=2",
     "--evaluation.dial_prompts=2",
     "--evaluation.max_new_tokens=6",
     "--evaluation.n_boot=20",
 ]
+SMALL = [
+    "--world=tests.pipeline.conftest:Letters",
+    "--sampling.prompts=4",
+    "--sampling.max_new_tokens=6",
+    *EVALUATION,
+]
+# What a recipe on judged answers is run with.
+JUDGED = ["--data.path=judged.jsonl", "--scoring.encoder=encoder", *EVALUATION]
 
 
 def blocks(language: str) -> list[str]:
@@ -53,6 +61,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the README's examples name: a model, pairs, a recipe."""
     save_model(tiny.make_model(), tiny.make_tokenizer(), tmp_path / "my-model")
     rows = "".join(json.dumps(row) + "\n" for row in tiny.make_pairs(4))
+    write(tmp_path / "judged.jsonl", judged_rows())
+    toy.make_encoder(tmp_path / "encoder")
     for name in ("pairs", "helpful", "safe"):
         (tmp_path / f"{name}.jsonl").write_text(rows)
     (tmp_path / "recipe.yaml").write_text(
@@ -85,7 +95,8 @@ def test_shell_commands(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [words for words in commands() if words[0] == "riskalign"]
     assert found
     for words in found:
-        extra = QUICK if "null" in words else [*QUICK, *SMALL, "--model=my-model"]
+        small = JUDGED if any("saferlhf" in word for word in words) else SMALL
+        extra = QUICK if "null" in words else [*QUICK, *small, "--model=my-model"]
         run(monkeypatch, [*words, *extra])
     assert (here / "runs" / "mine" / "model" / "model.safetensors").is_file()
 
@@ -99,7 +110,7 @@ def test_table_names_every_command(
     assert named <= listed
     assert named == {
         "quickstart", "align", "train", "sample", "evaluate", "report", "config", "verify", "plan",
-        "compare", "presets", "merge", "score",
+        "compare", "presets", "merge", "score", "data",
     }  # fmt: skip
 
 
@@ -146,7 +157,8 @@ def test_links_lead_somewhere() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_recipes_run(path: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    extra = ["--model=my-model", "--output_dir=run", *QUICK, *SMALL]
+    small = JUDGED if load_config(path).data is not None else SMALL
+    extra = ["--model=my-model", "--output_dir=run", *QUICK, *small]
     run(monkeypatch, ["riskalign", "align", "-c", str(path), *extra])
     assert (here / "run" / "manifest.json").is_file()
 
