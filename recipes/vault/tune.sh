@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Each method's settings, chosen on prompts of the training half that no pair was made of, with a seed
-# that the study does not use: the same grid for all, three multipliers by two targets, and for
-# PPO-Lagrangian three learning rates. Then what else was tried for RSA. Finished cells are not run again.
+# How each method's safe step is set, chosen on prompts of the training half that no pair was made of, with
+# a seed that the study does not use. Finished cells (recipes/vault/tuning) are not run again.
 set -euo pipefail
 mkdir -p runs
 
@@ -14,16 +13,45 @@ tune() { # NAME, and the group `compare` on standard input
         --evaluation.split dev --evaluation.prompts 64 --evaluation.dial "[]" --evaluation.distance_prompts 0
 }
 
+# The same three multipliers for all, on gaps; KTO knows labels only.
 tune gap <<'YAML'
 compare:
-  presets: [sacpo, rsa-tail]
-  seeds: [100]
-  grid: {lambda_: [0.125, 0.4, 1]}
-YAML
-tune kto <<'YAML'
-compare:
-  presets: [sacpo-kto]
+  presets: [sacpo, rsa-tail, sacpo-kto]
   seeds: [100]
   settings: {sacpo-kto: {safe.per_device_train_batch_size: 4}}
   grid: {lambda_: [0.125, 0.4, 1]}
+YAML
+
+# On labels alone.
+tune hard <<'YAML'
+compare:
+  presets: [sacpo]
+  seeds: [100]
+  grid: {safe.target: [hard], lambda_: [0.125, 0.4, 1]}
+YAML
+
+# RSA on labels alone, with the risk term's weight as it is and ten times that.
+tune alpha <<'YAML'
+compare:
+  presets: [rsa-tail]
+  seeds: [100]
+  grid: {safe.target: [hard], lambda_: [0.4, 1], safe.alpha: [0.05, 0.5]}
+YAML
+
+# Two rounds of half the budget, the second on fresh samples.
+tune rounds <<'YAML'
+compare:
+  presets: [rsa-rounds, sacpo-rounds]
+  seeds: [100]
+  settings:
+    rsa-rounds: {safe.max_steps: 38, safe.sampling.prompts: 96}
+    sacpo-rounds: {safe.max_steps: 38, safe.sampling.prompts: 96}
+  grid: {safe.target: [hard], lambda_: [0.4, 1]}
+YAML
+
+tune ppo <<'YAML'
+compare:
+  presets: [safe-rlhf]
+  seeds: [100]
+  grid: {ppo.learning_rate: [7.0e-4]}
 YAML
