@@ -2,6 +2,15 @@
 
 from riskalign.models.default import DEFAULT_MODEL
 from riskalign.models.loading import LoadedModel, load_model
+from riskalign.models.quantized import check_4bit, load_in_4bit
 from riskalign.models.saving import fingerprint, save_model
 
-__all__ = ["DEFAULT_MODEL", "LoadedModel", "fingerprint", "load_model", "save_model"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "LoadedModel",
+    "check_4bit",
+    "fingerprint",
+    "load_in_4bit",
+    "load_model",
+    "save_model",
+]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from riskalign.baselines import PPOSettings, ScorerSettings
 from riskalign.data import PreferenceSettings
@@ -42,6 +43,11 @@ class AlignConfig:
     `bf16` None takes bfloat16 where the device has it natively: for sampling and evaluation, and
     for training by autocast over float32 weights.
 
+    `chat_template`, a file, is for a model whose tokenizer has none.
+
+    `load_in_4bit` trains the adapter of `peft` on 4-bit weights (QLoRA, needs bitsandbytes); it is
+    merged into the weights as they were before.
+
     In place of a world a job may have `data`, a file of judged answers: helpful and safe pairs are
     made of it for every step without data of its own, a kind's later rounds train on the same
     pairs again, steps are judged on pairs of held-out prompts, and the models on those prompts by
@@ -51,6 +57,7 @@ class AlignConfig:
     """
 
     model: str = "smollm2-135m"
+    chat_template: str | None = None
     output_dir: str = "runs/align"
     seed: int = 0
     world: str | None = "vault"
@@ -64,6 +71,7 @@ class AlignConfig:
     ppo: PPOSettings = field(default_factory=PPOSettings)
     scorers: ScorerSettings | None = None
     peft: LoraSettings | None = None
+    load_in_4bit: bool = False
     data: PreferenceSettings | None = None
     scoring: ScoringConfig | None = None
     bf16: bool | None = None
@@ -123,6 +131,12 @@ class AlignConfig:
 
 def _problems(config: AlignConfig) -> Iterator[Problem]:
     yield from wrong("model", not config.model, "is empty; give a hub id, folder or GGUF file")
+    template = config.chat_template
+    yield from wrong(
+        "chat_template",
+        template is not None and not Path(template).is_file(),
+        f"{template!r} is no file; give one that holds a Jinja template",
+    )
     yield from wrong("output_dir", not config.output_dir, "is empty; give a folder")
     yield from positive("beta", config.beta)
     yield from positive("lambda_", config.lambda_, " (to leave the cost out: safe.skip: true)")
@@ -162,6 +176,14 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
         yield from least("peft.r", config.peft.r, 1)
         yield from positive("peft.lora_alpha", config.peft.lora_alpha)
         yield from share("peft.lora_dropout", config.peft.lora_dropout)
+    yield from wrong(
+        "load_in_4bit",
+        config.load_in_4bit and config.peft is None,
+        "is true, and 4-bit weights cannot be trained themselves; give peft, such as peft: {r: 16}",
+    )
+    yield from wrong(
+        "load_in_4bit", config.load_in_4bit and "ppo" in config.order, "does not go with ppo yet"
+    )
     if config.evaluation is not None:
         yield from evaluation_problems(config.evaluation)
 

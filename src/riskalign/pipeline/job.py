@@ -31,12 +31,15 @@ class ModelOnDisk:
     name: str
     weights: str
     trust_remote_code: bool
+    chat_template: str | None = None
 
     def load(self) -> LoadedModel:
         """Load it; raise `InputError` when its weights are others by now."""
         loaded = load_model(self.name, trust_remote_code=self.trust_remote_code)
         if fingerprint(loaded.model) != self.weights:
             raise InputError(f"model {self.name!r}: its weights changed while the job ran.")
+        if self.chat_template is not None:
+            loaded.tokenizer.chat_template = self.chat_template
         return loaded
 
 

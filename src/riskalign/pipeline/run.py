@@ -13,7 +13,7 @@ from riskalign.atomic import link_or_copy, new_folder
 from riskalign.cache import file_sha256
 from riskalign.data import load_pairs
 from riskalign.errors import InputError
-from riskalign.models import LoadedModel, fingerprint, load_model
+from riskalign.models import LoadedModel, check_4bit, fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import Training, evaluate, report
@@ -137,9 +137,15 @@ def train_steps(job: Job, given: Mapping[Kind, Dataset]) -> Trained:
 
 def _load(job: Job, given: Mapping[Kind, Dataset], judged: Mapping[Kind, Dataset]) -> ModelOnDisk:
     job.progress.stage("load")
+    if job.config.load_in_4bit:
+        check_4bit()
     name, trust = job.config.model, job.config.trust_remote_code
     loaded = load_model(name, trust_remote_code=trust)
-    start = ModelOnDisk(name, fingerprint(loaded.model), trust)
+    template = job.config.chat_template
+    if template is not None:
+        template = Path(template).read_text(encoding="utf-8")
+        loaded.tokenizer.chat_template = template
+    start = ModelOnDisk(name, fingerprint(loaded.model), trust, template)
     about = {
         "source": name,
         "revision_or_hash": loaded.revision_or_hash,
@@ -149,9 +155,8 @@ def _load(job: Job, given: Mapping[Kind, Dataset], judged: Mapping[Kind, Dataset
     job.manifest.note("models", "start", about)
     if job.world is not None and not loaded.tokenizer.chat_template:
         raise InputError(
-            f"model {name!r}: it has no chat template, which a world's conversations need. Set "
-            "tokenizer.chat_template and save it with the model, or use data of plain text with "
-            "world: null."
+            f"model {name!r}: it has no chat template, which conversations need. Give "
+            "chat_template, a file, or use data of plain text with world: null."
         )
     machine.check_disk(job.folder, _disk_need(job, loaded.model))
     _check_fit(job, loaded, given, "data")
@@ -246,10 +251,12 @@ def _train(
         "bf16": machine.use_bf16(step.bf16 if step.bf16 is not None else config.bf16),
         "seed": seed,
     }
+    if config.load_in_4bit:
+        inputs["load_in_4bit"] = True
 
     def work(key: str, update: Update) -> Outcome:
         outcome = train_step(
-            current.load(), pairs, config, kind, folder=folder, key=key, seed=seed, update=update
+            current, pairs, config, kind, folder=folder, key=key, seed=seed, update=update
         )
         trained = load_model(folder / "model", trust_remote_code=current.trust_remote_code)
         outcome |= {"reference": current.weights, "fingerprint": fingerprint(trained.model)}

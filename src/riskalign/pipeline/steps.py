@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, TaskType
+from peft import LoraConfig, PeftModel, TaskType
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -25,8 +25,9 @@ from riskalign.atomic import write_text
 from riskalign.environments import Prompt, World
 from riskalign.environments.pairs import make_pairs
 from riskalign.errors import InputError
-from riskalign.models import LoadedModel, save_model
+from riskalign.models import LoadedModel, load_in_4bit, save_model
 from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.job import ModelOnDisk
 from riskalign.pipeline.machine import best_device, model_dtype, use_bf16
 from riskalign.pipeline.progress import TrainingProgress, Update
 from riskalign.pipeline.settings import Kind, LoraSettings, SamplingConfig, StepConfig
@@ -135,7 +136,7 @@ def training_config(
 
 
 def train_step(
-    loaded: LoadedModel,
+    current: ModelOnDisk,
     pairs: Dataset,
     config: AlignConfig,
     kind: Kind,
@@ -145,11 +146,12 @@ def train_step(
     seed: int,
     update: Update | None = None,
 ) -> dict[str, Any]:
-    """Train the model in memory on the pairs; its reference is the model as it comes in.
+    """Train a model on the pairs; its reference is the model as it comes in.
 
     Leaves `folder/model` (plain weights, an adapter merged), `folder/adapter` for LoRA and
     `folder/log.json`. Checkpoints stay in `folder/checkpoints` until the end; a later call with
-    the same `key` goes on from the last complete one. `loaded.model` is trained in place.
+    the same `key` goes on from the last complete one. An adapter trained on 4-bit weights is merged
+    into the weights that those were made of.
 
     Returns counts of the data and the number of steps. Raises `InputError` for data that do not
     fit and `TrainingDiverged` when the loss is no longer finite; neither leaves a model.
@@ -157,9 +159,17 @@ def train_step(
     step = config.step(kind)
     bf16 = use_bf16(step.bf16 if step.bf16 is not None else config.bf16)
     checkpoints = own_checkpoints(folder / "checkpoints", key)
+    loaded = current.load()
+    policy = loaded.model
+    if config.load_in_4bit:
+        policy = load_in_4bit(
+            current.name,
+            compute_dtype=model_dtype(bf16),
+            trust_remote_code=current.trust_remote_code,
+        )
     caches = loaded.model.config.use_cache
     trainer = RSATrainer(
-        model=loaded.model,
+        model=policy,
         args=training_config(
             step, beta=config.step_beta(kind), seed=seed, bf16=bf16, folder=checkpoints
         ),
@@ -174,6 +184,8 @@ def train_step(
     trained: Any = trainer.model
     if config.peft is not None:
         save_model(trained, loaded.tokenizer, folder / "adapter")
+        if config.load_in_4bit:
+            trained = PeftModel.from_pretrained(loaded.model, str(folder / "adapter"))
         trained = trained.merge_and_unload()
     trained.config.use_cache = caches
     save_model(trained, loaded.tokenizer, folder / "model")
