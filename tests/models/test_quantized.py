@@ -32,12 +32,11 @@ def test_linear_layers_have_4_bits(folder: str) -> None:
     assert layer.weight.dtype == torch.uint8
     # Two weights a byte.
     assert layer.weight.numel() == plain.model.layers[0].self_attn.q_proj.weight.numel() // 2
-    # NF4's largest gap between levels is 0.3 of a block's largest weight; errors are half of it.
-    given = plain.model.layers[0].self_attn.q_proj.weight
+    # About a tenth of normal weights' size.
+    given = plain.model.layers[0].self_attn.q_proj.weight.detach()
     functional: Any = importlib.import_module("bitsandbytes.functional")
     found = functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-    error, largest = (found - given.detach()).abs().max(), given.detach().abs().max()
-    assert 0 < float(error) <= 0.16 * float(largest)
+    assert 0 < float((found - given).norm() / given.norm()) < 0.2
 
 
 @needs_library
