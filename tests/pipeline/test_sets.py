@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -56,9 +55,9 @@ def scorers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 return [float(len(answer)) for answer in answers]
             return [sum(letter.isdigit() for letter in answer) - 0.5 for answer in answers]
 
-    module: Any = types.ModuleType("riskalign.scorers")
-    module.load_scorer = lambda folder: Stub((Path(folder) / "kind").read_text())
-    monkeypatch.setitem(sys.modules, "riskalign.scorers", module)
+    monkeypatch.setattr(
+        "riskalign.scorers.load_scorer", lambda folder: Stub((Path(folder) / "kind").read_text())
+    )
     return seen
 
 
@@ -288,9 +287,7 @@ def test_a_broken_scorer_is_told(
     scores: list[float],
 ) -> None:
     scorer = types.SimpleNamespace(kind="cost", score=lambda prompts, answers: scores)
-    module: Any = types.ModuleType("riskalign.scorers")
-    module.load_scorer = lambda folder: scorer
-    monkeypatch.setitem(sys.modules, "riskalign.scorers", module)
+    monkeypatch.setattr("riskalign.scorers.load_scorer", lambda folder: scorer)
     with pytest.raises(InputError, match="scores to 12 answers"):
         evaluate_sets([f"start={here / 'a'}"], settings(scorer_cost=str(here / "cost")))
     assert not (here / "out" / "answers" / "start.jsonl").exists()

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from riskalign import scorers
 from riskalign.cache import file_sha256
 from riskalign.errors import InputError
 from riskalign.pipeline.ledger import content_hash
+from riskalign.scorers import Scorer
 
 Tell = Callable[[int, int, str], None]
 
 _SCORED_AT_ONCE = 64
 
 
-class Scorer(Protocol):
-    """A reward or cost model, as `riskalign.scorers.load_scorer` returns it."""
-
-    kind: str
-
-    def score(self, prompts: list[Any], answers: list[str]) -> list[float]:
-        """A number for each answer to its prompt, a list of messages."""
-
-
 def load_scorer(kind: str, folder: str) -> Scorer:
     """The scorer in a folder; `InputError` unless it is of this kind."""
-    # The room of the scorers is reached for only where a scorer is named.
-    scorers: Any = importlib.import_module("riskalign.scorers")
-    scorer: Scorer = scorers.load_scorer(folder)
+    scorer = scorers.load_scorer(folder)
     if scorer.kind != kind:
         raise InputError(
             f"scorer_{kind} {folder!r}: is a {scorer.kind} model. Give a {kind} model's folder."
