@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shlex
 import sys
@@ -53,6 +54,8 @@ FIELDS = "\n\nAny field of the configuration is a flag: [cyan]--safe.learning_ra
 def main() -> None:
     """Run the command line; bad input ends it with a message and exit code 2."""
     keep_freed_memory()
+    # Where it is installed peft loads it with every command, and it misses a kernel that few have.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # A world of the user's is looked for where the command is typed, as `python -m` would.
     sys.path.append(os.getcwd())
     try:
