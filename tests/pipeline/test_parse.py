@@ -70,7 +70,7 @@ def test_step_sampling_inherits_from_the_job(tmp_path: Path) -> None:
     [
         ("seed: 0\nlambda: 2\n", r"job.yaml, line 2: lambda: .*'lambda_'"),
         ("safe:\n  skip: false\n  lerning_rate: 1\n", r"line 3: safe.lerning.*'learning_rate'"),
-        ("zzz: 1\n", r"line 1: zzz: no such field; there are: model, output_dir"),
+        ("zzz: 1\n", r"line 1: zzz: no such field; there are: model, chat_template, output_dir"),
         ("beta: 0\n", r"line 1: beta: 0.0 is not a positive number"),
         ("seed: 1\nbeta: [1]\n", r"line 2: beta: expected a number, found \[1\]"),
         ("seed: true\n", r"line 1: seed: expected a whole number, found True"),

@@ -79,18 +79,18 @@ def test_every_step_setting_reaches_the_trainer(tmp_path: Path) -> None:
         max_length=100, max_prompt_length=50, truncation_mode="keep_start", warmup_ratio=0.1,
         weight_decay=0.01, max_grad_norm=0.5, lr_scheduler_type="cosine", logging_steps=3,
         save_strategy="steps", save_steps=9, cache_reference="disk", compile_layers=True,
-        desirable_weight=1.5, undesirable_weight=0.5,
+        desirable_weight=1.5, undesirable_weight=0.5, per_device_eval_batch_size=5,
     )  # fmt: skip
+    elsewhere = {"skip", "data", "beta", "bf16", "sampling", "eval_data", "max_eval_samples"}
     assert all(
         getattr(step, field.name) != field.default
         for field in dataclasses.fields(StepConfig)
-        if field.name not in ("skip", "data", "beta", "bf16", "sampling")
+        if field.name not in elsewhere
     ), "a new setting must be tried here"
     made = training_config(step, beta=0.7, seed=5, bf16=False, folder=tmp_path)
-    elsewhere = ("skip", "data", "beta", "bf16", "sampling", "warmup_ratio")
     renamed = {"gradient_checkpointing": "activation_checkpointing"}
     for field in dataclasses.fields(StepConfig):
-        if field.name not in elsewhere:
+        if field.name not in {*elsewhere, "warmup_ratio"}:
             name = renamed.get(field.name, field.name)
             value = getattr(made, name if hasattr(made, name) else field.name)
             assert value == getattr(step, field.name), field.name
