@@ -104,7 +104,7 @@ def test_a_job_judges_its_steps_on_eval_data(job: Make, tmp_path: Path) -> None:
     assert result.report is not None
     assert "on pairs that they were not trained on" in result.report.read_text()
     manifest = json.loads(result.manifest.read_text())
-    assert manifest["stages"]["held-out-safe"]["found"] == held_out["safe"]
+    assert manifest["stages"]["accuracy-safe"]["found"] == held_out["safe"]
 
 
 def test_bad_eval_data_are_found_before_the_first_step(job: Make, tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def test_one_file_gives_pairs_prompts_and_scorers(data_job: Make, tmp_path: Path
     config = data_job()
     result = align(config, progress=recorder)
     assert recorder.stages == [
-        "load", "judge-reward", "judge-cost", "train-helpful", "held-out-helpful", "train-safe",
-        "held-out-safe", "model", "evaluate-start", "evaluate-step1", "evaluate-rsa",
+        "load", "judge-reward", "judge-cost", "train-helpful", "accuracy-helpful", "train-safe",
+        "accuracy-safe", "model", "evaluate-start", "evaluate-step1", "evaluate-rsa",
         "evaluate-dial-0.5", "report",
     ]  # fmt: skip
     found = load_preferences(PreferenceSettings(**config["data"]))

@@ -25,7 +25,7 @@ _WORDS = {
     "train": "Train the {} step",
     "evaluate": "Evaluate {}",
     "judge": "Train the {} scorer that judges",
-    "held": "Judge on {} pairs",
+    "accuracy": "Judge the {} step on unseen pairs",
     "model": "Save the model",
     "report": "Write the report",
     "cell": "Everything",

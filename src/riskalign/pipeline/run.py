@@ -279,7 +279,7 @@ def _held_out(
     trained: ModelOnDisk,
     pairs: Dataset,
 ) -> dict[str, float]:
-    step, stage = job.config.step(kind), f"held-out-{name}"
+    step, stage = job.config.step(kind), f"accuracy-{name}"
     seed, bf16 = job.seed(stage), machine.use_bf16(job.config.bf16)
     inputs = {
         "model": trained.weights,
