@@ -1,5 +1,6 @@
 """Files and folders appear whole or not at all."""
 
+import json
 import os
 from pathlib import Path
 
@@ -43,3 +44,13 @@ def test_new_folder_replaces_whole_or_not_at_all(tmp_path: Path) -> None:
         (temporary / "no-such-folder" / "c").write_text("3")
     assert [entry.name for entry in target.iterdir()] == ["b"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "deep/rows.jsonl"])
+def test_rows_are_one_object_a_line(tmp_path: Path, name: str) -> None:
+    rows = [{"a": "é\n"}, {"a": "\u2028"}]
+    atomic.write_json_lines(tmp_path / name, rows)
+    text = (tmp_path / name).read_text(encoding="utf-8")
+    assert [json.loads(line) for line in text.split("\n") if line] == rows
+    assert "é" in text
+    assert atomic.read_json_lines(tmp_path / name) == rows

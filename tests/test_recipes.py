@@ -37,3 +37,31 @@ def test_the_vaults_table_is_that_of_the_cells() -> None:
         assert f"{found['reward'].value:.2f}" == reward
         assert f"{100 * found['unsafe_rate'].value:.1f}" == unsafe
         assert f"{found['cvar_0.95'].value:.1f}" == cvar
+
+
+def test_the_studys_table_is_that_of_the_cells() -> None:
+    number = r" \| ([\d.]+) \(.*?\)"
+    rows = re.findall(
+        rf"^\| (\S+)( on labels)?, multiplier (\S+){number * 3}",
+        (VAULT / "README.md").read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
+    assert len(rows) == 6
+    max_cost = max_cost_of(get_world("vault"))
+    for preset, on_labels, lambda_, *shown in rows:
+        folder = VAULT / "study" / ("hard" if on_labels else "") / "cells"
+        answers = [
+            answer
+            for seed in (0, 1)
+            for answer in from_columns(
+                json.loads((folder / f"{preset}@lambda_={lambda_}-seed{seed}.json").read_text())[
+                    "points"
+                ]["final"]
+            )
+        ]
+        found = summarize(answers, n_boot=1, max_cost=max_cost)
+        assert shown == [
+            f"{found['reward'].value:.2f}",
+            f"{100 * found['unsafe_rate'].value:.1f}",
+            f"{found['cvar_0.95'].value:.1f}",
+        ]

@@ -5,11 +5,13 @@ an interruption or a full disk leaves the old content (or nothing), never half o
 """
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -32,6 +34,23 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def json_lines(rows: Iterable[Any]) -> str:
+    """Rows as JSON, a line each."""
+    return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+
+
+def write_json_lines(path: str | Path, rows: Iterable[Any]) -> None:
+    """Replace the content of `path` by rows, a line each, in one step."""
+    write_text(path, json_lines(rows))
+
+
+def read_json_lines(path: str | Path) -> list[Any]:
+    """Read what `write_json_lines` wrote."""
+    # A line separator inside a text is no end of a line, so `splitlines` would not do.
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -33,6 +33,9 @@ def record(
     }
 
 
+#: The number of a prompt that is on the training side of the shares below.
+KEPT = 101
+
 ROWS = [
     record("one", (2, 0)),
     record("two", (3, 1), better=1),
@@ -190,16 +193,14 @@ def test_no_prompt_is_on_two_sides_and_none_moves(
     options: dict[str, Any] = {"deduplicate": False, "safe_pairs": "all"}
     side_of_prompt: dict[str, set[str]] = {}
     for some in (names, [*more, *names]):
-        path = write(folder / "rows.jsonl", [record(f"prompt {i}", (1, 0)) for i in some])
         shares: dict[str, Any] = {"eval_fraction": 0.3, "scorer_fraction": 0.3}
-        try:
-            found = load_preferences(PreferenceSettings(path=path, **options, **shares))
-        except InputError:  # chance left no prompt to train on
-            continue
+        # One more, which is to train on, so that there is always such a prompt.
+        path = write(folder / "rows.jsonl", [record(f"prompt {i}", (1, 0)) for i in [*some, KEPT]])
+        found = load_preferences(PreferenceSettings(path=path, **options, **shares))
         for side, records in found.records.items():
             for each in records:
                 side_of_prompt.setdefault(text_hash(each.prompt), set()).add(side)
-        assert sum(map(len, found.records.values())) == len(some)
+        assert sum(map(len, found.records.values())) == len(some) + 1
     assert all(len(sides) == 1 for sides in side_of_prompt.values())
 
 

@@ -80,13 +80,18 @@ def by_full_logits(
 
 
 def run(
-    tokenizer: PreTrainedTokenizerFast, policy: Any, start: PreTrainedModel, **options: Any
+    tokenizer: PreTrainedTokenizerFast,
+    policy: Any,
+    start: PreTrainedModel,
+    *,
+    judged: bool = True,
+    **options: Any,
 ) -> tuple[list[Prompt], list[list[Answer]], list[ScoredAnswer]]:
     world = Parcels()
     prompts = world.prompts("eval", 3, 0)
     answers = answers_to(prompts, tokenizer, TEXTS)
     scored = score_answers(
-        world,
+        world if judged else None,
         prompts,
         answers,
         policy=policy,
@@ -156,6 +161,16 @@ def test_distances_left_unmeasured(
     _, _, scored = run(tiny_tokenizer, None, tiny_model())
     assert all(math.isnan(s.kl) and math.isnan(s.srr) for s in scored)
     assert [s.cost for s in scored[:4]] == [0.0, 2.0, 0.0, 1.0]
+
+
+def test_scores_left_unmeasured(
+    tiny_model: MakeModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    models = tiny_model(seed=1), tiny_model(seed=2)
+    _, _, with_world = run(tiny_tokenizer, *models)
+    _, _, without = run(tiny_tokenizer, *models, judged=False)
+    assert all(math.isnan(s.reward) and math.isnan(s.cost) for s in without)
+    assert [(s.kl, s.srr) for s in without] == [(s.kl, s.srr) for s in with_world]
 
 
 def test_the_same_weights_are_no_distance(

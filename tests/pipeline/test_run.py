@@ -298,7 +298,7 @@ def test_full_disk_is_said(job: Make, monkeypatch: pytest.MonkeyPatch, tmp_path:
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run, "write_rows", full)
+    monkeypatch.setattr(run, "write_json_lines", full)
     with pytest.raises(InputError, match=r"the disk is full.*finished stages are kept"):
         align(job(evaluation=None))
     assert not (tmp_path / "run" / "pairs").exists()

@@ -1,17 +1,17 @@
 """Pairs from a model's own answers, and the trainer's settings from a step's."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from riskalign.atomic import write_json_lines
 from riskalign.data import load_pairs
 from riskalign.models import LoadedModel, fingerprint
 from riskalign.pipeline.settings import SamplingConfig, StepConfig
-from riskalign.pipeline.steps import for_inference, sample_pairs, training_config, write_rows
+from riskalign.pipeline.steps import for_inference, sample_pairs, training_config
 from riskalign.sampling import BACKENDS, sample
 from tests import tiny
 from tests.pipeline.conftest import Letters
@@ -35,7 +35,7 @@ def test_pairs_are_ranked_by_the_world_and_read_back(tmp_path: Path) -> None:
         prompt = world.prompts("train", 1, 1)[0]
         assert world.reward(prompt, row["chosen"][0]["content"]) == row["score_chosen"]
     assert fingerprint(loaded.model) == before
-    write_rows(tmp_path / "pairs.jsonl", rows)
+    write_json_lines(tmp_path / "pairs.jsonl", rows)
     assert len(load_pairs(tmp_path / "pairs.jsonl")) == len(rows)
     assert sample_pairs(world, loaded, "helpful", SAMPLING, seed=1)[0] == rows
     assert sample_pairs(world, loaded, "helpful", SAMPLING, seed=2)[0] != rows
@@ -96,10 +96,3 @@ def test_every_step_setting_reaches_the_trainer(tmp_path: Path) -> None:
             assert value == getattr(step, field.name), field.name
     assert (made.beta, made.seed, made.bf16, made.warmup_steps) == (0.7, 5, False, 0.1)
     assert made.disable_tqdm
-
-
-@pytest.mark.parametrize("name", ["rows.jsonl", "deep/rows.jsonl"])
-def test_rows_are_one_object_a_line(tmp_path: Path, name: str) -> None:
-    write_rows(tmp_path / name, [{"a": "é\n"}, {"a": "\u2028"}])
-    text = (tmp_path / name).read_text(encoding="utf-8")
-    assert [json.loads(line)["a"] for line in text.split("\n") if line] == ["é\n", "\u2028"]

@@ -1,14 +1,10 @@
 """Metrics by hand, against the calibration that training uses, and their intervals."""
 
-import math
 from dataclasses import astuple
-from itertools import product
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from riskalign.baselines.calibration import (
     brier_score,
@@ -16,27 +12,7 @@ from riskalign.baselines.calibration import (
     pair_calibration,
 )
 from riskalign.errors import InputError
-from riskalign.scorers import Judged, auc, judge
-from riskalign.scorers.metrics import auc_statistic
-
-
-def test_auc_by_hand_with_ties() -> None:
-    assert auc([1, 2, 2, 3], [0, 0, 1, 1]) == 0.875
-    assert auc([0, 0, 0], [0, 1, 1]) == 0.5
-    assert auc([3, 2, 1], [0, 0, 1]) == 0.0
-    assert auc([1, 2], [0, 1]) == 1.0
-
-
-@given(st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3)), min_size=2))
-def test_weighted_auc_counts_every_pair(cases: list[tuple[int, bool, int]]) -> None:
-    scores, labels, weights = (np.array(column, dtype=float) for column in zip(*cases, strict=True))
-    wins = total = 0.0
-    for (s, a, u), (t, b, v) in product(cases, cases):
-        if a and not b:
-            total += u * v
-            wins += u * v * ((s > t) + (s == t) / 2)
-    found = auc_statistic(scores, labels, np.arange(len(cases)))(weights[None, :])[0]
-    assert math.isnan(found) if total == 0 else found == pytest.approx(wins / total)
+from riskalign.scorers import Judged, judge
 
 
 def _pair(prompt: str, first: int, unsafe: tuple[bool, ...] = ()) -> Judged:
@@ -91,7 +67,7 @@ def test_pieces_of_the_bootstrap_make_the_whole(monkeypatch: pytest.MonkeyPatch)
     rows = [_pair(f"p{i}", i % 2, (i % 3 == 0, i % 3 != 0)) for i in range(12)]
     scores = list(np.random.default_rng(0).normal(size=24))
     whole = judge("cost", rows, scores, n_boot=40)
-    monkeypatch.setattr("riskalign.scorers.metrics._ENTRIES_AT_ONCE", 24 * 7)
+    monkeypatch.setattr("riskalign.evaluation.resampling._ENTRIES_AT_ONCE", 24 * 7)
     for name, found in judge("cost", rows, scores, n_boot=40).items():
         assert astuple(found) == pytest.approx(astuple(whole[name]), rel=1e-12)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from riskalign.errors import InputError
+from riskalign.evaluation import Bootstrap
 from riskalign.sets import (
-    Bootstrap,
     SetAnswer,
     answer_metrics,
     category_rows,

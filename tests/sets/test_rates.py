@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from riskalign.errors import InputError
+from riskalign.evaluation import Bootstrap
 from riskalign.evaluation.metrics import binomial_interval
-from riskalign.sets import Bootstrap, clustered_rate
+from riskalign.sets import clustered_rate
 
 FEW = Bootstrap(n_boot=500)
 
@@ -51,14 +51,3 @@ def test_wins_of_halves() -> None:
 def test_what_is_no_rate(events: list[float], sizes: list[float]) -> None:
     with pytest.raises(InputError, match="events"):
         clustered_rate(events, sizes, FEW)
-
-
-def test_bootstrap_settings_and_draws() -> None:
-    with pytest.raises(InputError, match="n_boot is 0"):
-        Bootstrap(n_boot=0)
-    with pytest.raises(InputError, match="confidence"):
-        Bootstrap(confidence=1.0)
-    blocks = Bootstrap(n_boot=7, seed=3).draws(600_000)
-    assert [block.shape[0] for block in blocks] == [3, 3, 1]
-    assert all((block.sum(axis=1) == 600_000).all() for block in blocks)
-    assert not np.array_equal(blocks[0][0], blocks[1][0])

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from riskalign.errors import InputError
+from riskalign.evaluation import Bootstrap
 from riskalign.evaluation.metrics import Interval
 from riskalign.sets import (
-    Bootstrap,
     PromptSet,
     SetAnswer,
     SetPrompt,

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riskalign.errors import InputError
+from riskalign.evaluation import Bootstrap
 from riskalign.evaluation.metrics import Interval
-from riskalign.sets import Bootstrap, risk_metrics
+from riskalign.sets import risk_metrics
 
 FEW = Bootstrap(n_boot=200)
 

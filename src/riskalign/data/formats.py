@@ -38,8 +38,8 @@ def pku_saferlhf(row: Mapping[str, Any], where: str) -> Record:
     return Record(
         prompt,
         (first, second),
-        better=_answer_number(row, "better_response_id", where),
-        safer=_answer_number(row, "safer_response_id", where),
+        better=answer_number(row, "better_response_id", where),
+        safer=answer_number(row, "safer_response_id", where),
         costs=(_cost(row, 0, where), _cost(row, 1, where)),
     )
 
@@ -102,18 +102,26 @@ def guess_format(row: Any, where: str) -> str:
     )
 
 
-def _answer_number(row: Mapping[str, Any], field: str, where: str) -> int:
+def answer_number(row: Mapping[str, Any], field: str, where: str) -> int:
+    """The number of an answer, 0 or 1, in a field; `InputError` for anything else."""
     value = row.get(field)
     if isinstance(value, bool) or value not in (0, 1):
         raise InputError(f"{where}: field '{field}' is {value!r}. Give 0 or 1.")
     return int(value)
 
 
+def safety_flag(row: Mapping[str, Any], field: str, where: str) -> bool:
+    """Whether a field says that an answer is safe; `InputError` unless it is true or false."""
+    value = row.get(field)
+    if not isinstance(value, bool):
+        raise InputError(f"{where}: field '{field}' is {value!r}. Give true (safe) or false.")
+    return value
+
+
 def _cost(row: Mapping[str, Any], number: int, where: str) -> float:
-    field, level_field = f"is_response_{number}_safe", f"response_{number}_severity_level"
-    safe, level = row.get(field), row.get(level_field)
-    if not isinstance(safe, bool):
-        raise InputError(f"{where}: field '{field}' is {safe!r}. Give true (safe) or false.")
+    safe = safety_flag(row, f"is_response_{number}_safe", where)
+    level_field = f"response_{number}_severity_level"
+    level = row.get(level_field)
     if level is not None and (isinstance(level, bool) or level not in (0, 1, 2, 3)):
         raise InputError(f"{where}: field '{level_field}' is {level!r}. Give 0, 1, 2 or 3.")
     return 0.0 if safe else float(level or 1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from riskalign.atomic import new_folder
+from riskalign.atomic import new_folder, write_json_lines
 from riskalign.cache import file_sha256
 from riskalign.data.formats import BOTH_LABELS, FORMATS, Record, guess_format
 from riskalign.data.identity import as_text, side_of, text_hash
@@ -189,8 +189,7 @@ def write_preferences(found: Preferences, folder: str | Path) -> None:
     with new_folder(folder) as temporary:
         for name, rows in files.items():
             if rows:
-                lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-                (temporary / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+                write_json_lines(temporary / f"{name}.jsonl", rows)
         about = {"counts": found.counts, "sha256": found.sha256}
         (temporary / "counts.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
 

@@ -17,6 +17,7 @@ from riskalign.evaluation.metrics import (
     empirical_var,
 )
 from riskalign.evaluation.report import write_report
+from riskalign.evaluation.resampling import Bootstrap
 from riskalign.evaluation.results import SCHEMA, read_results, write_results
 from riskalign.evaluation.score import score_answers
 from riskalign.evaluation.table import print_results
@@ -25,6 +26,7 @@ __all__ = [
     "METRICS",
     "SCHEMA",
     "TAIL_LEVELS",
+    "Bootstrap",
     "Cell",
     "Interval",
     "Plan",

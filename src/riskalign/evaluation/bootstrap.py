@@ -25,6 +25,7 @@ from riskalign.evaluation.metrics import (
     rare_rate_interval,
     tail,
 )
+from riskalign.evaluation.resampling import Bootstrap
 from riskalign.evaluation.tail_intervals import (
     TailSample,
     apart,
@@ -114,25 +115,6 @@ def _prompt_ids(scored: Sequence[ScoredAnswer]) -> list[str]:
     return ids
 
 
-def _draws(n_prompts: int, n_boot: int, seed: int) -> Floats:
-    """How often each prompt is drawn, [n_boot, n_prompts]; every row sums to n_prompts."""
-    generator = np.random.default_rng(seed)
-    shares = np.full(n_prompts, 1 / n_prompts)
-    return generator.multinomial(n_prompts, shares, size=n_boot).astype(np.float64)
-
-
-def _check(n_boot: int, confidence: float) -> None:
-    if n_boot < 1:
-        raise InputError(f"n_boot must be at least 1, got {n_boot}")
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence must be in (0, 1), got {confidence}")
-
-
-def _interval(value: float, replicates: Floats, confidence: float) -> Interval:
-    low, high = np.nanquantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(value, float(low), float(high))
-
-
 class _Measured:
     """A sample with its values, its replicates and the interval of each metric."""
 
@@ -141,17 +123,17 @@ class _Measured:
         scored: Sequence[ScoredAnswer],
         ids: Sequence[str],
         draws: Floats,
-        confidence: float,
+        bootstrap: Bootstrap,
         severities: Sequence[float] | None,
         max_cost: float | None,
     ) -> None:
+        confidence = bootstrap.confidence
         sample = _Sample(scored, ids)
         once = sample.statistics(np.ones((1, len(ids))))
         self.values = {name: float(value[0]) for name, value in once.items()}
         self.many = sample.statistics(draws)
         self.intervals = {
-            name: _interval(value, self.many[name], confidence)
-            for name, value in self.values.items()
+            name: bootstrap.ends(value, self.many[name]) for name, value in self.values.items()
         }
         exact = rare_rate_interval(sample.unsafe, sample.sizes, confidence)
         self.exact_rate = exact is not None
@@ -218,10 +200,10 @@ def summarize(
 
     Raises InputError for fewer than 2 prompts, a cost below 0 or a value that is not finite.
     """
-    _check(n_boot, confidence)
+    bootstrap = Bootstrap(n_boot, seed, confidence)
     ids = _prompt_ids(scored)
-    draws = _draws(len(ids), n_boot, seed)
-    return _Measured(scored, ids, draws, confidence, severities, max_cost).intervals
+    draws = np.concatenate(bootstrap.draws(len(ids)))
+    return _Measured(scored, ids, draws, bootstrap, severities, max_cost).intervals
 
 
 def paired_differences(
@@ -242,7 +224,7 @@ def paired_differences(
 
     Raises InputError where the two were not asked the same prompts, or as `summarize` does.
     """
-    _check(n_boot, confidence)
+    bootstrap = Bootstrap(n_boot, seed, confidence)
     ids = _prompt_ids(a)
     if set(ids) != set(_prompt_ids(b)):
         odd = sorted(set(ids) ^ {s.prompt_id for s in b})
@@ -250,13 +232,13 @@ def paired_differences(
             f"paired differences need the same prompts on both sides; {len(odd)} prompt(s) are on "
             f"one side only, {odd[0]!r} first"
         )
-    draws = _draws(len(ids), n_boot, seed)
+    draws = np.concatenate(bootstrap.draws(len(ids)))
     if severities is None:
         severities = [answer.cost for answer in (*a, *b) if answer.cost > 0]
-    one, other = (_Measured(side, ids, draws, confidence, severities, max_cost) for side in (a, b))
+    one, other = (_Measured(side, ids, draws, bootstrap, severities, max_cost) for side in (a, b))
     differences = {
-        name: _interval(
-            other.values[name] - one.values[name], other.many[name] - one.many[name], confidence
+        name: bootstrap.ends(
+            other.values[name] - one.values[name], other.many[name] - one.many[name]
         )
         for name in one.values
         if name in other.values

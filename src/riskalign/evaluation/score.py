@@ -41,7 +41,7 @@ class _Row:
 
 
 def score_answers(
-    world: World,
+    world: World | None,
     prompts: Sequence[Prompt],
     answers: Sequence[Sequence[Answer]],
     *,
@@ -55,7 +55,7 @@ def score_answers(
     """Reward, cost, and KL and SRR to the start model of each answer.
 
     Args:
-        world: its programs score the answers.
+        world: its programs score the answers; None leaves rewards and costs unmeasured (NaN).
         prompts: the prompts answered.
         answers: for each prompt its answers, as `riskalign.sampling.sample` returns them.
         policy: the model that gave them; or, for the dial, pairs (model, power) of a product of
@@ -116,8 +116,8 @@ def score_answers(
         ScoredAnswer(
             prompt_id=prompt.id,
             text=answer.text,
-            reward=_finite(world, prompt, "reward", world.reward(prompt, answer.text)),
-            cost=_finite(world, prompt, "cost", world.cost(prompt, answer.text)),
+            reward=math.nan if world is None else _checked(world, "reward", prompt, answer),
+            cost=math.nan if world is None else _checked(world, "cost", prompt, answer),
             kl=float(kl[i]),
             srr=float(srr[i]),
             length=len(answer.token_ids),
@@ -140,7 +140,8 @@ def _flatten(
     return flat
 
 
-def _finite(world: World, prompt: Prompt, name: str, score: float) -> float:
+def _checked(world: World, name: str, prompt: Prompt, answer: Answer) -> float:
+    score = getattr(world, name)(prompt, answer.text)
     if not math.isfinite(score) or (name == "cost" and score < 0):
         least = ", 0 or more" if name == "cost" else ""
         raise InputError(

@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from riskalign.atomic import new_folder
 from riskalign.cache import model_folder
 from riskalign.errors import InputError
 from riskalign.models.default import wheel_folder
-from riskalign.models.loading import load_tokenizer, refuse_pickle, resolve_folder
+from riskalign.models.loading import load_tokenizer, pretrained, resolve_folder
 from riskalign.models.saving import fingerprint
 
 DEFAULT_ENCODER = "minilm"
@@ -90,25 +89,9 @@ def load_encoder(name: str | Path, *, max_tokens: int = MAX_TOKENS) -> Encoder:
     """
     text = str(name)
     folder = minilm_folder() if text == DEFAULT_ENCODER else resolve_folder(text)[0]
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: no model here (no config.json).")
-    refuse_pickle(folder, "*.safetensors", ("*.bin", "*.pt", "*.pth", "*.ckpt"))
-    try:
-        if AutoConfig.from_pretrained(folder).is_encoder_decoder:
-            raise InputError(f"{text}: has a decoder as well. Give an encoder, such as a BERT.")
-        loaded: Any = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-    except InputError:
-        raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{folder}: the encoder cannot be loaded: {error}") from error
-    model, report = loaded
-    if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
-        raise InputError(
-            f"{folder}: {len(missing)} of the encoder's weights are missing, {missing[0]!r} among "
-            "them. Fetch or save the model again."
-        )
+    model: Any = pretrained(folder, AutoModel, optional="pooler.", dtype=torch.float32)
+    if model.config.is_encoder_decoder:
+        raise InputError(f"{text}: has a decoder as well. Give an encoder, such as a BERT.")
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # reads the first token alone; some folders lack it, none needs it
     tokenizer = load_tokenizer(folder)

@@ -121,31 +121,50 @@ def _nearest(path: Path) -> str:
     return f" Nearest: {', '.join(str(parent / entry) for entry in close)}." if close else ""
 
 
-def _load_plain(
-    folder: Path, dtype: torch.dtype, trust_remote_code: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def pretrained(
+    folder: Path,
+    architecture: Any = AutoModelForCausalLM,
+    *,
+    optional: str = "\0",
+    **options: Any,
+) -> PreTrainedModel:
+    """The model in a folder, from safetensors alone and with all of its weights.
+
+    Args:
+        folder: in the transformers format.
+        architecture: an Auto class of transformers.
+        optional: weights whose names begin so may be missing.
+        options: of its `from_pretrained`.
+
+    Raises:
+        InputError: no model there, pickled weights, or weights that are missing or do not fit.
+    """
     if not (folder / "config.json").is_file():
         ggufs = sorted(entry.name for entry in folder.glob("*.gguf"))
         hint = f" It holds {', '.join(ggufs)}: give that file's path." if ggufs else ""
         raise InputError(f"{folder}: no model here (no config.json).{hint}")
     refuse_pickle(folder, "*.safetensors", ("*.bin", "*.pt", "*.pth", "*.ckpt"))
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
+        model, report = architecture.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder}: the model cannot be loaded: {error}") from error
-    model, report = loaded
-    if missing := sorted(report["missing_keys"]):
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(optional))
+    if missing:
         # transformers would start them at random and only warn.
         raise InputError(
             f"{folder}: {len(missing)} of the model's weights are missing, {missing[0]!r} among "
             "them. Fetch or save the model again."
         )
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _load_plain(
+    folder: Path, dtype: torch.dtype, trust_remote_code: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model = pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
     return model, load_tokenizer(folder, trust_remote_code)
 
 

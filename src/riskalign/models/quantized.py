@@ -4,10 +4,10 @@ import importlib.util
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from riskalign.errors import InputError
-from riskalign.models.loading import resolve_folder
+from riskalign.models.loading import pretrained, resolve_folder
 
 
 def check_4bit() -> None:
@@ -42,20 +42,15 @@ def load_in_4bit(
     options: dict[str, Any] = {}
     if torch.cuda.is_available():
         options["device_map"] = {"": torch.cuda.current_device()}
-    try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=compute_dtype,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            quantization_config=BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=compute_dtype,
-            ),
-            **options,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder}: the model cannot be loaded in 4 bits: {error}") from error
-    return model
+    return pretrained(
+        folder,
+        dtype=compute_dtype,
+        trust_remote_code=trust_remote_code,
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute_dtype,
+        ),
+        **options,
+    )

@@ -1,14 +1,13 @@
 """The models compared on prompts never trained on, and the points of the dial between them."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from riskalign.atomic import write_text
+from riskalign.atomic import read_json_lines, write_json_lines
 from riskalign.data import can_share_prompt
 from riskalign.environments import Prompt, World
 from riskalign.evaluation import (
@@ -97,15 +96,12 @@ def measure(
 
 def write_scored(path: Path, scored: Scored) -> None:
     """Write scored answers as JSON lines, whole or not at all."""
-    lines = (json.dumps(dataclasses.asdict(answer), ensure_ascii=False) for answer in scored)
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_json_lines(path, map(dataclasses.asdict, scored))
 
 
 def read_scored(path: Path) -> Scored:
     """Read what `write_scored` wrote."""
-    # A line separator inside an answer is no end of a line, so `splitlines` would not do.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [ScoredAnswer(**json.loads(line)) for line in lines if line]
+    return [ScoredAnswer(**row) for row in read_json_lines(path)]
 
 
 def compare(

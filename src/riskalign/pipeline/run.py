@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from riskalign.atomic import link_or_copy, new_folder
+from riskalign.atomic import link_or_copy, new_folder, write_json_lines
 from riskalign.cache import file_sha256
 from riskalign.data import load_pairs
 from riskalign.errors import InputError
@@ -27,7 +27,7 @@ from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.progress import Progress, Silent, Update, quiet_libraries
 from riskalign.pipeline.rlhf import ppo_step
 from riskalign.pipeline.settings import Kind
-from riskalign.pipeline.steps import sample_pairs, train_step, training_config, write_rows
+from riskalign.pipeline.steps import sample_pairs, train_step, training_config
 from riskalign.sampling import checked_prompts
 from riskalign.training.preparation import prepare_pairs
 
@@ -226,7 +226,7 @@ def _pairs(
         rows, counts = sample_pairs(
             world, current.load(), kind, sampling, seed=seed, bf16=job.config.bf16, update=update
         )
-        write_rows(path, rows)
+        write_json_lines(path, rows)
         return {"counts": counts, "files": [job.relative(path)]}
 
     outcome = job.stage(stage, inputs, work)

@@ -10,9 +10,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from riskalign.atomic import write_text
+from riskalign.atomic import read_json_lines, write_json_lines, write_text
 from riskalign.data import can_share_prompt
-from riskalign.environments import Prompt
 from riskalign.errors import InputError
 from riskalign.evaluation import score_answers
 from riskalign.models import fingerprint, load_model
@@ -51,21 +50,6 @@ class Subject:
     source: str
     weights: str
     vocabulary: str
-
-
-class _NoWorld:
-    """Scores nothing: `score_answers` is asked for distances only."""
-
-    name = "none"
-
-    def prompts(self, split: str, n: int, seed: int) -> list[Prompt]:
-        return []
-
-    def reward(self, prompt: Prompt, answer: str) -> float:
-        return 0.0
-
-    def cost(self, prompt: Prompt, answer: str) -> float:
-        return 0.0
 
 
 def evaluate_sets(
@@ -250,7 +234,7 @@ class _Run:
             seed=int(content_hash([settings.seed, kind])[:8], 16) % 2**31,
             progress=lambda n, total: tell(n, total, "sampling"),
         )
-        _write_lines(path, [dataclasses.asdict(answer) for own in found for answer in own])
+        write_json_lines(path, [dataclasses.asdict(answer) for own in found for answer in own])
         return path
 
     def _drift(self, name: str, sampled: Path, path: Path, tell: Tell) -> Path:
@@ -260,7 +244,7 @@ class _Run:
         known = self.settings.distance_prompts
         prompts = [prompt.to_prompt() for prompt in self.sets["prompts"].prompts[:known]]
         scored = score_answers(
-            _NoWorld(),
+            None,
             prompts,
             [answers[prompt.id] for prompt in prompts],
             policy=policy,
@@ -270,7 +254,7 @@ class _Run:
             shared_prompt=all(can_share_prompt(backbone_of(m).config) for m in (policy, start)),
             progress=lambda n, total: tell(n, total, "distances"),
         )
-        _write_lines(path, [{"kl": answer.kl, "srr": answer.srr} for answer in scored])
+        write_json_lines(path, [{"kl": answer.kl, "srr": answer.srr} for answer in scored])
         return path
 
     def _score(
@@ -284,7 +268,7 @@ class _Run:
         for scorer, (folder, _) in self.scorers.items():
             texts = [answer.text for answer in answers]
             scores[scorer] = scores_of(scorer, folder, asked, texts, tell)
-        rows = _read_lines(drift) if drift else []
+        rows = read_json_lines(drift) if drift else []
         if kind == "prompts" and name == self.baseline:
             rows = [{"kl": 0.0, "srr": 0.0}] * len(answers)  # to itself
         rows += [{"kl": None, "srr": None}] * (len(answers) - len(rows))
@@ -330,18 +314,8 @@ class _Run:
         self.stage(f"r_judge-{name}", inputs, work)
 
 
-def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    # A line separator inside an answer is no end of a line, so `splitlines` would not do.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
-
-
 def _by_prompt(path: Path) -> dict[str, list[Answer]]:
     found: dict[str, list[Answer]] = {}
-    for row in _read_lines(path):
+    for row in read_json_lines(path):
         found.setdefault(row["prompt_id"], []).append(Answer(**row))
     return found

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from riskalign import __version__
+from riskalign.evaluation import Bootstrap
 from riskalign.pipeline import machine
 from riskalign.pipeline.manifest import now
 from riskalign.pipeline.sets_settings import SetsSettings
 from riskalign.sets import (
-    Bootstrap,
     OverRefusal,
     PromptSet,
     RiskScores,

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from riskalign.atomic import write_bytes
+from riskalign.atomic import json_lines, write_bytes
 from riskalign.environments import get_world
 from riskalign.errors import InputError
 from riskalign.models import fingerprint, load_model, save_model
@@ -65,7 +65,7 @@ def write_sampled_pairs(
             update=lambda n, total, note: progress.update(n, note, total),
         )
         progress.done()
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    text = json_lines(rows).encode()
     # A fixed time stamp: the same pairs must give the same file.
     data = gzip.compress(text, mtime=0) if out.name.endswith(".gz") else text
     write_bytes(out, data)

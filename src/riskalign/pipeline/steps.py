@@ -108,11 +108,6 @@ def _offset(update: Update, done: int, total: int) -> Callable[[int, int], None]
     return lambda n, _: update(done + n, total, "")
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows as JSON lines, whole or not at all."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
 def training_config(
     step: StepConfig, *, beta: float, seed: int, bf16: bool, folder: Path
 ) -> RSAConfig:

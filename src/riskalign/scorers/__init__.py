@@ -6,7 +6,7 @@ from riskalign.scorers.causal import CausalScorer, train_causal_scorer
 from riskalign.scorers.embedding import EmbeddingScorer, train_embedding_scorer
 from riskalign.scorers.independence import check_independent
 from riskalign.scorers.loading import Scorer, load_scorer
-from riskalign.scorers.metrics import auc, judge
+from riskalign.scorers.metrics import judge
 from riskalign.scorers.prompts import split_halves
 from riskalign.scorers.rows import Judged, judged_rows
 
@@ -16,7 +16,6 @@ __all__ = [
     "EmbeddingScorer",
     "Judged",
     "Scorer",
-    "auc",
     "check_independent",
     "judge",
     "judged_rows",

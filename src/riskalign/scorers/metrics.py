@@ -6,8 +6,7 @@ intervals are percentile intervals (Davison & Hinkley, 1997, sections 3.8 and 5.
 Shapes: n answers, m pairs, M prompts, R replicates.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +16,13 @@ from riskalign.baselines.scorer_data import Kind
 from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
 from riskalign.evaluation.metrics import Interval
+from riskalign.evaluation.resampling import Bootstrap, Statistic, auc_statistic
 from riskalign.scorers.logistic import Floats
 from riskalign.scorers.rows import Judged
 
 Integers = NDArray[np.int64]
-#: A metric [R] where prompt i is taken draws[:, i] times.  draws [R, M].
-Statistic: TypeAlias = Callable[[Floats], Floats]
 
 _BINS = 10
-_ENTRIES_AT_ONCE = 2_000_000
 
 
 def judge(
@@ -79,8 +76,11 @@ def judge(
         statistics["mixed_pair_accuracy"] = mean_statistic(right[mixed], pair_prompts[mixed], M)
     statistics["brier"] = mean_statistic((probabilities - outcomes) ** 2, owners, M)
     statistics["ece"] = ece_statistic(probabilities, outcomes, owners, M)
-    at_once = max(1, _ENTRIES_AT_ONCE // max(M, len(owners)))
-    return _intervals(statistics, M, at_once, n_boot, seed, confidence)
+    bootstrap = Bootstrap(n_boot, seed, confidence)
+    return {
+        name: bootstrap.interval(statistic, M, entries=len(owners))
+        for name, statistic in statistics.items()
+    }
 
 
 def _owner(row: Judged) -> str:
@@ -101,31 +101,6 @@ def _pairs(
             mixed.append(len(set(row.unsafe)) == 2)
         at += len(row.answers)
     return np.array(margins), np.array(owners, dtype=np.int64), np.array(mixed, dtype=bool)
-
-
-def _intervals(
-    statistics: Mapping[str, Statistic],
-    n_prompts: int,
-    rows: int,
-    n_boot: int,
-    seed: int,
-    confidence: float,
-) -> dict[str, Interval]:
-    generator = np.random.default_rng(seed)
-    shares = np.full(n_prompts, 1 / n_prompts)
-    many: dict[str, list[Floats]] = {name: [] for name in statistics}
-    for at in range(0, n_boot, rows):
-        size = min(rows, n_boot - at)
-        draws = generator.multinomial(n_prompts, shares, size=size).astype(np.float64)
-        for name, statistic in statistics.items():
-            many[name].append(statistic(draws))
-    once = np.ones((1, n_prompts))
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
-    result = {}
-    for name, statistic in statistics.items():
-        low, high = np.nanquantile(np.concatenate(many[name]), ends)
-        result[name] = Interval(float(statistic(once)[0]), float(low), float(high))
-    return result
 
 
 def mean_statistic(values: Floats, prompts: Integers, n_prompts: int) -> Statistic:
@@ -154,30 +129,3 @@ def ece_statistic(
             return np.asarray(np.abs(draws @ gaps).sum(axis=1) / (draws @ sizes))
 
     return statistic
-
-
-def auc_statistic(scores: Floats, labels: Floats, prompts: Integers) -> Statistic:
-    """The area under the ROC curve: P(a label-1 score is above a label-0 score), ties half.
-
-    By hand: scores 1, 2, 2, 3 of labels 0, 0, 1, 1 give `(1 + 1/2 + 1 + 1) / 4 = 0.875`.
-    """
-    order = np.argsort(scores, kind="stable")
-    ranked, positive, owner = scores[order], labels[order] > 0.5, prompts[order]
-    starts = np.flatnonzero(np.append(True, ranked[1:] > ranked[:-1]))
-
-    def statistic(draws: Floats) -> Floats:
-        weights = draws[:, owner]
-        ones = np.add.reduceat(weights * positive, starts, axis=1)
-        zeros = np.add.reduceat(weights * ~positive, starts, axis=1)
-        below = np.cumsum(zeros, axis=1) - zeros / 2
-        with np.errstate(invalid="ignore"):
-            return np.asarray((ones * below).sum(axis=1) / (ones.sum(axis=1) * zeros.sum(axis=1)))
-
-    return statistic
-
-
-def auc(scores: Sequence[float] | Floats, labels: Sequence[float] | Floats) -> float:
-    """`auc_statistic` of one sample: scores [n], labels [n] in {0, 1}, of both kinds."""
-    own = np.asarray(scores, dtype=np.float64)
-    statistic = auc_statistic(own, np.asarray(labels, dtype=np.float64), np.arange(len(own)))
-    return float(statistic(np.ones((1, len(own))))[0])

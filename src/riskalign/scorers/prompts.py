@@ -1,12 +1,11 @@
 """Prompts as text, as hashes, and in groups that share none."""
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from riskalign.data.identity import text_hash
+from riskalign.data.identity import side_of
 from riskalign.errors import InputError
 from riskalign.scorers.rows import Judged
 
@@ -20,8 +19,7 @@ def split_halves(rows: Sequence[Judged], salt: str = _SALT) -> tuple[list[Judged
     """
     halves: tuple[list[Judged], list[Judged]] = [], []
     for row in rows:
-        digest = hashlib.sha256(f"{salt}/{text_hash(row.prompt)}".encode()).digest()
-        halves[digest[0] & 1].append(row)
+        halves[side_of(row.prompt, (0.5,), salt)].append(row)
     return halves
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from riskalign.baselines.scorer_data import KINDS, Kind
+from riskalign.data.formats import answer_number, safety_flag
 from riskalign.data.schema import Text, check_row, checked_text
 from riskalign.data.sources import Source, source_rows
 from riskalign.errors import InputError
@@ -85,13 +86,11 @@ def _judged(row: Any, kind: Kind, where: str) -> Judged:
 def _two_responses(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
     prompt, *answers = (checked_text(row, f, where) for f in ("prompt", "response_0", "response_1"))
     field = "better_response_id" if kind == "reward" else "safer_response_id"
-    first = row.get(field)
-    if isinstance(first, bool) or first not in (0, 1):
-        raise InputError(f"{where}: field '{field}' is {first!r}. Give 0 or 1.")
+    first = answer_number(row, field, where)
     unsafe: tuple[bool, ...] = ()
     if kind == "cost":
-        unsafe = tuple(not _flag(row, f"is_response_{i}_safe", where) for i in (0, 1))
-    return Judged(prompt, tuple(answers), int(first), unsafe)
+        unsafe = tuple(not safety_flag(row, f"is_response_{i}_safe", where) for i in (0, 1))
+    return Judged(prompt, tuple(answers), first, unsafe)
 
 
 def _completion(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
@@ -101,11 +100,4 @@ def _completion(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
             "chosen, rejected."
         )
     prompt, answer = (checked_text(row, field, where) for field in ("prompt", "completion"))
-    return Judged(prompt, (answer,), None, (not _flag(row, "label", where),))
-
-
-def _flag(row: Mapping[str, Any], field: str, where: str) -> bool:
-    value = row.get(field)
-    if not isinstance(value, bool):
-        raise InputError(f"{where}: field '{field}' is {value!r}. Give true (safe) or false.")
-    return value
+    return Judged(prompt, (answer,), None, (not safety_flag(row, "label", where),))

@@ -22,7 +22,7 @@ from riskalign.sets.r_judge import (
     risk_questions,
     score_risk_set,
 )
-from riskalign.sets.rates import Bootstrap, clustered_rate
+from riskalign.sets.rates import clustered_rate
 from riskalign.sets.refusal import Refusal, refusal
 from riskalign.sets.report import read_sets, render_sets, write_sets
 from riskalign.sets.risk_metrics import RiskMetrics, risk_metrics
@@ -31,7 +31,6 @@ from riskalign.sets.yes_no import yes_no_log_odds
 
 __all__ = [
     "CATEGORY_METRICS",
-    "Bootstrap",
     "CategoryRow",
     "OverRefusal",
     "PromptSet",

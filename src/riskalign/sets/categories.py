@@ -9,7 +9,6 @@ Shapes: n answers, M prompts.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from riskalign.atomic import write_text
+from riskalign.atomic import read_json_lines, write_json_lines
 from riskalign.errors import InputError
 from riskalign.evaluation import ScoredAnswer, summarize
 from riskalign.evaluation.metrics import Floats, Interval
-from riskalign.sets.rates import Bootstrap, clustered_rate
+from riskalign.evaluation.resampling import Bootstrap
+from riskalign.sets.rates import clustered_rate
 
 #: Metrics of a category, in the order of a table.
 CATEGORY_METRICS = (
@@ -159,8 +159,7 @@ def severity_weighted_cost(scored: Sequence[ScoredAnswer], bootstrap: Bootstrap)
     def statistic(draws: Floats) -> Floats:
         return np.asarray(np.sqrt((draws @ squares) / (draws @ sizes)))
 
-    many = np.concatenate([statistic(draws) for draws in bootstrap.draws(len(sizes))])
-    return bootstrap.ends(float(statistic(np.ones((1, len(sizes))))[0]), many)
+    return bootstrap.interval(statistic, len(sizes))
 
 
 def win_rate(
@@ -204,17 +203,12 @@ def charged(answer: SetAnswer) -> float:
 
 def write_answers(path: Path, answers: Sequence[SetAnswer], prompts: Mapping[str, Any]) -> None:
     """Write answers as JSON lines with their prompts' messages, whole or not at all."""
-    lines = (
-        json.dumps({"prompt": prompts[a.prompt_id], **vars(a)}, ensure_ascii=False) for a in answers
-    )
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_json_lines(path, ({"prompt": prompts[a.prompt_id], **vars(a)} for a in answers))
 
 
 def read_answers(path: Path) -> list[SetAnswer]:
     """Read what `write_answers` wrote, but for the prompts."""
-    # A line separator inside an answer is no end of a line, so `splitlines` would not do.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    rows = [json.loads(line) for line in lines if line]
+    rows = read_json_lines(path)
     return [SetAnswer(**{k: v for k, v in row.items() if k != "prompt"}) for row in rows]
 
 

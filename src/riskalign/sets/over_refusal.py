@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from riskalign.errors import InputError
 from riskalign.evaluation.metrics import Interval
+from riskalign.evaluation.resampling import Bootstrap
 from riskalign.sets.prompts import PromptSet
-from riskalign.sets.rates import Bootstrap, clustered_rate
+from riskalign.sets.rates import clustered_rate
 from riskalign.sets.refusal import refusal
 
 

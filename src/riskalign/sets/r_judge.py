@@ -30,8 +30,8 @@ from transformers import PreTrainedTokenizerBase
 from riskalign.data.sources import source_rows
 from riskalign.environments import Prompt
 from riskalign.errors import InputError
+from riskalign.evaluation.resampling import Bootstrap
 from riskalign.sampling.generate import prompt_token_ids
-from riskalign.sets.rates import Bootstrap
 from riskalign.sets.risk_metrics import RiskMetrics, risk_metrics
 from riskalign.sets.yes_no import word_token_ids, yes_no_log_odds
 

@@ -5,7 +5,7 @@ Shapes: n records, R replicates, G different scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from riskalign.errors import InputError
 from riskalign.evaluation.metrics import Floats, Interval
-from riskalign.sets.rates import Bootstrap, clustered_rate
+from riskalign.evaluation.resampling import Bootstrap, Statistic, auc_statistic
+from riskalign.sets.rates import clustered_rate
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,9 @@ def risk_metrics(
     called = s > threshold
     f1 = auc = None
     if y.any():
-        outcomes = np.stack([called & y, called != y]).astype(np.float64)
-        f1 = _interval(_f1, outcomes, bootstrap)
+        f1 = bootstrap.interval(_f1_statistic(called, y), len(y))
     if 0 < y.sum() < len(y):
-        auc = _interval(_auc, np.stack([s, y.astype(np.float64)]), bootstrap)
+        auc = bootstrap.interval(auc_statistic(s, y.astype(np.float64), np.arange(len(y))), len(y))
     return RiskMetrics(
         n=len(y),
         n_unsafe=int(y.sum()),
@@ -82,32 +82,13 @@ def _share(right: NDArray[np.bool_], bootstrap: Bootstrap) -> Interval | None:
     return clustered_rate(right.astype(np.float64), np.ones(len(right)), bootstrap)
 
 
-def _interval(
-    statistic: Callable[[Floats, Floats], Floats], records: Floats, bootstrap: Bootstrap
-) -> Interval:
-    """A statistic of `records` [2, n] under draws [R, n], with its bootstrap interval."""
-    n = records.shape[1]
-    value = float(statistic(records, np.ones((1, n)))[0])
-    many = np.concatenate([statistic(records, draws) for draws in bootstrap.draws(n)])
-    return bootstrap.ends(value, many)
+def _f1_statistic(called: NDArray[np.bool_], unsafe: NDArray[np.bool_]) -> Statistic:
+    """2 TP / (2 TP + FP + FN)."""
+    hit, wrong = (called & unsafe).astype(np.float64), (called != unsafe).astype(np.float64)
 
+    def statistic(draws: Floats) -> Floats:
+        hits, errors = draws @ hit, draws @ wrong
+        with np.errstate(invalid="ignore"):  # a draw may hold safe records, all called safe, alone
+            return np.asarray(2 * hits / (2 * hits + errors))
 
-def _f1(outcomes: Floats, draws: Floats) -> Floats:
-    """2 TP / (2 TP + FP + FN) [R]; outcomes are true positives and errors."""
-    hits, errors = outcomes @ draws.T
-    with np.errstate(invalid="ignore"):  # a draw may hold safe records, all called safe, alone
-        return np.asarray(2 * hits / (2 * hits + errors))
-
-
-def _auc(records: Floats, draws: Floats) -> Floats:
-    """P(score of an unsafe record > that of a safe one) + P(they are equal) / 2, [R]."""
-    scores, unsafe = records
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))  # of each different score
-    weights, y = draws[:, order], unsafe[order]
-    bad = np.add.reduceat(weights * y, starts, axis=1)  # [R, G]
-    good = np.add.reduceat(weights * (1 - y), starts, axis=1)
-    below = good.cumsum(axis=1) - good
-    with np.errstate(invalid="ignore"):  # a draw may hold one class alone
-        pairs = bad.sum(axis=1) * good.sum(axis=1)
-        return np.asarray((bad * (below + good / 2)).sum(axis=1) / pairs)
+    return statistic
