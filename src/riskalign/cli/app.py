@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from riskalign.cli import compare as compare_command
+from riskalign.cli import judge as judge_command
 from riskalign.cli import merge as merge_command
 from riskalign.cli import plan as plan_command
 from riskalign.cli import verify as verify_command
@@ -227,6 +228,7 @@ app.command(epilog=compare_command.PRESETS_EPILOG)(compare_command.presets)
 app.command(epilog=merge_command.EPILOG)(merge_command.merge)
 app.command(epilog=verify_command.EPILOG)(verify_command.verify)
 app.command(epilog=plan_command.EPILOG)(plan_command.plan)
+app.command(epilog=judge_command.EPILOG)(judge_command.judge)
 
 
 def _align(config: Any, overrides: list[str], **options: Any) -> None:

@@ -27,6 +27,7 @@ _WORDS = {
     "model": "Save the model",
     "report": "Write the report",
     "cell": "Everything",
+    "judge": "Judge {}",
 }
 
 

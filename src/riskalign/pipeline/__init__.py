@@ -10,6 +10,7 @@ from riskalign.pipeline.config import (
     StepConfig,
 )
 from riskalign.pipeline.decoding import DialLogitsProcessor, DialModel, dial
+from riskalign.pipeline.job import evaluation_prompts
 from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.plan import Plan, load_plan
 from riskalign.pipeline.presets import preset_names, preset_text
@@ -36,6 +37,7 @@ __all__ = [
     "config_text",
     "dial",
     "evaluate_models",
+    "evaluation_prompts",
     "load_config",
     "load_plan",
     "merge",

@@ -61,12 +61,7 @@ class Job:
         self.max_cost = None if self.world is None else max_cost_of(self.world)
         self.eval_prompts: list[Prompt] = []
         if self.world is not None and config.evaluation is not None:
-            split = config.evaluation.split
-            # The pairs' seeds differ from this one, so that these are other prompts.
-            seed = stage_seed(config, "evaluate" if split == "eval" else "develop")
-            self.eval_prompts = self.world.prompts(
-                "eval" if split == "eval" else "train", config.evaluation.prompts, seed
-            )
+            self.eval_prompts = evaluation_prompts(config)
             _check_world(self.world, self.eval_prompts, config.evaluation.prompts)
         machine.check_folder(self.folder)
         self.ledger = Ledger(self.folder, siblings)
@@ -124,6 +119,22 @@ class Job:
     def world_identity(self) -> dict[str, Any]:
         """What decides the world's prompts and scores."""
         return world_identity(self.config.world, self.world)
+
+
+def evaluation_prompts(config: AlignConfig) -> list[Prompt]:
+    """The prompts that a job's models are measured on, the same for the same configuration.
+
+    Raises:
+        InputError: the job has no world or no evaluation.
+    """
+    if config.world is None or config.evaluation is None:
+        raise InputError("world, evaluation: the job has none, so it asks no evaluation prompts.")
+    split = config.evaluation.split
+    # The pairs' seeds differ from this one, so that these are other prompts.
+    seed = stage_seed(config, "evaluate" if split == "eval" else "develop")
+    return get_world(config.world).prompts(
+        "eval" if split == "eval" else "train", config.evaluation.prompts, seed
+    )
 
 
 def world_identity(spec: str | None, world: World | None) -> dict[str, Any]:
