@@ -57,7 +57,7 @@ class _Again(Exception):  # noqa: N818 - not an error: the call is made again
         self.wait = wait
 
 
-class _Key(AuthBase):  # type: ignore[misc]
+class _Key(AuthBase):
     """Sets the header or leaves it; given always, so that no `.netrc` fills in another's secret."""
 
     def __init__(self, key: str | None) -> None:

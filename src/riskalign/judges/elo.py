@@ -134,14 +134,14 @@ def elo_ratings(
 
 def _elo(tables: Floats, compared: Floats, anchor: int) -> Floats:
     """Ratings [R, S] of tables [R, S, S], with the prior where the maximum is at infinity."""
-    apart = ~_reach(tables > 0).all(axis=(1, 2))
+    apart = ~np.all(_reach(tables > 0), axis=(1, 2), keepdims=True)
     pairs = ((compared + compared.T) > 0).astype(np.float64)
-    theta = bradley_terry(tables + _PRIOR * pairs * apart[:, None, None])
+    theta = bradley_terry(tables + _PRIOR * pairs * apart)
     return ANCHOR_RATING + _SCALE * (theta - theta[:, anchor, None])
 
 
 def _reach(edges: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether a path leads from the row's to the column's system (none is needed home), [R, S, S]."""
+    """Whether a path leads from the row's system to the column's or it is the same, [R, S, S]."""
     S = edges.shape[-1]
     found = (edges | np.eye(S, dtype=bool)).astype(np.float64)
     for _ in range(S.bit_length()):  # paths twice as long each time

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -117,7 +117,7 @@ def outcome_of(forward: Verdict | None, backward: Verdict | None) -> Outcome:
         return "not_asked"
     for state in ("refused", "unparsed"):
         if state in (forward.state, backward.state):
-            return state  # type: ignore[return-value]
+            return state
     agreed: dict[tuple[object, object], Outcome] = {
         ("A", "B"): "win", ("B", "A"): "loss", ("tie", "tie"): "tie"
     }  # fmt: skip
@@ -139,7 +139,7 @@ def win_rate(a: str, b: str, found: Sequence[Compared], confidence: float = 0.95
         interval = mean_interval(
             np.array(list(sums.values())), np.array(list(numbers.values()), float), confidence
         )
-    count = {name: sum(one.outcome == name for one in own) for name in Outcome.__args__}  # type: ignore[attr-defined]
+    count = {name: sum(one.outcome == name for one in own) for name in get_args(Outcome)}
     picked = [
         sum(
             one.outcome == "inconsistent"
@@ -179,11 +179,8 @@ def win_table(names: Sequence[str], found: Sequence[Compared]) -> Floats:
     prompts = {of: i for i, of in enumerate(dict.fromkeys(c.comparison.prompt_id for c in judged))}
     wins = np.zeros((len(prompts), len(names), len(names)))
     for one in judged:
-        i, a, b = (
-            prompts[one.comparison.prompt_id],
-            place[one.comparison.a],
-            place[one.comparison.b],
-        )
+        made = one.comparison
+        i, a, b = prompts[made.prompt_id], place[made.a], place[made.b]
         wins[i, a, b] += WORTH[one.outcome]
         wins[i, b, a] += 1 - WORTH[one.outcome]
     return wins

@@ -70,14 +70,14 @@ def settle(
     return read_verdict(mode, second), [first, second]
 
 
-class _Twice(ValueError):
+class _TwiceError(ValueError):
     pass
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise _Twice  # which of two verdicts would hold?
+        raise _TwiceError  # which of two verdicts would hold?
     return found
 
 

@@ -61,7 +61,7 @@ class Job:
         self.max_cost = None if self.world is None else max_cost_of(self.world)
         self.eval_prompts: list[Prompt] = []
         if self.world is not None and config.evaluation is not None:
-            self.eval_prompts = evaluation_prompts(config)
+            self.eval_prompts = evaluation_prompts(config, self.world)
             _check_world(self.world, self.eval_prompts, config.evaluation.prompts)
         machine.check_folder(self.folder)
         self.ledger = Ledger(self.folder, siblings)
@@ -121,7 +121,7 @@ class Job:
         return world_identity(self.config.world, self.world)
 
 
-def evaluation_prompts(config: AlignConfig) -> list[Prompt]:
+def evaluation_prompts(config: AlignConfig, world: World | None = None) -> list[Prompt]:
     """The prompts that a job's models are measured on, the same for the same configuration.
 
     Raises:
@@ -132,9 +132,8 @@ def evaluation_prompts(config: AlignConfig) -> list[Prompt]:
     split = config.evaluation.split
     # The pairs' seeds differ from this one, so that these are other prompts.
     seed = stage_seed(config, "evaluate" if split == "eval" else "develop")
-    return get_world(config.world).prompts(
-        "eval" if split == "eval" else "train", config.evaluation.prompts, seed
-    )
+    world = get_world(config.world) if world is None else world
+    return world.prompts("eval" if split == "eval" else "train", config.evaluation.prompts, seed)
 
 
 def world_identity(spec: str | None, world: World | None) -> dict[str, Any]:
