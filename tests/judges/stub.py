@@ -43,9 +43,8 @@ class Stub:
 
     def settings(self, **options: Any) -> JudgeSettings:
         """Settings that ask it, one call at a time so that calls have an order."""
-        return JudgeSettings(
-            **{"base_url": self.base_url, "model": "m", "max_concurrency": 1} | options
-        )
+        given: dict[str, Any] = {"base_url": self.base_url, "model": "m", "max_concurrency": 1}
+        return JudgeSettings(**given | options)
 
     def client(self, waits: list[float] | None = None, **options: Any) -> Client:
         """A client that notes its waits instead of waiting."""

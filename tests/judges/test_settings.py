@@ -9,6 +9,7 @@ from riskalign.judges import JudgeSettings
 from riskalign.judges.settings import api_key
 
 URL = "https://judge.example/v1"
+GIVEN: dict[str, Any] = {"base_url": URL, "model": "m"}
 
 
 @pytest.mark.parametrize(
@@ -32,14 +33,17 @@ URL = "https://judge.example/v1"
 )
 def test_refusals(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        JudgeSettings(**{"base_url": URL, "model": "m"} | options)
+        JudgeSettings(**GIVEN | options)
 
 
 @pytest.mark.parametrize("field", ["api_key_env", "base_url"])
 def test_a_key_in_the_wrong_place_is_not_shown(field: str) -> None:
-    given = {"api_key_env": "sk-secret-tulip", "base_url": "https://user:sk-secret-tulip@host/v1"}
+    given: dict[str, Any] = {
+        "api_key_env": "sk-secret-tulip",
+        "base_url": "https://user:sk-secret-tulip@host/v1",
+    }
     with pytest.raises(InputError) as caught:
-        JudgeSettings(**{"base_url": URL, "model": "m"} | {field: given[field]})
+        JudgeSettings(**GIVEN | {field: given[field]})
     assert "tulip" not in str(caught.value)
 
 

@@ -6,6 +6,7 @@ time, and no error message repeats a reply to a call that was refused over its k
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import re
@@ -159,7 +160,9 @@ class Client:
     def _of_status(self, status: int, headers: dict[str, str], raw: bytes) -> Reply:
         host = self._settings.host
         if status == 200:
-            return read_reply(raw)
+            reply = read_reply(raw)
+            # Replies are kept on disk, where the key must not be, whoever put it into one.
+            return dataclasses.replace(reply, text=self._key.hide(reply.text))
         if status in _RETRIED or status >= 500:
             wait = retry_after(headers.get("Retry-After"), datetime.now(timezone.utc))
             if wait is not None and wait > _LONGEST_WAIT:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Hashable, Sequence
 
 from scipy.stats import t as student
 
@@ -14,7 +15,7 @@ from riskalign.errors import InputError
 from riskalign.evaluation.metrics import ENOUGH_PROMPTS, Floats, Interval
 
 
-def few_differ(results: list[object]) -> bool:
+def few_differ(results: Sequence[Hashable]) -> bool:
     """Whether fewer than `ENOUGH_PROMPTS` prompts have another result than the commonest one.
 
     Then the sample's own spread says little: with none that differ it is 0, whatever the truth.
