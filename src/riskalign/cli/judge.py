@@ -228,7 +228,8 @@ def _print_scores(found: Mapping[str, Any], console: Console) -> None:
 def _print_pairs(found: Mapping[str, Any], console: Console) -> None:
     table = Table()
     table.add_column("systems")
-    for name in ("win rate", "wins", "ties", "losses", "orders differ", "first / second"):
+    table.add_column("win rate", justify="right", no_wrap=True)
+    for name in ("wins", "ties", "losses", "orders differ", "first / second"):
         table.add_column(name, justify="right")
     table.add_column("not judged", justify="right")
     for row in found["pairs"]:
