@@ -20,6 +20,10 @@ class TrainingDiverged(RiskalignError, RuntimeError):  # noqa: N818 - it says wh
     """The loss became NaN or infinite; the message names the step and what to try."""
 
 
+class EndpointFailed(RiskalignError, RuntimeError):  # noqa: N818 - it says what happened
+    """A judge's endpoint gave no answer after all retries; the message says what it did last."""
+
+
 def check_rules(settings: object, rules: Iterable[tuple[str, bool, str]]) -> None:
     """Raise `InputError` for the first field whose rule does not hold.
 

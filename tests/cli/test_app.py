@@ -183,7 +183,18 @@ def test_config_prints_a_recipe_that_can_be_read_back(
 
 @pytest.mark.parametrize(
     "command",
-    ["quickstart", "align", "train", "sample", "evaluate", "report", "config", "verify", "plan"],
+    [
+        "quickstart",
+        "align",
+        "train",
+        "sample",
+        "evaluate",
+        "report",
+        "config",
+        "verify",
+        "plan",
+        "judge",
+    ],
 )
 def test_every_command_has_help_with_an_example(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str

@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from riskalign.cli import compare as compare_command
 from riskalign.cli import data as data_command
+from riskalign.cli import judge as judge_command
 from riskalign.cli import merge as merge_command
 from riskalign.cli import plan as plan_command
 from riskalign.cli import score as score_command
@@ -269,6 +270,7 @@ app.command(epilog=merge_command.EPILOG)(merge_command.merge)
 app.command(epilog=verify_command.EPILOG)(verify_command.verify)
 app.command(epilog=plan_command.EPILOG)(plan_command.plan)
 app.add_typer(score_command.app, name="score")
+app.command(epilog=judge_command.EPILOG)(judge_command.judge)
 
 
 def _align(config: Any, overrides: list[str], **options: Any) -> None:

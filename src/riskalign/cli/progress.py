@@ -38,6 +38,7 @@ _WORDS = {
     "fit": "Cross-validate",
     "learn": "Train the scorer",
     "apply": "Score the answers",
+    "ask": "Judge {}",
 }
 
 

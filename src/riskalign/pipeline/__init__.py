@@ -4,6 +4,7 @@ from riskalign.pipeline.combine import merge
 from riskalign.pipeline.compare import CompareResult, run_plan
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.decoding import DialLogitsProcessor, DialModel, dial
+from riskalign.pipeline.job import evaluation_prompts
 from riskalign.pipeline.parse import load_config, load_settings
 from riskalign.pipeline.plan import Plan, load_plan
 from riskalign.pipeline.presets import preset_names, preset_text
@@ -35,6 +36,7 @@ __all__ = [
     "dial",
     "evaluate_models",
     "evaluate_sets",
+    "evaluation_prompts",
     "load_config",
     "load_plan",
     "load_settings",

@@ -16,7 +16,7 @@ from riskalign.errors import InputError
 from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.judged import JudgedWorld, judged_world
+from riskalign.pipeline.judged import JudgedWorld, judged_world, preferences_of
 from riskalign.pipeline.ledger import Ledger, Outcome
 from riskalign.pipeline.manifest import Manifest, stage_seed
 from riskalign.pipeline.progress import Progress, Update
@@ -73,12 +73,7 @@ class Job:
         self.max_cost = None if self.world is None else max_cost_of(self.world)
         self.eval_prompts: list[Prompt] = []
         if self.world is not None and config.evaluation is not None:
-            split = config.evaluation.split
-            # The pairs' seeds differ from this one, so that these are other prompts.
-            seed = stage_seed(config, "evaluate" if split == "eval" else "develop")
-            self.eval_prompts = self.world.prompts(
-                "eval" if split == "eval" else "train", config.evaluation.prompts, seed
-            )
+            self.eval_prompts = evaluation_prompts(config, self.world)
             if preferences is None:  # scorers may be yet to train
                 _check_world(self.world, self.eval_prompts, config.evaluation.prompts)
         machine.check_folder(self.folder)
@@ -145,6 +140,24 @@ class Job:
         if isinstance(self.world, JudgedWorld):
             return self.world.identity()
         return world_identity(self.config.world, self.world)
+
+
+def evaluation_prompts(config: AlignConfig, world: World | None = None) -> list[Prompt]:
+    """The prompts that a job's models are measured on, the same for the same configuration.
+
+    Raises:
+        InputError: the job has no evaluation, or neither a world nor judged answers.
+    """
+    if world is None and (preferences := preferences_of(config)) is not None:
+        world = judged_world(config, preferences, Path(config.output_dir).expanduser())
+    if world is None and config.world is not None:
+        world = get_world(config.world)
+    if world is None or config.evaluation is None:
+        raise InputError("world, evaluation: the job has none, so it asks no evaluation prompts.")
+    split = config.evaluation.split
+    # The pairs' seeds differ from this one, so that these are other prompts.
+    seed = stage_seed(config, "evaluate" if split == "eval" else "develop")
+    return world.prompts("eval" if split == "eval" else "train", config.evaluation.prompts, seed)
 
 
 def world_identity(spec: str | None, world: World | None) -> dict[str, Any]:

@@ -1,0 +1,161 @@
+"""Ask many questions at once, each once in a lifetime, within a limit on what they may cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from riskalign.judges.client import Client, Message, Reply
+from riskalign.judges.prompts import Mode, repair
+from riskalign.judges.replies import Replies, reply_key
+from riskalign.judges.settings import JudgeSettings
+from riskalign.judges.verdicts import Verdict, settle
+
+Question = tuple[Message, ...]
+Tell = Callable[[int, int, str], None]  # questions settled, of how many, a note
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What all replies of a job took, those of earlier runs included.
+
+    A reply whose endpoint told no usage counts with the most that it can have been
+    (`most_tokens`), and as one of `without_usage`.
+    """
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    without_usage: int = 0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The verdicts by question, those missing that `max_cost` left unasked, and the cost."""
+
+    verdicts: Mapping[Question, Verdict]
+    spent: Spent
+
+
+class _Missing(Exception):  # noqa: N818 - no error: the reply must be asked for
+    pass
+
+
+def ask_all(
+    mode: Mode,
+    questions: Iterable[Question],
+    settings: JudgeSettings,
+    replies: Replies,
+    client: Client,
+    tell: Tell | None = None,
+) -> Asked:
+    """Settle every question, from the replies kept or by the judge.
+
+    A question is begun only if what is spent, and the most that this one and those in flight may
+    cost, stays within `max_cost`; the first that does not ends the asking.
+
+    Raises:
+        InputError, EndpointFailed: as `Client.ask`; calls in flight are waited for and kept.
+    """
+    verdicts, spent, rest = kept_verdicts(mode, questions, settings, replies)
+    total = len(verdicts) + len(rest)
+
+    def told() -> None:
+        if tell is not None:
+            tell(len(verdicts), total, f"cost {spent.cost:.4g}" if spent.cost else "")
+
+    def reply_to(messages: Question) -> Reply:
+        key = reply_key(settings, messages)
+        found = replies.find(key)
+        if found is None:
+            found = client.ask(messages)
+            replies.keep(key, found)
+        return found
+
+    told()
+    pending: dict[Future[tuple[Verdict, list[Reply]]], tuple[Question, float]] = {}
+    pool = ThreadPoolExecutor(settings.max_concurrency, thread_name_prefix="judge")
+    try:
+        while rest or pending:
+            while rest and len(pending) < settings.max_concurrency:
+                most = most_cost(mode, rest[0], settings)
+                reserved = spent.cost + sum(cost for _, cost in pending.values()) + most
+                if settings.max_cost is not None and reserved > settings.max_cost:
+                    break
+                question = rest.pop(0)
+                pending[pool.submit(settle, mode, question, reply_to)] = question, most
+            if not pending:
+                break
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                question, _ = pending.pop(future)
+                verdicts[question], used = future.result()
+                spent = _add(spent, settings, mode, question, used)
+            told()
+    except BaseException:
+        client.stop()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return Asked(verdicts, spent)
+
+
+def kept_verdicts(
+    mode: Mode, questions: Iterable[Question], settings: JudgeSettings, replies: Replies
+) -> tuple[dict[Question, Verdict], Spent, list[Question]]:
+    """The verdicts that need no call, what their replies took, and the questions left."""
+
+    def reply_to(messages: Question) -> Reply:
+        found = replies.find(reply_key(settings, messages))
+        if found is None:
+            raise _Missing
+        return found
+
+    verdicts: dict[Question, Verdict] = {}
+    spent, rest = Spent(), []
+    for question in dict.fromkeys(questions):
+        try:
+            verdicts[question], used = settle(mode, question, reply_to)
+            spent = _add(spent, settings, mode, question, used)
+        except _Missing:
+            rest.append(question)
+    return verdicts, spent, rest
+
+
+def most_tokens(mode: Mode, question: Question, settings: JudgeSettings) -> tuple[int, int]:
+    """The most prompt and completion tokens that a question may take, its second try included.
+
+    A token stands for at least one byte of text, but for the few that a chat template adds. It
+    holds as far as the endpoint keeps to `max_tokens`.
+    """
+    return sum(_most_in(mode, question, settings)), 2 * settings.max_tokens
+
+
+def most_cost(mode: Mode, question: Question, settings: JudgeSettings) -> float:
+    """The most that a question may cost."""
+    return settings.cost(*most_tokens(mode, question, settings))
+
+
+def _most_in(mode: Mode, question: Question, settings: JudgeSettings) -> tuple[int, int]:
+    """The most prompt tokens of the first and of the second try."""
+    first, second = (
+        64 + sum(16 + len(message.content.encode()) for message in messages)
+        for messages in (question, repair(mode, question, ""))
+    )
+    return first, second + settings.max_tokens
+
+
+def _add(
+    spent: Spent, settings: JudgeSettings, mode: Mode, question: Question, used: list[Reply]
+) -> Spent:
+    for reply, most in zip(used, _most_in(mode, question, settings), strict=False):
+        taken = reply.usage or (most, settings.max_tokens)
+        spent = Spent(
+            spent.calls + 1,
+            spent.prompt_tokens + taken[0],
+            spent.completion_tokens + taken[1],
+            spent.without_usage + (reply.usage is None),
+            spent.cost + settings.cost(*taken),
+        )
+    return spent

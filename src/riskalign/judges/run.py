@@ -1,0 +1,271 @@
+"""A whole judging: answers matched, questions asked, `judge.json` and `verdicts.jsonl` written."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from riskalign import __version__
+from riskalign.atomic import write_text
+from riskalign.cache import file_sha256
+from riskalign.errors import check_rules
+from riskalign.judges.absolute import Grade, graded, grades, mean_score
+from riskalign.judges.answers import Conversation, Item, match, read_answers
+from riskalign.judges.ask import Asked, Question, Tell, ask_all, kept_verdicts, most_cost
+from riskalign.judges.client import TEMPERATURE, Client
+from riskalign.judges.elo import elo_ratings
+from riskalign.judges.pairwise import (
+    Compared,
+    Comparison,
+    compared,
+    comparisons,
+    questions_of,
+    win_rate,
+    win_table,
+)
+from riskalign.judges.prompts import CRITERIA, Criterion, Mode, prompts_sha256
+from riskalign.judges.replies import Replies
+from riskalign.judges.settings import JudgeSettings
+from riskalign.judges.verdicts import Verdict
+
+SCHEMA = 1
+_REPLIES = "replies.jsonl"
+_PACKAGES = ("requests", "numpy", "scipy")
+#: Bytes of text that a token stands for, roughly.
+_BYTES_A_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be judged.
+
+    Args:
+        systems: each system's file of answers (`riskalign.judges.answers`), two or more of them, or
+            one for the absolute mode.
+        criterion: what answers are judged by.
+        mode: ``pairwise`` or ``absolute``.
+        base: each system is compared with this one; None compares every two.
+        prompts: what `prompt_id` stands for in files that do not tell.
+        confidence: of the intervals.
+        n_boot: replicates of the ratings' bootstrap.
+        seed: of that bootstrap.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    systems: Mapping[str, Path]
+    criterion: Criterion = "helpfulness"
+    mode: Mode = "pairwise"
+    base: str | None = None
+    prompts: Mapping[str, Conversation] = dataclasses.field(default_factory=dict)
+    confidence: float = 0.95
+    n_boot: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        least = 2 if self.mode == "pairwise" else 1
+        check_rules(
+            self,
+            [
+                ("systems", len(self.systems) >= least, f"at least {least} files of answers"),
+                ("criterion", self.criterion in CRITERIA, f"one of {', '.join(CRITERIA)}"),
+                ("mode", self.mode in ("pairwise", "absolute"), "pairwise or absolute"),
+                ("base", self.base is None or self.base in self.systems, "a system's name"),
+                ("confidence", 0 < self.confidence < 1, "a number between 0 and 1"),
+                ("n_boot", self.n_boot >= 1, "an integer of at least 1"),
+                ("seed", self.seed >= 0, "an integer of at least 0"),
+            ],
+        )
+
+    @property
+    def anchor(self) -> str:
+        """The system whose rating is 1000: the base, else `start`, else the first."""
+        return self.base or ("start" if "start" in self.systems else next(iter(self.systems)))
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """The systems to compare, the anchor always second."""
+        names = [self.anchor, *(name for name in self.systems if name != self.anchor)]
+        if self.base is not None:
+            return [(name, self.base) for name in names[1:]]
+        return [(b, a) for a, b in combinations(names, 2)]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a judging will take: calls, tokens and cost, before the first call is made.
+
+    `calls` are those still to be made if no reply has to be asked for again; `kept` questions are
+    settled already. `prompt_tokens` is a rough number (4 bytes of text each), `completion_tokens`
+    and `cost` are what long replies would take; `most_cost` is the limit that nothing exceeds.
+    """
+
+    questions: int
+    kept: int
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+    most_cost: float
+
+
+class Judging:
+    """A task with its answers read and matched, which needs no network.
+
+    Raises:
+        InputError: answers that cannot be read or do not match.
+    """
+
+    def __init__(self, task: Task, settings: JudgeSettings) -> None:
+        self.task = task
+        self.settings = settings
+        rows = {name: read_answers(path) for name, path in task.systems.items()}
+        self.items: list[Item] = match(rows, task.prompts)
+        self._comparisons: list[Comparison] = []
+        self._grades: list[Grade] = []
+        if task.mode == "pairwise":
+            self._comparisons = comparisons(self.items, task.pairs(), task.criterion)
+            self.questions: list[Question] = questions_of(self._comparisons)
+        else:
+            self._grades = grades(self.items, list(task.systems), task.criterion)
+            self.questions = [grade.question for grade in self._grades]
+
+    def forecast(self, folder: Path) -> Forecast:
+        """What is left to do, given the replies in the folder; writes nothing."""
+        settings, mode = self.settings, self.task.mode
+        kept, _, rest = kept_verdicts(mode, self.questions, settings, Replies(folder / _REPLIES))
+        size = sum(len(message.content.encode()) for question in rest for message in question)
+        tokens = size // _BYTES_A_TOKEN, len(rest) * settings.max_tokens
+        most = sum(most_cost(mode, question, settings) for question in rest)
+        total = len(kept) + len(rest)
+        return Forecast(total, len(kept), len(rest), *tokens, settings.cost(*tokens), most)
+
+    def run(
+        self,
+        folder: Path,
+        *,
+        client: Client | None = None,
+        tell: Tell | None = None,
+        command: str = "",
+    ) -> dict[str, Any]:
+        """Ask what is not known yet and write the results; the content of `judge.json`.
+
+        Args:
+            folder: gets `replies.jsonl`, a line for each call as it is answered, and at the end
+                `verdicts.jsonl` and `judge.json`.
+            client: by default one for the settings.
+            tell: called with questions settled, all questions, and the cost so far.
+            command: for the record.
+
+        Raises:
+            InputError: a key that is missing, a folder that cannot be written, or an endpoint that
+                refuses; nothing but replies is written then.
+            EndpointFailed: no reply after all retries; replies so far are kept.
+        """
+        mode, settings = self.task.mode, self.settings
+        client = client or Client(settings)
+        replies = Replies(folder / _REPLIES)
+        replies.check_writable()
+        asked = ask_all(mode, self.questions, settings, replies, client, tell)
+        found = compared(self._comparisons, asked.verdicts)
+        marks = graded(self._grades, asked.verdicts)
+        content = self._content(found, marks, asked, command)
+        lines = [*map(_comparison_line, found), *map(_grade_line, marks)]
+        write_text(folder / "verdicts.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
+        write_text(folder / "judge.json", json.dumps(content, indent=1) + "\n")
+        return content
+
+    def _content(
+        self, found: Sequence[Compared], marks: Sequence[Grade], asked: Asked, command: str
+    ) -> dict[str, Any]:
+        task, settings = self.task, self.settings
+        names = list(task.systems)
+        content: dict[str, Any] = {
+            "schema": SCHEMA,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "complete": all(question in asked.verdicts for question in self.questions),
+            "mode": task.mode,
+            "criterion": task.criterion,
+            "confidence": task.confidence,
+            "n_prompts": len(self.items),
+        }
+        if task.mode == "pairwise":
+            ratings = elo_ratings(
+                names,
+                win_table(names, found),
+                task.anchor,
+                n_boot=task.n_boot,
+                seed=task.seed,
+                confidence=task.confidence,
+            )
+            rates = [win_rate(a, b, found, task.confidence) for a, b in task.pairs()]
+            content["pairs"] = [dataclasses.asdict(rate) for rate in rates]
+            content["anchor"] = task.anchor
+            content["elo"] = [dataclasses.asdict(rating) for rating in ratings]
+        else:
+            scores = [mean_score(name, marks, task.confidence) for name in names]
+            content["scores"] = [dataclasses.asdict(score) for score in scores]
+        return content | {
+            "spent": dataclasses.asdict(asked.spent),
+            "judge": {
+                "host": settings.host,
+                "model": settings.model,
+                "temperature": TEMPERATURE,
+                "max_tokens": settings.max_tokens,
+                "seed": settings.seed,
+                "price_in": settings.price_in,
+                "price_out": settings.price_out,
+                "prompts_sha256": prompts_sha256(task.mode, task.criterion),
+            },
+            "systems": {
+                name: {
+                    "file": str(path),
+                    "sha256": file_sha256(path),
+                    "answers": sum(len(item.answers[name]) for item in self.items),
+                }
+                for name, path in task.systems.items()
+            },
+            "seed": task.seed,
+            "n_boot": task.n_boot,
+            "versions": {
+                "riskalign": __version__,
+                "python": platform.python_version(),
+                **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            },
+            "command": command,
+        }
+
+
+def _comparison_line(one: Compared) -> dict[str, Any]:
+    made = one.comparison
+    return {
+        "prompt_id": made.prompt_id,
+        "a": made.a,
+        "b": made.b,
+        "number": made.number,
+        "outcome": one.outcome,
+        "forward": _verdict(one.forward),
+        "backward": _verdict(one.backward),
+    }
+
+
+def _grade_line(grade: Grade) -> dict[str, Any]:
+    return {
+        "prompt_id": grade.prompt_id,
+        "system": grade.system,
+        "number": grade.number,
+        "verdict": _verdict(grade.verdict),
+    }
+
+
+def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
+    return None if verdict is None else dataclasses.asdict(verdict)

@@ -1,0 +1,132 @@
+"""Which judge is asked, how, and at what price; checked when it is made."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from riskalign.errors import InputError, check_rules
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """An OpenAI-compatible endpoint and the limits that it is asked within.
+
+    Args:
+        base_url: up to and without ``/chat/completions``, for instance
+            ``http://127.0.0.1:8000/v1``; without a user, a query or a fragment.
+        model: the judge's name at the endpoint.
+        api_key_env: the environment variable that holds the key; None sends none. The key itself is
+            read when the first call is made and kept nowhere.
+        max_tokens: of one reply.
+        seed: sent along where it is not None; not every endpoint knows the field.
+        timeout: seconds for one call, from its start to the reply's last byte.
+        max_retries: further tries after a timeout, a broken connection, a status 408, 425, 429 or
+            5xx, or a reply that is no chat completion.
+        max_concurrency: calls in flight at once.
+        price_in: price of a million prompt tokens, in any currency.
+        price_out: price of a million completion tokens, in the same.
+        max_cost: a call that could carry the cost of the job beyond this is not made; None for no
+            limit.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    base_url: str
+    model: str
+    api_key_env: str | None = None
+    max_tokens: int = 512
+    seed: int | None = None
+    timeout: float = 60.0
+    max_retries: int = 5
+    max_concurrency: int = 4
+    price_in: float = 0.0
+    price_out: float = 0.0
+    max_cost: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        _check_url(self.base_url)
+        if self.api_key_env is not None and not _VARIABLE.fullmatch(self.api_key_env):
+            # What was given may be the key itself, so it is not shown.
+            raise InputError(
+                "api_key_env is no name of an environment variable (its value is not shown here). "
+                "Give the name of the variable that holds the key, never the key."
+            )
+        limit = self.max_cost
+        check_rules(
+            self,
+            [
+                ("model", bool(self.model.strip()), "the judge's name at the endpoint"),
+                ("max_tokens", self.max_tokens >= 1, "an integer of at least 1"),
+                ("timeout", 0 < self.timeout < math.inf, "seconds above 0"),
+                ("max_retries", self.max_retries >= 0, "an integer of at least 0"),
+                ("max_concurrency", self.max_concurrency >= 1, "an integer of at least 1"),
+                ("price_in", 0 <= self.price_in < math.inf, "a price of at least 0"),
+                ("price_out", 0 <= self.price_out < math.inf, "a price of at least 0"),
+                ("max_cost", limit is None or 0 < limit < math.inf, "a cost above 0, or none"),
+                (
+                    "max_cost",
+                    limit is None or self.price_in + self.price_out > 0,
+                    "price_in and price_out with it: without prices no cost is known",
+                ),
+            ],
+        )
+
+    @property
+    def host(self) -> str:
+        """The endpoint's host, with its port where one is given."""
+        return urlsplit(self.base_url).netloc
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """What that many tokens cost, in the currency of the prices."""
+        return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
+
+
+def api_key(settings: JudgeSettings) -> str | None:
+    """The key from its environment variable; None where the settings name none.
+
+    Raises:
+        InputError: the variable is not set, or holds what cannot stand in a header. The message
+            shows neither the value nor the name, which might be a key given by mistake.
+    """
+    if settings.api_key_env is None:
+        return None
+    key = os.environ.get(settings.api_key_env, "").strip()
+    if not key:
+        raise InputError(
+            "api_key_env: the environment variable that it names is not set or empty. Set it, or "
+            "leave api_key_env out for an endpoint that needs no key."
+        )
+    if not all("!" <= character <= "~" for character in key):
+        raise InputError(
+            "api_key_env: the environment variable that it names holds spaces, line ends or other "
+            "signs that no key has. Put the key alone there."
+        )
+    return key
+
+
+def _check_url(base_url: str) -> None:
+    remedy = "Give it as http://HOST:PORT/v1 or https://HOST/v1."
+    try:
+        parts = urlsplit(base_url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port  # raises ValueError for what is no port
+    except ValueError:
+        known = False
+    if not known:
+        raise InputError(f"base_url is no address of a web server. {remedy}")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        # Whatever it is may be a secret, so it is not shown.
+        raise InputError(
+            "base_url holds a user, a query or a fragment. Name the variable that holds the key in "
+            f"api_key_env instead. {remedy}"
+        )
+    if parts.path.rstrip("/").endswith("/chat/completions"):
+        raise InputError(f"base_url ends in /chat/completions. Leave that out. {remedy}")
