@@ -11,7 +11,7 @@ from riskalign import align
 from riskalign.data import PreferenceSettings, load_preferences
 from riskalign.environments import Prompt
 from riskalign.errors import InputError
-from riskalign.pipeline import load_plan, run_plan
+from riskalign.pipeline import evaluation_prompts, load_config, load_plan, run_plan
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.judged import JudgedWorld
 from riskalign.scorers import train_embedding_scorer
@@ -69,6 +69,11 @@ def test_one_file_gives_pairs_prompts_and_scorers(data_job: Make, tmp_path: Path
     assert f"among the {len(found.prompts('train'))} that the steps were trained on" in note
     assert result.report is not None
     assert note in result.report.read_text()
+    asked = {
+        prompt.id for prompt in evaluation_prompts(load_config(tmp_path / "run" / "config.yaml"))
+    }
+    lines = (tmp_path / "run" / "evaluation" / "rsa.jsonl").read_text().splitlines()
+    assert {json.loads(line)["prompt_id"] for line in lines} == asked
     manifest = json.loads(result.manifest.read_text())
     assert manifest["data"]["safe"]["pairs"] == len(found.safe)
     assert manifest["data"]["safe"]["counts"]["read"] == 60
