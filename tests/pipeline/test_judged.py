@@ -9,11 +9,13 @@ import pytest
 
 from riskalign import align
 from riskalign.data import PreferenceSettings, load_preferences
+from riskalign.data.identity import text_hash
 from riskalign.environments import Prompt
 from riskalign.errors import InputError
 from riskalign.pipeline import evaluation_prompts, load_config, load_plan, run_plan
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.judged import JudgedWorld
+from riskalign.pipeline.learnt import prompts_of
 from riskalign.scorers import train_embedding_scorer
 from tests.data.test_preferences import record, write
 from tests.pipeline.test_run import Recorder
@@ -74,6 +76,8 @@ def test_one_file_gives_pairs_prompts_and_scorers(data_job: Make, tmp_path: Path
     }
     lines = (tmp_path / "run" / "evaluation" / "rsa.jsonl").read_text().splitlines()
     assert {json.loads(line)["prompt_id"] for line in lines} == asked
+    learnt = {text_hash(row["prompt"]) for row in [*found.helpful, *found.safe]}
+    assert prompts_of(str(tmp_path / "run" / "model")) == learnt
     manifest = json.loads(result.manifest.read_text())
     assert manifest["data"]["safe"]["pairs"] == len(found.safe)
     assert manifest["data"]["safe"]["counts"]["read"] == 60

@@ -47,6 +47,7 @@ def scorers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     class Stub:
         def __init__(self, kind: str) -> None:
             self.kind = kind
+            self.card = types.SimpleNamespace(prompt_hashes=())
 
         def score(self, prompts: list[Any], answers: list[str]) -> list[float]:
             assert all(prompt[-1]["role"] == "user" for prompt in prompts)
@@ -286,7 +287,11 @@ def test_a_broken_scorer_is_told(
     monkeypatch: pytest.MonkeyPatch,
     scores: list[float],
 ) -> None:
-    scorer = types.SimpleNamespace(kind="cost", score=lambda prompts, answers: scores)
+    scorer = types.SimpleNamespace(
+        kind="cost",
+        score=lambda prompts, answers: scores,
+        card=types.SimpleNamespace(prompt_hashes=()),
+    )
     monkeypatch.setattr("riskalign.scorers.load_scorer", lambda folder: scorer)
     with pytest.raises(InputError, match="scores to 12 answers"):
         evaluate_sets([f"start={here / 'a'}"], settings(scorer_cost=str(here / "cost")))

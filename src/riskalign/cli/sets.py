@@ -19,8 +19,8 @@ EPILOG = (
     "--scorer_reward ./reward --scorer_cost ./cost --output_dir runs/sets[/cyan]\n\n"
     "With --rsa any field of the configuration is a flag. On sets, these are: --output_dir "
     "--baseline --answers_per_prompt --temperature --top_p --max_new_tokens --batch_size --backend "
-    "--max_prompts --split --prompt_field --category_field --distance_prompts --risk --threshold "
-    "--max_length --seed --n_boot --confidence --bf16 --trust_remote_code "
+    "--trained_with --max_prompts --split --prompt_field --category_field --distance_prompts "
+    "--risk --threshold --max_length --seed --n_boot --confidence --bf16 --trust_remote_code "
     "(docs/evaluation_sets.md)."
 )
 

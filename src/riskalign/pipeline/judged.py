@@ -17,7 +17,7 @@ from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.ledger import content_hash
 from riskalign.pipeline.scoring import folder_hash
 from riskalign.pipeline.settings import Kind
-from riskalign.scorers import Scorer, load_scorer
+from riskalign.scorers import Scorer, check_unseen, load_scorer
 from riskalign.scorers.card import read_card
 from riskalign.sets import load_prompt_set
 
@@ -136,20 +136,15 @@ def check_scorers(
     """
     trained_on = {text_hash(prompt) for prompt in preferences.prompts("train")}
     asked_of = {text_hash(list(prompt.messages)) for prompt in asked}
+    groups = {"the steps are trained on": trained_on, "are asked": asked_of}
     learnt: set[str] = set()
     encoders: dict[str, None] = {}
     for kind, folder in folders.items():
         card = read_card(folder)
         if card.kind != kind:
             raise InputError(f"scoring.{kind}: {folder} is a {card.kind} scorer.")
-        own = set(card.prompt_hashes)
-        for prompts, what in ((trained_on, "the steps are trained on"), (asked_of, "are asked")):
-            if shared := len(own & prompts):
-                raise InputError(
-                    f"scoring.{kind}: {folder} learnt from {shared} of the prompts that {what}. "
-                    "Train it on others, or leave it out and set data.scorer_fraction."
-                )
-        learnt |= own
+        check_unseen(f"scoring.{kind}: {folder}", card, groups)
+        learnt |= set(card.prompt_hashes)
         encoders[f"{card.family}, {card.encoder}"] = None
     return (
         f"Answers were scored by a reward and a cost scorer ({'; '.join(encoders)}) that learnt "

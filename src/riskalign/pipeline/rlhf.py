@@ -16,9 +16,11 @@ from riskalign.baselines import (
     train_ppo_lagrangian,
     train_scorer,
 )
+from riskalign.data.schema import Text
 from riskalign.models import fingerprint, load_model, save_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.job import Job, ModelOnDisk
+from riskalign.pipeline.learnt import note_prompts
 from riskalign.pipeline.ledger import Outcome
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.settings import Kind
@@ -47,13 +49,20 @@ def ppo_step(
     reward: Scorer = world.reward
     cost: Scorer = world.cost
     hashes: dict[str, Any] = {}
+    learnt: list[Text] = []
+
+    def own_pairs(of: Kind) -> tuple[Dataset, str]:
+        pairs, digest = pairs_of(f"{name}-{of}", of, current)
+        learnt.extend(pairs["prompt"])
+        return pairs, digest
+
     if config.scorers is not None:
         reward, cost = (
-            _scorer(job, name, kind, current, pairs_of, hashes) for kind in ("reward", "cost")
+            _scorer(job, name, kind, current, own_pairs, hashes) for kind in ("reward", "cost")
         )
     ptx = None
     if config.ppo.ptx_coef > 0:
-        ptx, hashes["ptx"] = pairs_of(f"{name}-helpful", "helpful", current)
+        ptx, hashes["ptx"] = own_pairs("helpful")
     stage = f"train-{name}"
     seed = job.seed(stage)
     prompts = world.prompts("train", config.sampling.prompts, job.seed(f"prompts-{name}"))
@@ -92,6 +101,8 @@ def ppo_step(
         if adapter is not None:
             trained = trained.merge_and_unload()
         save_model(trained, loaded.tokenizer, folder / "model")
+        asked = [list(prompt.messages) for prompt in prompts]
+        note_prompts(folder / "model", current.name, [*asked, *learnt])
         log = [
             {"step": entry["iteration"] + 1, "loss": entry["policy_loss"], **entry}
             for entry in result.log
@@ -124,7 +135,7 @@ def _scorer(
     name: str,
     kind: Any,
     current: ModelOnDisk,
-    pairs_of: Pairs,
+    own_pairs: Callable[[Kind], tuple[Dataset, str]],
     hashes: dict[str, Any],
 ) -> ScalarModel:
     """The reward or the cost model, trained on four fifths of its pairs and judged on the rest."""
@@ -132,7 +143,7 @@ def _scorer(
     settings = config.scorers
     assert settings is not None
     of: Kind = "helpful" if kind == "reward" else "safe"
-    pairs, hashes[kind] = pairs_of(f"{name}-{of}", of, current)
+    pairs, hashes[kind] = own_pairs(of)
     stage = f"scorer-{name}-{kind}"
     seed, bf16 = job.seed(stage), machine.use_bf16(config.bf16)
     inputs = {

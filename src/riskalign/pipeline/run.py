@@ -21,6 +21,7 @@ from riskalign.pipeline.given import given_data, held_out_data
 from riskalign.pipeline.held_out import held_out_accuracy
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.judged import preferences_of
+from riskalign.pipeline.learnt import note_prompts
 from riskalign.pipeline.ledger import Outcome, content_hash
 from riskalign.pipeline.own_scorers import train_scorers
 from riskalign.pipeline.parse import load_config
@@ -258,6 +259,7 @@ def _train(
         outcome = train_step(
             current, pairs, config, kind, folder=folder, key=key, seed=seed, update=update
         )
+        note_prompts(folder / "model", current.name, pairs["prompt"])
         trained = load_model(folder / "model", trust_remote_code=current.trust_remote_code)
         outcome |= {"reference": current.weights, "fingerprint": fingerprint(trained.model)}
         return outcome | {"files": job.ledger.files_in(folder)}

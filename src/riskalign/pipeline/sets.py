@@ -19,11 +19,13 @@ from riskalign.pipeline import machine
 from riskalign.pipeline.ledger import Ledger, Outcome, content_hash
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.scoring import Tell, folder_hash, load_scorer, scores_of
+from riskalign.pipeline.sets_independence import independence
 from riskalign.pipeline.sets_report import report
 from riskalign.pipeline.sets_settings import SetsSettings, named_models
 from riskalign.pipeline.steps import for_inference
 from riskalign.risk import get_risk
 from riskalign.sampling import BACKENDS, Answer, checked_prompts
+from riskalign.scorers import Scorer
 from riskalign.sets import (
     PromptSet,
     RiskSet,
@@ -84,7 +86,14 @@ def evaluate_sets(
                 run.judge(name)
         run.progress.stage("report")
         written = report(
-            run.folder, settings, run.baseline, run.subjects, run.sets, run.risks, command
+            run.folder,
+            settings,
+            run.baseline,
+            run.subjects,
+            run.sets,
+            run.risks,
+            run.notes,
+            command,
         )
         run.progress.done()
     return written
@@ -122,15 +131,18 @@ class _Run:
         self.ledger = Ledger(self.folder)
         self.bf16 = machine.use_bf16(settings.bf16)
         self._sources = sources
+        self.notes: list[str] = []
         self.subjects: dict[str, Subject] = {}
         self._loaded: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
 
     def check(self) -> None:
         """Load every scorer and model once: each must be able to do what it will be asked."""
+        loaded: dict[str, tuple[str, Scorer]] = {}
         self.progress.stage("check", len(self.scorers) + len(self._sources))
         for n, (kind, (folder, _)) in enumerate(self.scorers.items()):
             self.progress.update(n, folder)
-            load_scorer(kind, folder)
+            loaded[kind] = folder, load_scorer(kind, folder)
+        self.notes = independence(loaded, self._sources, self.sets, self.settings.trained_with)
         for n, (name, source) in enumerate(self._sources.items(), start=len(self.scorers)):
             self.progress.update(n, name)
             found = load_model(source, trust_remote_code=self.settings.trust_remote_code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,13 @@ def report(
     subjects: Mapping[str, Any],
     sets: Mapping[str, PromptSet],
     risks: RiskSet | None,
+    said: Sequence[str],
     command: str,
 ) -> tuple[Path, Path]:
-    """Measure what is in the folder and write `evaluate.json` and `evaluate.html`; their paths."""
+    """Measure what is in the folder and write `evaluate.json` and `evaluate.html`; their paths.
+
+    `said` are sentences for the page that are known before there are answers.
+    """
     bootstrap = Bootstrap(settings.n_boot, settings.seed, settings.confidence)
     answers = {
         kind: {name: read_answers(folder / place / f"{name}.jsonl") for name in subjects}
@@ -67,7 +71,7 @@ def report(
                     "their oldest part left out."
                 )
         models[name] = own
-    notes = _notes(settings, baseline, subjects, sets) + notes
+    notes = [*said, *_notes(settings, baseline, subjects, sets), *notes]
     categories = sets["prompts"].categories() if "prompts" in sets else []
     content = {
         "schema": 1,

@@ -21,7 +21,10 @@ class SetsSettings:
     `prompts`, `helpful_prompts` and `over_refusal` are sources of `load_prompt_set`, with `split`,
     `prompt_field`, `category_field` and `max_prompts` for all three; `r_judge` is one of
     `load_risk_set`. Helpfulness is measured on `helpful_prompts`, else on `prompts`.
-    `scorer_reward` and `scorer_cost` are folders of `riskalign.scorers.load_scorer`. `baseline`
+    `scorer_reward` and `scorer_cost` are folders of `riskalign.scorers.load_scorer`. They are
+    refused where they learnt from a prompt that is asked, or that a model was trained on as far as
+    its folder tells, and where they are not independent of the scorers in the folders
+    `trained_with`, those that took part in training the models. `baseline`
     names the model that the others are held against, by default the first. KL and SRR (under
     `risk`) to it are measured on the first `distance_prompts` prompts (None: all). `threshold` is
     what log P(Yes) - log P(No) must exceed for a record to be called unsafe, `max_length` the
@@ -37,6 +40,7 @@ class SetsSettings:
     r_judge: str | None = None
     scorer_reward: str | None = None
     scorer_cost: str | None = None
+    trained_with: tuple[str, ...] = ()
     output_dir: str = "runs/evaluate"
     baseline: str | None = None
     split: str = "train"

@@ -4,7 +4,7 @@ from riskalign.scorers.apply import score_file
 from riskalign.scorers.card import Card, read_card
 from riskalign.scorers.causal import CausalScorer, train_causal_scorer
 from riskalign.scorers.embedding import EmbeddingScorer, train_embedding_scorer
-from riskalign.scorers.independence import check_independent
+from riskalign.scorers.independence import check_independent, check_unseen
 from riskalign.scorers.loading import Scorer, load_scorer
 from riskalign.scorers.metrics import judge
 from riskalign.scorers.prompts import split_halves
@@ -17,6 +17,7 @@ __all__ = [
     "Judged",
     "Scorer",
     "check_independent",
+    "check_unseen",
     "judge",
     "judged_rows",
     "load_scorer",
