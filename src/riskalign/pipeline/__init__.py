@@ -11,8 +11,7 @@ from riskalign.pipeline.presets import preset_names, preset_text
 from riskalign.pipeline.progress import Progress, Silent
 from riskalign.pipeline.run import AlignResult, align
 from riskalign.pipeline.schedule import Temperatures, temperatures
-from riskalign.pipeline.sets import evaluate_sets
-from riskalign.pipeline.sets_settings import SetsSettings
+from riskalign.pipeline.sets import SetsSettings, evaluate_sets
 from riskalign.pipeline.settings import EvaluationConfig, LoraSettings, SamplingConfig, StepConfig
 from riskalign.pipeline.single import config_text, evaluate_models, write_merge, write_sampled_pairs
 

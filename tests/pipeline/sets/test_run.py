@@ -13,7 +13,7 @@ import pytest
 from riskalign.errors import InputError
 from riskalign.models import save_model
 from riskalign.pipeline import SetsSettings, evaluate_sets
-from riskalign.pipeline.sets_settings import named_models
+from riskalign.pipeline.sets.settings import named_models
 from riskalign.sets import read_sets
 from tests import tiny
 

@@ -19,9 +19,9 @@ from riskalign.pipeline import machine
 from riskalign.pipeline.ledger import Ledger, Outcome, content_hash
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.scoring import Tell, folder_hash, load_scorer, scores_of
-from riskalign.pipeline.sets_independence import independence
-from riskalign.pipeline.sets_report import report
-from riskalign.pipeline.sets_settings import SetsSettings, named_models
+from riskalign.pipeline.sets.independence import independence
+from riskalign.pipeline.sets.report import report
+from riskalign.pipeline.sets.settings import SetsSettings, named_models
 from riskalign.pipeline.steps import for_inference
 from riskalign.risk import get_risk
 from riskalign.sampling import BACKENDS, Answer, checked_prompts

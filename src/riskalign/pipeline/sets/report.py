@@ -12,7 +12,7 @@ from riskalign import __version__
 from riskalign.evaluation import Bootstrap
 from riskalign.pipeline import machine
 from riskalign.pipeline.manifest import now
-from riskalign.pipeline.sets_settings import SetsSettings
+from riskalign.pipeline.sets.settings import SetsSettings
 from riskalign.sets import (
     OverRefusal,
     PromptSet,
