@@ -53,5 +53,5 @@ tune ppo <<'YAML'
 compare:
   presets: [safe-rlhf]
   seeds: [100]
-  grid: {ppo.learning_rate: [7.0e-4]}
+  grid: {ppo.learning_rate: [1.75e-4, 3.5e-4, 7.0e-4]}
 YAML
