@@ -28,6 +28,8 @@ def small(job: Make, **group: Any) -> dict[str, Any]:
 def test_cells_share_what_they_have_in_common(job: Make, tmp_path: Path) -> None:
     recorder = Recorder()
     given = small(job, settings={"rsa-tail": {"safe.learning_rate": 5e-3}})
+    elsewhere = tmp_path / "run" / "work" / "seed3" / "tdpo" / "half-done"
+    elsewhere.mkdir(parents=True)
     result = run_plan(load_plan(given), progress=recorder)
     told = dict(zip(recorder.stages, recorder.notes, strict=True))
     second = "rsa-tail · seed 3 · "
@@ -48,8 +50,9 @@ def test_cells_share_what_they_have_in_common(job: Make, tmp_path: Path) -> None
         assert budget["peak_megabytes"] > 100
     assert {m["rival"] for m in results["matched"]} == {"sacpo"}
     assert results["settings"]["rsa-tail"]["safe"]["learning_rate"] == 5e-3
-    # Weights are gone, cells stay.
-    assert not (tmp_path / "run" / "work").joinpath("seed3").exists()
+    # Weights are gone, cells stay, and so does what another run has under way.
+    assert [path.name for path in (tmp_path / "run" / "work" / "seed3").iterdir()] == ["tdpo"]
+    assert elsewhere.is_dir()
     assert sorted(p.name for p in (tmp_path / "run" / "cells").iterdir()) == [
         "rsa-tail-seed3.json", "sacpo-seed3.json",
     ]  # fmt: skip

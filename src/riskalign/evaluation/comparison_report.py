@@ -91,13 +91,13 @@ def print_comparison(content: Mapping[str, Any], console: Console) -> None:
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("method")
+    table.add_column("method", overflow="fold")
     for key in SHOWN:
         table.add_column(wording.METRIC[key].label, justify="right")
-    for name in ("updates", "tokens", "min", "MiB"):
-        table.add_column(name, justify="right")
     for row in content["points"]:
-        cells = [escape(name_of(row))]
+        # The rows are three lines high anyway on a narrow terminal.
+        name = name_of(row).replace("@", "@\n", 1).replace(" · ", "\n· ")
+        cells = [escape(name)]
         for key in SHOWN:
             ends = row["metrics"].get(key)
             cells.append(
@@ -105,10 +105,16 @@ def print_comparison(content: Mapping[str, Any], console: Console) -> None:
                 if ends
                 else ""
             )
-        budget = content["budgets"].get(row["method"], {}) if row["point"] == "final" else {}
-        cells += _spent(budget)
         table.add_row(*cells)
     console.print(table)
+    # A table of its own: with all columns in one, a narrow terminal cuts the methods' names.
+    spent = Table(title="Training, mean over seeds", title_justify="left")
+    spent.add_column("method", overflow="fold")
+    for name in ("updates", "sampled tokens", "minutes", "peak MiB"):
+        spent.add_column(name, justify="right")
+    for method, budget in content["budgets"].items():
+        spent.add_row(escape(method), *_spent(budget))
+    console.print(spent)
     for match in content["matched"]:
         console.print(f"• {match_sentence(match, percent)[1]}", markup=False, highlight=False)
     for note in notes(content):
@@ -116,8 +122,6 @@ def print_comparison(content: Mapping[str, Any], console: Console) -> None:
 
 
 def _spent(budget: Mapping[str, float]) -> list[str]:
-    if not budget:
-        return [""] * 4
     return [
         f"{budget['updates']:.0f}",
         f"{budget['sampled_tokens']:,.0f}",

@@ -1,5 +1,6 @@
 """Methods by the same hands: presets x seeds on one job's model, data and world, cell by cell."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -76,7 +77,11 @@ def run_plan(plan: Plan, *, progress: Progress | None = None) -> CompareResult:
                 key = _key(config, given[name, seed], weights[config.model], own)
                 cells.append(_cell(plan, name, seed, given[name, seed], own, key, siblings, told))
             if not plan.settings.keep_models:
-                shutil.rmtree(plan.folder / "work" / f"seed{seed}", ignore_errors=True)
+                # Other methods' work, of another run in this folder, stays.
+                for name in names:
+                    shutil.rmtree(plan.cells[name, seed].output_dir, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    (plan.folder / "work" / f"seed{seed}").rmdir()
     return write_results(plan, cells)
 
 
