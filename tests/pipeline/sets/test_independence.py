@@ -46,7 +46,8 @@ def test_prompts_go_from_model_to_model(tmp_path: Path) -> None:
 def test_what_is_known_is_said(say: Say, tmp_path: Path) -> None:
     said = say(scorer("xy"), start="hub", rsa=model(tmp_path / "rsa", "cd"))
     assert said == [
-        "No scorer learnt from a prompt that is asked, nor from one that rsa learnt from.",
+        "No scorer learnt from a prompt that is asked, nor from one that rsa was trained on, "
+        "as far as its folder tells.",
         "What start may have learnt from is not written in the model's folder, and was not held "
         "against the scorers' prompts.",
         "No scorer was named that took part in training (--trained_with).",

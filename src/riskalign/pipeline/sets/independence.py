@@ -40,7 +40,11 @@ def independence(
         if trainers:
             said.append(check_independent(scorer, *trainers))
     known = [name for name, prompts in trained.items() if prompts]
-    also = f", nor from one that {', '.join(known)} learnt from" if known else ""
+    also = (
+        f", nor from one that {', '.join(known)} was trained on, as far as its folder tells"
+        if known
+        else ""
+    )
     said.append(f"No scorer learnt from a prompt that is asked{also}.")
     unknown = [name for name in trained if name not in known]
     if unknown:
