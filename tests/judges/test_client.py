@@ -100,12 +100,13 @@ def test_a_reply_without_end_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatc
         stub.client(max_retries=0).ask(ASKED)
 
 
-def test_retry_after_is_kept(serve: Serve) -> None:
+@pytest.mark.parametrize("header", ["Retry-After", "retry-after"])
+def test_retry_after_is_kept(serve: Serve, header: str) -> None:
     waits: list[float] = []
-    stub = serve(first(Does(429, headers={"Retry-After": "7"})))  # type: ignore[arg-type]
+    stub = serve(first(Does(429, headers={header: "7"})))  # type: ignore[arg-type]
     assert stub.client(waits).ask(ASKED).text == "yes"
     assert waits == [7.0]
-    stub = serve(lambda body, number: Does(429, headers={"Retry-After": "3600"}))
+    stub = serve(lambda body, number: Does(429, headers={header: "3600"}))
     with pytest.raises(EndpointFailed, match="asked again in 3600 s"):
         stub.client(waits).ask(ASKED)
     assert len(stub.calls) == 1

@@ -12,7 +12,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -138,7 +138,7 @@ class Client:
                 ) as response,
             ):
                 raw = _read(response, deadline)
-                status, headers = response.status_code, dict(response.headers)
+                status, headers = response.status_code, response.headers
         except requests.exceptions.SSLError:
             raise InputError(
                 f"base_url: the certificate of {host} is not trusted. Mend it, or name its "
@@ -157,7 +157,7 @@ class Client:
             raise InputError(f"base_url: cannot be asked ({type(error).__name__}).") from None
         return self._of_status(status, headers, raw)
 
-    def _of_status(self, status: int, headers: dict[str, str], raw: bytes) -> Reply:
+    def _of_status(self, status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
         host = self._settings.host
         if status == 200:
             reply = read_reply(raw)
