@@ -112,6 +112,15 @@ def test_retry_after_is_kept(serve: Serve, header: str) -> None:
     assert len(stub.calls) == 1
 
 
+@pytest.mark.parametrize("asked", ["0", "Wed, 25 Nov 2020 12:00:00 GMT"])
+def test_retry_after_shortens_no_wait(serve: Serve, asked: str) -> None:
+    waits: list[float] = []
+    stub = serve(lambda body, number: Does(429, headers={"Retry-After": asked}))
+    with pytest.raises(EndpointFailed):
+        stub.client(waits, max_retries=3).ask(ASKED)
+    assert all(least <= wait <= 2 * least for wait, least in zip(waits, (0.5, 1, 2), strict=True))
+
+
 def test_retry_after_in_its_two_forms() -> None:
     now = datetime(2026, 11, 25, 12, 0, 0, tzinfo=timezone.utc)
     assert retry_after("30", now) == 30

@@ -117,8 +117,8 @@ class Client:
                         f"{self._settings.host}: {trouble} ({tries} tries). Replies so far are "
                         "kept; the same command goes on once the endpoint answers."
                     ) from None
-                wait = trouble.wait
-                self._sleep(backoff(attempt, str(body)) if wait is None else wait)
+                # An endpoint that asks for no wait at all still gets one.
+                self._sleep(max(trouble.wait or 0.0, backoff(attempt, str(body))))
         raise AssertionError("the loop returns or raises")
 
     def _once(self, body: dict[str, Any]) -> Reply:
