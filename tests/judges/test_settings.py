@@ -18,6 +18,8 @@ GIVEN: dict[str, Any] = {"base_url": URL, "model": "m"}
         ({"base_url": "judge.example/v1"}, "base_url is no address"),
         ({"base_url": "ftp://judge.example"}, "base_url is no address"),
         ({"base_url": "http://judge.example:port/v1"}, "base_url is no address"),
+        ({"base_url": "https://a..b/v1"}, "base_url is no address"),
+        ({"base_url": f"https://{'a' * 70}.example/v1"}, "base_url is no address"),
         ({"base_url": "http://judge.example/v1?key=k"}, "base_url holds a user, a query"),
         ({"base_url": URL + "/chat/completions"}, "ends in /chat/completions"),
         ({"model": " "}, "model"),

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import random
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -139,22 +140,27 @@ class Client:
             ):
                 raw = _read(response, deadline)
                 status, headers = response.status_code, response.headers
-        except requests.exceptions.SSLError:
-            raise InputError(
-                f"base_url: the certificate of {host} is not trusted. Mend it, or name its "
-                "authority's file in REQUESTS_CA_BUNDLE."
-            ) from None
         except requests.Timeout:
             raise _Again(f"no reply within {settings.timeout:g} s") from None
         except (
             requests.ConnectionError,
             requests.exceptions.ChunkedEncodingError,
             requests.exceptions.ContentDecodingError,
-        ):
+        ) as error:
+            if _untrusted(error):
+                raise InputError(
+                    f"base_url: the certificate of {host} is not trusted. Mend it, or name its "
+                    "authority's file in REQUESTS_CA_BUNDLE."
+                ) from None
             raise _Again("the connection failed or broke off") from None
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:
             # Its message could hold the request's header.
             raise InputError(f"base_url: cannot be asked ({type(error).__name__}).") from None
+        except OSError:
+            raise InputError(
+                f"base_url: there is nothing to check the certificate of {host} with. If "
+                "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE is set, it must name a file of certificates."
+            ) from None
         return self._of_status(status, headers, raw)
 
     def _of_status(self, status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
@@ -238,6 +244,15 @@ def read_reply(raw: bytes) -> Reply:
         raise _Again("a reply whose choices[0].message.content is no text")
     refused = filtered or (isinstance(said, str) and bool(said.strip()))
     return Reply(text or "", _usage(content.get("usage")), refused)
+
+
+def _untrusted(error: BaseException | None) -> bool:
+    """Whether a certificate that was refused is at the root of an error."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _usage(found: Any) -> tuple[int, int] | None:

@@ -118,6 +118,7 @@ def _check_url(base_url: str) -> None:
         parts = urlsplit(base_url)
         known = parts.scheme in ("http", "https") and bool(parts.hostname)
         _ = parts.port  # raises ValueError for what is no port
+        (parts.hostname or "").encode("idna")  # and for what can be no host, such as a..b
     except ValueError:
         known = False
     if not known:
