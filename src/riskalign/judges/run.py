@@ -143,9 +143,9 @@ class Judging:
         """What is left to do, given the replies in the folder; writes nothing."""
         settings, mode = self.settings, self.task.mode
         kept, _, rest = kept_verdicts(mode, self.questions, settings, Replies(folder / _REPLIES))
-        size = sum(len(message.content.encode()) for question in rest for message in question)
+        size = sum(len(message.content.encode()) for question, _ in rest for message in question)
         tokens = size // _BYTES_A_TOKEN, len(rest) * settings.max_tokens
-        most = sum(most_cost(mode, question, settings) for question in rest)
+        most = sum(most_cost(mode, question, settings, had) for question, had in rest)
         total = len(kept) + len(rest)
         return Forecast(total, len(kept), len(rest), *tokens, settings.cost(*tokens), most)
 

@@ -1,0 +1,63 @@
+"""What a job costs is known whatever breaks off, and stays within its limit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from riskalign.errors import EndpointFailed
+from riskalign.judges.ask import Asked, Question, ask_all, kept_verdicts, most_cost
+from riskalign.judges.client import Message
+from riskalign.judges.replies import Replies
+from tests.judges.conftest import Serve
+from tests.judges.stub import Does, Stub, says, verdict
+
+#: At these prices a call costs its completion tokens, 1000 at the most.
+PRICED: dict[str, Any] = {"price_out": 1e6, "max_tokens": 1000, "max_retries": 0}
+QUESTIONS: list[Question] = [(Message("user", f"Question {i}?"),) for i in range(6)]
+
+
+def ask(stub: Stub, path: Path, **options: Any) -> Asked:
+    given = PRICED | options
+    settings, client = stub.settings(**given), stub.client(**given)
+    return ask_all("pairwise", QUESTIONS, settings, Replies(path), client)
+
+
+def paid(path: Path) -> int:
+    """What all replies on disk cost."""
+    return sum(json.loads(line)["usage"][1] for line in path.read_text().splitlines())
+
+
+def test_a_first_reply_that_was_paid_counts_after_a_break(serve: Serve, tmp_path: Path) -> None:
+    """Six first replies cannot be read; every second try fails but the first one's."""
+    healed = False
+
+    def breaking(body: dict[str, Any], number: int) -> Does:
+        if len(body["messages"]) == 1:
+            return says("Hm.", (0, 900))
+        return verdict("A", (0, 700)) if healed or "Question 0?" in str(body) else Does(503)
+
+    stub, path = serve(breaking), tmp_path / "replies.jsonl"
+    for _ in range(2):
+        with pytest.raises(EndpointFailed):
+            ask(stub, path)
+    assert paid(path) == 900 + 700 + 900  # questions 0 and 1
+    settings = stub.settings(**PRICED)
+    verdicts, spent, rest = kept_verdicts("pairwise", QUESTIONS, settings, Replies(path))
+    assert (len(verdicts), spent.calls, spent.cost) == (1, 3, 2500)
+    assert rest == [(QUESTIONS[1], 1), *((question, 0) for question in QUESTIONS[2:])]
+    assert most_cost("pairwise", QUESTIONS[1], settings) == 2000
+    assert most_cost("pairwise", QUESTIONS[1], settings, kept=1) == 1000
+    healed = True
+    # Room for the second try of question 1, not for both of question 2.
+    found = ask(stub, path, max_cost=5199.0)
+    assert paid(path) == found.spent.cost == 2500 + 700
+    assert len(found.verdicts) == 2
+    found = ask(stub, path, max_cost=5200.0)
+    assert paid(path) == found.spent.cost == 2500 + 700 + 900 + 700
+    found = ask(stub, path)
+    assert (found.spent.calls, found.spent.cost) == (12, 6 * 1600)
+    assert paid(path) == 6 * 1600
