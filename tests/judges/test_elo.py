@@ -91,6 +91,22 @@ def test_few_prompts_that_differ_give_no_interval() -> None:
     assert elo_ratings(["a", "b"], wins, "b", n_boot=50)[0].low is not None
 
 
+def test_who_almost_always_wins_has_no_interval_though_others_differ() -> None:
+    """Three losses of 100 are missing in e^-3 = 5% of the replicates, four in 2%."""
+    wins = np.zeros((100, 3, 3))
+    wins[:50, 1, 2] = wins[50:, 2, 1] = 1
+    for losses, shown in ((3, False), (4, True)):
+        wins[:, 0, 2], wins[:, 2, 0] = 1, 0
+        wins[:losses, 0, 2], wins[:losses, 2, 0] = 0, 1
+        strong, even, _ = elo_ratings(["a", "b", "c"], wins, "c")
+        assert strong.finite
+        assert ((strong.low is not None), (strong.high is not None)) == (shown, shown)
+        assert even.low is not None
+        # The same from below, as losses are wins reversed.
+        weak = elo_ratings(["a", "b", "c"], wins.transpose(0, 2, 1), "c")[0]
+        assert (weak.low is not None) == shown
+
+
 def test_the_interval_is_that_of_the_win_rate() -> None:
     """With two systems a rating is a function of the win rate, whose spread is known."""
     rng = np.random.default_rng(0)
