@@ -16,7 +16,7 @@ from riskalign.judges.pairwise import (
 )
 
 A, B, TIE = (Verdict("read", value) for value in ("A", "B", "tie"))
-UNPARSED, REFUSED = Verdict("unparsed"), Verdict("refused")
+UNPARSED, REFUSED, TOO_LONG = Verdict("unparsed"), Verdict("refused"), Verdict("too_long")
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,8 @@ UNPARSED, REFUSED = Verdict("unparsed"), Verdict("refused")
         (A, UNPARSED, "unparsed"),
         (REFUSED, A, "refused"),
         (UNPARSED, REFUSED, "refused"),
+        (TOO_LONG, A, "too_long"),
+        (UNPARSED, TOO_LONG, "too_long"),
         (None, A, "not_asked"),
         (A, None, "not_asked"),
     ],

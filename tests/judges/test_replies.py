@@ -17,11 +17,12 @@ def test_kept_replies_come_back(tmp_path: Path) -> None:
     replies = Replies(path)
     replies.check_writable()
     given = {"a": Reply("half \ud800\nline", (1, 2)), "b": Reply("", None, refused=True)}
+    given["c"] = Reply("", (0, 0), too_long=True)
     for key, reply in given.items():
         replies.keep(key, reply)
     for known in (replies, Replies(path)):
         assert {key: known.find(key) for key in given} == given
-        assert known.find("c") is None
+        assert known.find("d") is None
 
 
 @pytest.mark.parametrize("lost", [1, 10, 40])
@@ -49,6 +50,12 @@ def test_lines_that_are_no_replies_are_left_out(tmp_path: Path) -> None:
     replies = Replies(path)
     assert replies.find("a") == Reply("first")
     assert replies.find("z") is None
+
+
+def test_lines_from_before_too_long_was_known_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "replies.jsonl"
+    path.write_text('{"key": "a", "text": "x", "usage": [1, 2], "refused": false}\n')
+    assert Replies(path).find("a") == Reply("x", (1, 2))
 
 
 def test_the_key_holds_everything_that_decides_a_reply() -> None:

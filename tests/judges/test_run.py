@@ -213,6 +213,56 @@ def test_replies_that_cannot_be_read(task: Task, serve: Serve, tmp_path: Path) -
     assert pair["win_rate"]["value"] == pytest.approx((5 + 1) / 10)
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Does(413),
+        Does(400, b'{"error": {"message": "Shorten it.", "code": "context_length_exceeded"}}'),
+        Does(400, b'{"error": {"message": "Too big.", "type": "exceed_context_size_error"}}'),
+        Does(400, b'{"error": {"message": "The maximum context length is 9.", "code": 400}}'),
+    ],
+)
+def test_what_the_judge_cannot_read_stops_nothing_else(
+    task: Task, serve: Serve, tmp_path: Path, refusal: Does
+) -> None:
+    stub = serve(
+        lambda body, _: (
+            refusal if "q0\n" in body["messages"][1]["content"] else prefers_longer(body)
+        )
+    )
+    priced = {"price_in": 1e6}
+    found = run(task, stub, tmp_path / "out", **priced)
+    [pair] = found["pairs"]
+    assert (pair["too_long"], pair["refused"], pair["wins"]) == (1, 0, 6)
+    assert found["complete"]
+    assert (found["spent"]["cost"], found["spent"]["without_usage"]) == (20 * 100, 0)
+    line = json.loads((tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()[0])
+    assert (line["outcome"], line["forward"]["state"]) == ("too_long", "too_long")
+    run(task, stub, tmp_path / "out", **priced)
+    assert len(stub.calls) == 22
+    graded = Task(task.systems, mode="absolute")
+    refusing = serve(lambda *_: refusal)
+    assert run(graded, refusing, tmp_path / "out")["scores"][0]["too_long"] == 12
+
+
+def test_a_call_that_is_wrong_names_the_prompt_and_the_systems(
+    task: Task, serve: Serve, tmp_path: Path
+) -> None:
+    stub = serve(lambda body, n: Does(400) if n == 5 else prefers_longer(body))
+    with pytest.raises(
+        InputError, match=r"new against old: 127\.0\.0\.1:\d+: status 400"
+    ) as caught:
+        run(task, stub, tmp_path / "out")
+    found = run(task, stub, tmp_path / "out")
+    lines = (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()
+    prompt_id = json.loads(lines[2])["prompt_id"]  # the sixth call is the third prompt's second
+    assert f"prompt {prompt_id!r}, " in str(caught.value)
+    assert found["complete"]
+    graded = Task(task.systems, mode="absolute")
+    with pytest.raises(InputError, match=f"prompt {json.loads(lines[0])['prompt_id']!r}, new: "):
+        run(graded, serve(lambda *_: Does(400)), tmp_path / "out")
+
+
 def test_forged_verdicts_do_not_reach_the_judge_as_such(serve: Serve, tmp_path: Path) -> None:
     """A judge that reads its material by its marks sees the attack as one answer, whole."""
     forged = (

@@ -217,10 +217,10 @@ def print_judged(found: Mapping[str, Any], console: Console) -> None:
 def _print_scores(found: Mapping[str, Any], console: Console) -> None:
     table = Table()
     table.add_column("system")
-    for name in ("mean score", "answers", "unparsed", "refused", "not asked"):
+    for name in ("mean score", "answers", "unparsed", "refused", "too long", "not asked"):
         table.add_column(name, justify="right")
     for row in found["scores"]:
-        counts = (str(row[key]) for key in ("answers", "unparsed", "refused", "not_asked"))
+        counts = (str(row[key]) for key in ("answers", *_FAILED))
         table.add_row(escape(row["system"]), _interval(row["score"], 2), *counts)
     console.print(table)
 
@@ -253,7 +253,7 @@ def _print_pairs(found: Mapping[str, Any], console: Console) -> None:
     console.print(ratings)
 
 
-_FAILED = ("unparsed", "refused", "not_asked")
+_FAILED = ("unparsed", "refused", "too_long", "not_asked")
 
 
 def _interval(ends: Mapping[str, float] | None, digits: int) -> str:

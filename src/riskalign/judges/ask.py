@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from riskalign.judges.client import Client, Message, Reply
+from riskalign.errors import InputError
+from riskalign.judges.client import Client, Message, QuestionRefused, Reply
 from riskalign.judges.prompts import Mode, repair
 from riskalign.judges.replies import Replies, reply_key
 from riskalign.judges.settings import JudgeSettings
@@ -50,6 +51,7 @@ def ask_all(
     replies: Replies,
     client: Client,
     tell: Tell | None = None,
+    name: Callable[[Question], str] = lambda question: "a question",
 ) -> Asked:
     """Settle every question, from the replies kept or by the judge.
 
@@ -57,7 +59,8 @@ def ask_all(
     cost, stays within `max_cost`; the first that does not ends the asking.
 
     Raises:
-        InputError, EndpointFailed: as `Client.ask`; calls in flight are waited for and kept.
+        InputError, EndpointFailed: as `Client.ask`; calls in flight are waited for and kept. The
+            message says by `name` which question was refused.
     """
     verdicts, spent, rest = kept_verdicts(mode, questions, settings, replies)
     total = len(verdicts) + len(rest)
@@ -91,7 +94,10 @@ def ask_all(
                 break
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 question, kept, _ = pending.pop(future)
-                verdicts[question], used = future.result()
+                try:
+                    verdicts[question], used = future.result()
+                except QuestionRefused as refusal:
+                    raise InputError(f"{name(question)}: {refusal}") from None
                 spent = _add(spent, settings, mode, question, used, kept)
             told()
     except BaseException:

@@ -30,6 +30,10 @@ _RETRIED = (408, 425, 429)
 _LONGEST_WAIT = 600.0
 _LARGEST_REPLY = 4 * 2**20
 _FILTERED = re.compile(r"content_filter|content_policy|responsible_?ai", re.IGNORECASE)
+# The first in a code or type (OpenAI, llama.cpp), the others in a message (vLLM).
+_TOO_LONG = re.compile(
+    r"context_(length|size|window)|maximum (context|model) length", re.IGNORECASE
+)
 
 
 class Message(NamedTuple):
@@ -43,12 +47,18 @@ class Message(NamedTuple):
 class Reply:
     """What a judge replied; `usage` is (prompt, completion) tokens, None where it was not told.
 
-    `refused`: the endpoint itself says so, by a filter or in its field for refusals.
+    `refused`: the endpoint itself says so, by a filter or in its field for refusals. `too_long`: it
+    says that the messages are more than the judge can read.
     """
 
     text: str
     usage: tuple[int, int] | None = None
     refused: bool = False
+    too_long: bool = False
+
+
+class QuestionRefused(InputError):  # noqa: N818 - it says what happened
+    """The endpoint takes this call for a wrong one, which may lie in what it was asked."""
 
 
 class _Again(Exception):  # noqa: N818 - not an error: the call is made again
@@ -102,7 +112,8 @@ class Client:
         """The reply to a conversation.
 
         Raises:
-            InputError: a status that trying again does not change: 400, 401, 403, 404 and the like.
+            InputError: a status that trying again does not change: 401, 403, 404 and the like;
+                `QuestionRefused` for one such as 400.
             EndpointFailed: none came after all retries.
         """
         body = request_body(self._settings, messages)
@@ -177,8 +188,11 @@ class Client:
                     "command then; replies so far are kept."
                 )
             raise _Again(f"status {status}", wait)
-        if status == 400 and (code := _error_field(raw, "code")) and _FILTERED.search(code):
+        if status == 400 and _FILTERED.search(_error_field(raw, "code")):
             return Reply("", None, refused=True)
+        told = " ".join(_error_field(raw, field) for field in ("code", "type", "message"))
+        if status == 413 or (status == 400 and _TOO_LONG.search(told)):
+            return Reply("", (0, 0), too_long=True)
         if status in (401, 403):
             raise InputError(
                 f"{host}: refuses the call (status {status}). Check the key in the variable that "
@@ -186,14 +200,16 @@ class Client:
             )
         if 300 <= status < 400:
             raise InputError(f"{host}: redirects (status {status}). Give the final base_url.")
-        remedy = (
-            "Check base_url (it often ends in /v1) and judge_model."
-            if status == 404
-            else "Check judge_model and the other settings."
-        )
         said = _error_field(raw, "message")
         shown = f": {self._key.hide(_printable(said))[:300]}" if said else ""
-        raise InputError(f"{host}: status {status}{shown}. {remedy}")
+        if status == 404:
+            raise InputError(
+                f"{host}: status {status}{shown}. Check base_url (it often ends in /v1) and "
+                "judge_model."
+            )
+        raise QuestionRefused(
+            f"{host}: status {status}{shown}. Check judge_model and the other settings."
+        )
 
 
 def request_body(settings: JudgeSettings, messages: Sequence[Message]) -> dict[str, Any]:

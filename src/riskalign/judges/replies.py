@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import threading
@@ -55,7 +56,7 @@ class Replies:
 
     def keep(self, key: str, reply: Reply) -> None:
         """Keep a reply, on disk before this returns."""
-        line = {"key": key, "text": reply.text, "usage": reply.usage, "refused": reply.refused}
+        line = {"key": key, **dataclasses.asdict(reply)}
         # ASCII, since a reply may hold halves of characters, which have no UTF-8.
         raw = json.dumps(line).encode() + b"\n"
         with self._lock:
@@ -72,6 +73,7 @@ def _entry(line: bytes) -> tuple[str, Reply] | None:
         key, text, usage, refused = (found[k] for k in ("key", "text", "usage", "refused"))
         if not (isinstance(key, str) and isinstance(text, str) and isinstance(refused, bool)):
             return None
-        return key, Reply(text, None if usage is None else (int(usage[0]), int(usage[1])), refused)
+        told = None if usage is None else (int(usage[0]), int(usage[1]))
+        return key, Reply(text, told, refused, found.get("too_long") is True)
     except (ValueError, RecursionError, KeyError, TypeError, IndexError):
         return None

@@ -175,7 +175,7 @@ class Judging:
         client = client or Client(settings)
         replies = Replies(folder / _REPLIES)
         replies.check_writable()
-        asked = ask_all(mode, self.questions, settings, replies, client, tell)
+        asked = ask_all(mode, self.questions, settings, replies, client, tell, self._name)
         found = compared(self._comparisons, asked.verdicts)
         marks = graded(self._grades, asked.verdicts)
         content = self._content(found, marks, asked, command)
@@ -183,6 +183,14 @@ class Judging:
         write_text(folder / "verdicts.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
         write_text(folder / "judge.json", json.dumps(content, indent=1) + "\n")
         return content
+
+    def _name(self, question: Question) -> str:
+        """Whose answers to which prompt a question is about."""
+        for pair in self._comparisons:
+            if question in (pair.forward, pair.backward):
+                return f"prompt {pair.prompt_id!r}, {pair.a} against {pair.b}"
+        grade = next(grade for grade in self._grades if grade.question == question)
+        return f"prompt {grade.prompt_id!r}, {grade.system}"
 
     def _content(
         self, found: Sequence[Compared], marks: Sequence[Grade], asked: Asked, command: str

@@ -30,11 +30,12 @@ _REFUSAL = re.compile(
 class Verdict:
     """What became of one question.
 
-    `state`: ``read``, ``unparsed`` (no verdict in two tries) or ``refused``; `value`: ``A``, ``B``
-    or ``tie``, or a score from 1 to 10; None unless read. `reason` is the judge's: hostile text.
+    `state`: ``read``, ``unparsed`` (no verdict in two tries), ``refused``, or ``too_long`` (more
+    than the judge can read); `value`: ``A``, ``B`` or ``tie``, or a score from 1 to 10; None unless
+    read. `reason` is the judge's: hostile text.
     """
 
-    state: Literal["read", "unparsed", "refused"]
+    state: Literal["read", "unparsed", "refused", "too_long"]
     value: str | int | None = None
     reason: str = ""
 
@@ -43,6 +44,8 @@ def read_verdict(mode: Mode, reply: Reply) -> Verdict:
     """The verdict in a reply."""
     if reply.refused:
         return Verdict("refused")
+    if reply.too_long:
+        return Verdict("too_long")
     text = reply.text.strip()
     if thought := _THOUGHT.match(text):
         text = text[thought.end() :].strip()
