@@ -342,6 +342,22 @@ def test_the_key_is_in_no_file_and_no_log(
 
 
 @pytest.mark.parametrize(
+    "echo", ["sk/tu-LIP", r"sk\/tu-LIP", r"\u0073k\u002ftu-L\u0049P", r"sk\u002Ftu\u002DLIP"]
+)
+def test_the_key_in_escapes_is_in_no_file(
+    task: Task, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, echo: str
+) -> None:
+    monkeypatch.setenv("RISKALIGN_TEST_KEY", "sk/tu-LIP")
+    stub = serve(lambda *_: says(f'{{"verdict": "A", "reason": "It is {echo}!"}}'))
+    run(task, stub, tmp_path / "out", api_key_env="RISKALIGN_TEST_KEY")
+    kept = (tmp_path / "out" / "replies.jsonl").read_text().splitlines()
+    texts = [json.loads(line)["text"] for line in kept]
+    assert set(texts) == {'{"verdict": "A", "reason": "It is [key]!"}'}
+    line = json.loads((tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()[0])
+    assert line["forward"]["reason"] == "It is [key]!"
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"criterion": "wit"}, "criterion is 'wit'"),

@@ -74,6 +74,7 @@ class _Key(AuthBase):
 
     def __init__(self, key: str | None) -> None:
         self._key = key
+        self._written = re.compile("".join(map(_in_json, key or "")))
 
     def __call__(self, request: Any) -> Any:
         if self._key is not None:
@@ -81,7 +82,8 @@ class _Key(AuthBase):
         return request
 
     def hide(self, text: str) -> str:
-        return text if self._key is None else text.replace(self._key, "[key]")
+        """The text without the key, as it is or in JSON's escapes, which are undone later on."""
+        return text if self._key is None else self._written.sub("[key]", text)
 
 
 class Client:
@@ -260,6 +262,12 @@ def read_reply(raw: bytes) -> Reply:
         raise _Again("a reply whose choices[0].message.content is no text")
     refused = filtered or (isinstance(said, str) and bool(said.strip()))
     return Reply(text or "", _usage(content.get("usage")), refused)
+
+
+def _in_json(character: str) -> str:
+    """A pattern for every way in which a JSON string may hold a character."""
+    slash = r"\\?" if character in '"/\\' else ""
+    return rf"(?:{slash}{re.escape(character)}|\\u00(?i:{ord(character):02x}))"
 
 
 def _untrusted(error: BaseException | None) -> bool:
