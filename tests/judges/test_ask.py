@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from riskalign.errors import EndpointFailed
+from riskalign.errors import EndpointFailed, InputError
+from riskalign.judges import Judging, Task
 from riskalign.judges.ask import Asked, Question, ask_all, kept_verdicts, most_cost
 from riskalign.judges.client import Message
 from riskalign.judges.replies import Replies
 from tests.judges.conftest import Serve
-from tests.judges.stub import Does, Stub, says, verdict
+from tests.judges.stub import Does, Stub, prefers_longer, says, verdict, write_answers
 
 #: At these prices a call costs its completion tokens, 1000 at the most.
 PRICED: dict[str, Any] = {"price_out": 1e6, "max_tokens": 1000, "max_retries": 0}
@@ -61,3 +63,20 @@ def test_a_first_reply_that_was_paid_counts_after_a_break(serve: Serve, tmp_path
     found = ask(stub, path)
     assert (found.spent.calls, found.spent.cost) == (12, 6 * 1600)
     assert paid(path) == 6 * 1600
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks there")
+def test_two_runs_in_one_folder_do_not_pay_twice(serve: Serve, tmp_path: Path) -> None:
+    files = {
+        name: write_answers(tmp_path / f"{name}.jsonl", {"q": [name * 3]}) for name in ("a", "bb")
+    }
+    judging: list[Judging] = []
+
+    def nested(body: dict[str, Any], number: int) -> Does:
+        with pytest.raises(InputError, match="another run"):
+            judging[0].run(tmp_path / "out")
+        return prefers_longer(body)
+
+    stub = serve(nested)
+    judging.append(Judging(Task(files, n_boot=5), stub.settings()))
+    assert judging[0].run(tmp_path / "out")["spent"]["calls"] == len(stub.calls) == 2

@@ -107,7 +107,7 @@ class Client:
         self._sleep = sleep or self._stopped.wait
 
     def stop(self) -> None:
-        """Make no further try; what waits for one ends with `EndpointFailed`."""
+        """Make no further try, ever; what waits for one ends with `EndpointFailed`."""
         self._stopped.set()
 
     def ask(self, messages: Sequence[Message]) -> Reply:

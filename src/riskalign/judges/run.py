@@ -32,7 +32,7 @@ from riskalign.judges.pairwise import (
     win_table,
 )
 from riskalign.judges.prompts import CRITERIA, Criterion, Mode, prompts_sha256
-from riskalign.judges.replies import Replies
+from riskalign.judges.replies import Replies, sole_writer
 from riskalign.judges.settings import JudgeSettings
 from riskalign.judges.verdicts import Verdict
 
@@ -162,20 +162,21 @@ class Judging:
         Args:
             folder: gets `replies.jsonl`, a line for each call as it is answered, and at the end
                 `verdicts.jsonl` and `judge.json`.
-            client: by default one for the settings.
+            client: by default one for the settings. A run that fails stops it for good, so the
+                next run needs another.
             tell: called with questions settled, all questions, and the cost so far.
             command: for the record.
 
         Raises:
-            InputError: a key that is missing, a folder that cannot be written, or an endpoint that
-                refuses; nothing but replies is written then.
+            InputError: a key that is missing, a folder that cannot be written or that another run
+                is judging in, or an endpoint that refuses; nothing but replies is written then.
             EndpointFailed: no reply after all retries; replies so far are kept.
         """
         mode, settings = self.task.mode, self.settings
         client = client or Client(settings)
-        replies = Replies(folder / _REPLIES)
-        replies.check_writable()
-        asked = ask_all(mode, self.questions, settings, replies, client, tell, self._name)
+        with sole_writer(folder / _REPLIES):
+            replies = Replies(folder / _REPLIES)
+            asked = ask_all(mode, self.questions, settings, replies, client, tell, self._name)
         found = compared(self._comparisons, asked.verdicts)
         marks = graded(self._grades, asked.verdicts)
         content = self._content(found, marks, asked, command)
