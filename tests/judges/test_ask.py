@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from riskalign.errors import EndpointFailed, InputError
-from riskalign.judges import Judging, Task
+from riskalign.judges import Client, Judging, Task
 from riskalign.judges.ask import Asked, Question, ask_all, kept_verdicts, most_cost
 from riskalign.judges.client import Message
 from riskalign.judges.replies import Replies
@@ -80,3 +82,39 @@ def test_two_runs_in_one_folder_do_not_pay_twice(serve: Serve, tmp_path: Path) -
     stub = serve(nested)
     judging.append(Judging(Task(files, n_boot=5), stub.settings()))
     assert judging[0].run(tmp_path / "out")["spent"]["calls"] == len(stub.calls) == 2
+
+
+def test_money_in_flight_counts(serve: Serve, tmp_path: Path) -> None:
+    """A question may take 2000, so two at once never fit in 3999."""
+    stub, path = serve(lambda *_: says("Hm.", (0, 1000))), tmp_path / "replies.jsonl"
+    found = ask(stub, path, max_cost=3999.0, max_concurrency=2)
+    assert paid(path) == found.spent.cost == 2000
+    found = ask(stub, path, max_cost=6000.0, max_concurrency=2)
+    assert paid(path) == found.spent.cost == 6000
+
+
+def test_the_second_try_is_asked_with_the_first_reply() -> None:
+    """So its prompt may be longer by a whole reply."""
+    stub = Stub("http://127.0.0.1:9/v1")
+    short, long = (
+        most_cost("pairwise", QUESTIONS[0], stub.settings(max_tokens=n, price_in=1e6))
+        for n in (1000, 1700)
+    )
+    assert long - short == 700
+
+
+def test_a_failure_ends_the_waits_of_the_others(serve: Serve, tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=20)
+
+    def failing(body: dict[str, Any], number: int) -> Does:
+        if number < 2:
+            both.wait()  # both are asked before either is told
+        return Does(503, headers={"Retry-After": "10"}) if number == 0 else Does(401)
+
+    stub = serve(failing)
+    settings = stub.settings(max_concurrency=2)
+    start = time.monotonic()
+    with pytest.raises(InputError, match="Check the key"):
+        ask_all("pairwise", QUESTIONS, settings, Replies(tmp_path / "r.jsonl"), Client(settings))
+    assert time.monotonic() - start < 8
+    assert len(stub.calls) == 2

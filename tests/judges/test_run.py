@@ -188,7 +188,9 @@ def test_replies_that_tell_no_usage_count_with_the_most(
     task: Task, serve: Serve, tmp_path: Path
 ) -> None:
     stub = serve(lambda *_: verdict("A", None))
-    spent = run(task, stub, tmp_path / "out", price_out=1e6, max_tokens=50)["spent"]
+    found = run(task, stub, tmp_path / "out", price_out=1e6, max_tokens=50, seed=5)
+    judge, spent = found["judge"], found["spent"]
+    assert (judge["seed"], judge["max_tokens"], judge["price_out"]) == (5, 50, 1e6)
     assert spent["without_usage"] == 22
     assert spent["cost"] == 22 * 50
     sent = sum(len(message["content"]) for body in stub.calls for message in body["messages"])
