@@ -43,6 +43,18 @@ def test_a_call_says_what_the_settings_say(serve: Serve, monkeypatch: pytest.Mon
     assert stub.headers[0]["Authorization"] == "Bearer sk-tulip"
 
 
+def test_a_judge_that_refuses_the_usual_fields_can_be_asked(serve: Serve) -> None:
+    stub = serve(lambda body, number: says("yes"))
+    stub.client(max_tokens=33, max_tokens_field="max_completion_tokens", temperature=None).ask(
+        ASKED
+    )
+    assert stub.calls[0] == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Which?"}],
+        "max_completion_tokens": 33,
+    }
+
+
 def test_without_a_key_no_secret_of_a_netrc_is_sent(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:

@@ -69,10 +69,12 @@ def test_the_key_holds_everything_that_decides_a_reply() -> None:
         JudgeSettings("http://127.0.0.1/v1", "n"),
         JudgeSettings("http://127.0.0.1/v1", "m", max_tokens=9),
         JudgeSettings("http://127.0.0.1/v1", "m", seed=0),
+        JudgeSettings("http://127.0.0.1/v1", "m", temperature=None),
+        JudgeSettings("http://127.0.0.1/v1", "m", max_tokens_field="max_completion_tokens"),
     ]
     keys = {reply_key(settings, ASKED) for settings in (SETTINGS, *changed)}
     keys.add(reply_key(SETTINGS, [Message("user", "!")]))
-    assert len(keys) == 6
+    assert len(keys) == 8
     same = JudgeSettings("http://127.0.0.1/v1/", "m", timeout=1, max_retries=0, price_in=3)
     assert reply_key(same, ASKED) == reply_key(SETTINGS, ASKED)
 

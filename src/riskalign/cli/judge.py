@@ -64,6 +64,18 @@ def judge(
         ),
     ] = None,
     max_tokens: Annotated[int, typer.Option("--max_tokens", help="Of one reply.")] = 512,
+    max_tokens_field: Annotated[
+        str,
+        typer.Option(
+            "--max_tokens_field", help="max_tokens, or max_completion_tokens where it is refused."
+        ),
+    ] = "max_tokens",
+    no_temperature: Annotated[
+        bool,
+        typer.Option(
+            "--no_temperature", help="Send no temperature, where a judge refuses 0, which it is."
+        ),
+    ] = False,
     judge_seed: Annotated[
         int | None,
         typer.Option("--judge_seed", help="Sent to the endpoint.", show_default=False),
@@ -97,6 +109,8 @@ def judge(
         model=judge_model,
         api_key_env=api_key_env,
         max_tokens=max_tokens,
+        max_tokens_field=max_tokens_field,
+        temperature=None if no_temperature else 0,
         seed=judge_seed,
         timeout=timeout,
         max_retries=max_retries,

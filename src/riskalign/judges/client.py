@@ -25,7 +25,6 @@ from requests.auth import AuthBase
 from riskalign.errors import EndpointFailed, InputError
 from riskalign.judges.settings import JudgeSettings, api_key
 
-TEMPERATURE = 0
 _RETRIED = (408, 425, 429)
 _LONGEST_WAIT = 600.0
 _LARGEST_REPLY = 4 * 2**20
@@ -219,10 +218,10 @@ def request_body(settings: JudgeSettings, messages: Sequence[Message]) -> dict[s
     body: dict[str, Any] = {
         "model": settings.model,
         "messages": [message._asdict() for message in messages],
-        "temperature": TEMPERATURE,
-        "max_tokens": settings.max_tokens,
+        settings.max_tokens_field: settings.max_tokens,
     }
-    return body if settings.seed is None else body | {"seed": settings.seed}
+    chosen = {"temperature": settings.temperature, "seed": settings.seed}
+    return body | {name: value for name, value in chosen.items() if value is not None}
 
 
 def backoff(attempt: int, of: str) -> float:

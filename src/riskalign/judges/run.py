@@ -20,7 +20,7 @@ from riskalign.errors import check_rules
 from riskalign.judges.absolute import Grade, graded, grades, mean_score
 from riskalign.judges.answers import Conversation, Item, match, read_answers
 from riskalign.judges.ask import Asked, Question, Tell, ask_all, kept_verdicts, most_cost
-from riskalign.judges.client import TEMPERATURE, Client
+from riskalign.judges.client import Client
 from riskalign.judges.elo import elo_ratings
 from riskalign.judges.pairwise import (
     Compared,
@@ -228,8 +228,9 @@ class Judging:
             "judge": {
                 "host": settings.host,
                 "model": settings.model,
-                "temperature": TEMPERATURE,
+                "temperature": settings.temperature,
                 "max_tokens": settings.max_tokens,
+                "max_tokens_field": settings.max_tokens_field,
                 "seed": settings.seed,
                 "price_in": settings.price_in,
                 "price_out": settings.price_out,
