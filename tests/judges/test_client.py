@@ -192,6 +192,14 @@ def test_what_will_not_pass_is_not_tried_again(serve: Serve, does: Does, words: 
     assert len(stub.calls) == 1
 
 
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "3600"}])
+def test_what_a_429_says_is_told(serve: Serve, headers: dict[str, str]) -> None:
+    body = b'{"error": {"message": "You exceeded your quota.", "code": "insufficient_quota"}}'
+    stub = serve(lambda _, number: Does(429, body, headers))
+    with pytest.raises(EndpointFailed, match=r"status 429: You exceeded your quota\."):
+        stub.client(max_retries=1).ask(ASKED)
+
+
 def test_terminal_codes_in_an_error_are_taken_out(serve: Serve) -> None:
     body = json.dumps({"error": {"message": "\x1b[31mred\x07"}}).encode()
     stub = serve(lambda _, number: Does(400, body))
@@ -201,7 +209,7 @@ def test_terminal_codes_in_an_error_are_taken_out(serve: Serve) -> None:
     assert "red" in str(caught.value)
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 500])
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500])
 def test_the_key_is_in_no_message_and_no_log(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, status: int
 ) -> None:
@@ -215,7 +223,7 @@ def test_the_key_is_in_no_message_and_no_log(
     assert stub.headers[0]["Authorization"] == f"Bearer {key}"
     told = "".join(traceback.format_exception(caught.value)) + caplog.text
     assert key[3:] not in told
-    assert ("[key]" in told) == (status in (400, 404))
+    assert ("[key]" in told) == (status in (400, 404, 429))
 
 
 def test_refusals_of_the_endpoint_itself(serve: Serve) -> None:

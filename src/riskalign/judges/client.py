@@ -181,18 +181,22 @@ class Client:
             reply = read_reply(raw)
             # Replies are kept on disk, where the key must not be, whoever put it into one.
             return dataclasses.replace(reply, text=self._key.hide(reply.text))
+        said = _error_field(raw, "message")
+        shown = f": {self._key.hide(_printable(said))[:300]}" if said else ""
         if status in _RETRIED or status >= 500:
+            # Too many requests, or no money left: the message tells which.
+            told = f"status {status}{shown if status == 429 else ''}"
             wait = retry_after(headers.get("Retry-After"), datetime.now(timezone.utc))
             if wait is not None and wait > _LONGEST_WAIT:
                 raise EndpointFailed(
-                    f"{host}: status {status}, to be asked again in {wait:.0f} s. Run the same "
-                    "command then; replies so far are kept."
+                    f"{host}: {told}, to be asked again in {wait:.0f} s. Run the same command "
+                    "then; replies so far are kept."
                 )
-            raise _Again(f"status {status}", wait)
+            raise _Again(told, wait)
         if status == 400 and _FILTERED.search(_error_field(raw, "code")):
             return Reply("", None, refused=True)
-        told = " ".join(_error_field(raw, field) for field in ("code", "type", "message"))
-        if status == 413 or (status == 400 and _TOO_LONG.search(told)):
+        found = " ".join(_error_field(raw, field) for field in ("code", "type", "message"))
+        if status == 413 or (status == 400 and _TOO_LONG.search(found)):
             return Reply("", (0, 0), too_long=True)
         if status in (401, 403):
             raise InputError(
@@ -201,8 +205,6 @@ class Client:
             )
         if 300 <= status < 400:
             raise InputError(f"{host}: redirects (status {status}). Give the final base_url.")
-        said = _error_field(raw, "message")
-        shown = f": {self._key.hide(_printable(said))[:300]}" if said else ""
         if status == 404:
             raise InputError(
                 f"{host}: status {status}{shown}. Check base_url (it often ends in /v1) and "
