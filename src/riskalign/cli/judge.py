@@ -80,7 +80,9 @@ def judge(
         int | None,
         typer.Option("--judge_seed", help="Sent to the endpoint.", show_default=False),
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for one call.")] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to a call's last byte, unless its headers drip.")
+    ] = 60.0,
     max_retries: Annotated[int, typer.Option("--max_retries", help="After a failed call.")] = 5,
     max_concurrency: Annotated[
         int, typer.Option("--max_concurrency", help="Calls in flight at once.")

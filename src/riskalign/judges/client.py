@@ -1,7 +1,8 @@
 """One call of an OpenAI-compatible chat endpoint, with retries; the key never leaves the header.
 
-Everything that comes back is untrusted: redirects are not followed, replies are limited in size and
-time, and no error message repeats a reply to a call that was refused over its key.
+Everything that comes back is untrusted: redirects are not followed, replies' bodies are limited in
+size and time (`JudgeSettings.timeout` says what is not), and no error message repeats a reply to a
+call that was refused over its key.
 """
 
 from __future__ import annotations

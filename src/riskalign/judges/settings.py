@@ -28,7 +28,8 @@ class JudgeSettings:
             some hosted models refuse the first.
         temperature: from 0 to 2; None sends none, for models that refuse any but their own.
         seed: sent along where it is not None; not every endpoint knows the field.
-        timeout: seconds for one call, from its start to the reply's last byte.
+        timeout: seconds to connect, for each wait for the reply's headers, and from the call's
+            start to the last byte of its body. Headers that come byte by byte can take longer.
         max_retries: further tries after a timeout, a broken connection, a status 408, 425, 429 or
             5xx, or a reply that is no chat completion.
         max_concurrency: calls in flight at once.
