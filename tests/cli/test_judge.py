@@ -84,10 +84,27 @@ def test_names_grades_and_the_limit(
     shown = capsys.readouterr().out
     assert "none judged" in shown  # a verdict is no grade
     assert "stopped at max_cost" in shown
-    assert run(monkeypatch, *named, "--criterion", "harmlessness") == 0
+    hosted = ["--max_tokens_field", "max_completion_tokens", "--no_temperature"]
+    assert run(monkeypatch, *named, "--criterion", "harmlessness", *hosted) == 0
+    assert stub.calls[-1].keys() == {"model", "messages", "max_completion_tokens"}
     shown = capsys.readouterr().out
     assert "two against one" in shown
     assert "4 / 0" in shown
+
+
+@pytest.mark.parametrize("more", [(), ("--absolute",)])
+def test_what_the_judge_cannot_read_is_shown(
+    files: Path,
+    serve: Serve,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert run(monkeypatch, *flags(serve(lambda *_: Does(413))), *more) == 0
+    shown = capsys.readouterr().out
+    assert "none judged" in shown
+    assert "too long" in shown
 
 
 def test_a_runs_answers_and_its_prompts(

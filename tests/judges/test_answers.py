@@ -52,6 +52,10 @@ def test_ids_that_stand_for_two_prompts(tmp_path: Path) -> None:
     b = write(tmp_path / "b.jsonl", {"prompt_id": "p", "prompt": "y", "answer": "1"})
     with pytest.raises(InputError, match=r"b\.jsonl, line 1: prompt_id 'p' has another prompt"):
         match({"a": read_answers(a), "b": read_answers(b)}, {})
+    # Also where rows without an id are matched by their prompts: what would `p` alone stand for?
+    c = write(tmp_path / "c.jsonl", {"prompt": "x", "answer": "1"})
+    with pytest.raises(InputError, match=r"b\.jsonl, line 1: prompt_id 'p' has another prompt"):
+        match({"a": read_answers(a), "b": read_answers(b), "c": read_answers(c)}, {})
     rows = [{"prompt_id": "p", "prompt": "x"}, {"prompt_id": "p", "prompt": "y"}]
     with pytest.raises(InputError, match="line 2: prompt_id 'p' stands for another"):
         read_prompts(write(tmp_path / "p.jsonl", *rows))

@@ -43,6 +43,18 @@ def test_a_call_says_what_the_settings_say(serve: Serve, monkeypatch: pytest.Mon
     assert stub.headers[0]["Authorization"] == "Bearer sk-tulip"
 
 
+def test_a_judge_that_refuses_the_usual_fields_can_be_asked(serve: Serve) -> None:
+    stub = serve(lambda body, number: says("yes"))
+    stub.client(max_tokens=33, max_tokens_field="max_completion_tokens", temperature=None).ask(
+        ASKED
+    )
+    assert stub.calls[0] == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Which?"}],
+        "max_completion_tokens": 33,
+    }
+
+
 def test_without_a_key_no_secret_of_a_netrc_is_sent(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
@@ -100,15 +112,25 @@ def test_a_reply_without_end_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatc
         stub.client(max_retries=0).ask(ASKED)
 
 
-def test_retry_after_is_kept(serve: Serve) -> None:
+@pytest.mark.parametrize("header", ["Retry-After", "retry-after"])
+def test_retry_after_is_kept(serve: Serve, header: str) -> None:
     waits: list[float] = []
-    stub = serve(first(Does(429, headers={"Retry-After": "7"})))  # type: ignore[arg-type]
+    stub = serve(first(Does(429, headers={header: "7"})))  # type: ignore[arg-type]
     assert stub.client(waits).ask(ASKED).text == "yes"
     assert waits == [7.0]
-    stub = serve(lambda body, number: Does(429, headers={"Retry-After": "3600"}))
+    stub = serve(lambda body, number: Does(429, headers={header: "3600"}))
     with pytest.raises(EndpointFailed, match="asked again in 3600 s"):
         stub.client(waits).ask(ASKED)
     assert len(stub.calls) == 1
+
+
+@pytest.mark.parametrize("asked", ["0", "Wed, 25 Nov 2020 12:00:00 GMT"])
+def test_retry_after_shortens_no_wait(serve: Serve, asked: str) -> None:
+    waits: list[float] = []
+    stub = serve(lambda body, number: Does(429, headers={"Retry-After": asked}))
+    with pytest.raises(EndpointFailed):
+        stub.client(waits, max_retries=3).ask(ASKED)
+    assert all(least <= wait <= 2 * least for wait, least in zip(waits, (0.5, 1, 2), strict=True))
 
 
 def test_retry_after_in_its_two_forms() -> None:
@@ -170,6 +192,14 @@ def test_what_will_not_pass_is_not_tried_again(serve: Serve, does: Does, words: 
     assert len(stub.calls) == 1
 
 
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "3600"}])
+def test_what_a_429_says_is_told(serve: Serve, headers: dict[str, str]) -> None:
+    body = b'{"error": {"message": "You exceeded your quota.", "code": "insufficient_quota"}}'
+    stub = serve(lambda _, number: Does(429, body, headers))
+    with pytest.raises(EndpointFailed, match=r"status 429: You exceeded your quota\."):
+        stub.client(max_retries=1).ask(ASKED)
+
+
 def test_terminal_codes_in_an_error_are_taken_out(serve: Serve) -> None:
     body = json.dumps({"error": {"message": "\x1b[31mred\x07"}}).encode()
     stub = serve(lambda _, number: Does(400, body))
@@ -179,20 +209,21 @@ def test_terminal_codes_in_an_error_are_taken_out(serve: Serve) -> None:
     assert "red" in str(caught.value)
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 500])
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500])
 def test_the_key_is_in_no_message_and_no_log(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, status: int
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setenv("RISKALIGN_TEST_KEY", "sk-tulip")
-    body = json.dumps({"error": {"message": "wrong key sk-tulip", "code": "sk-tulip"}}).encode()
+    key = "".join(("sk-", "tu", "lip"))  # whole in no line that a traceback could show
+    monkeypatch.setenv("RISKALIGN_TEST_KEY", key)
+    body = json.dumps({"error": {"message": f"wrong key {key}", "code": key}}).encode()
     stub = serve(lambda _, number: Does(status, body))
     with pytest.raises((InputError, EndpointFailed)) as caught:
         stub.client(max_retries=1, api_key_env="RISKALIGN_TEST_KEY").ask(ASKED)
-    assert "Bearer sk-tulip" in stub.headers[0]["Authorization"]
+    assert stub.headers[0]["Authorization"] == f"Bearer {key}"
     told = "".join(traceback.format_exception(caught.value)) + caplog.text
-    assert "tulip" not in told.replace('"sk-tulip"', "")  # this file's own source line
-    assert "[key]" in told if status in (400, 404) else True
+    assert key[3:] not in told
+    assert ("[key]" in told) == (status in (400, 404, 429))
 
 
 def test_refusals_of_the_endpoint_itself(serve: Serve) -> None:

@@ -51,6 +51,15 @@ def test_three_in_a_row_add_up() -> None:
     assert found["a"] == pytest.approx(1800)
 
 
+def test_a_chain_of_five_is_connected_from_end_to_end() -> None:
+    wins = np.zeros((1, 5, 5))
+    for i in range(4):
+        wins[0, i, i + 1], wins[0, i + 1, i] = 10, 1
+    ratings = elo_ratings(list("abcde"), wins, "e")
+    assert [rating.elo for rating in ratings] == pytest.approx([2600, 2200, 1800, 1400, 1000])
+    assert all(rating.finite for rating in ratings)
+
+
 def test_only_wins_are_finite_by_half_a_win_and_marked() -> None:
     # (20 + 1/2) : 1/2 = 41.
     wins = np.zeros((20, 2, 2))
@@ -59,6 +68,9 @@ def test_only_wins_are_finite_by_half_a_win_and_marked() -> None:
     assert winner.elo == pytest.approx(1000 + 400 * math.log10(41))
     assert (winner.finite, winner.low, winner.high) == (False, None, None)
     assert anchor.finite
+    loser, _ = elo_ratings(["new", "old"], wins.transpose(0, 2, 1), "old")
+    assert loser.elo == pytest.approx(1000 - 400 * math.log10(41))
+    assert (loser.finite, loser.low, loser.high) == (False, None, None)
 
 
 def test_a_gap_marks_those_beyond_it_only() -> None:
@@ -89,6 +101,39 @@ def test_few_prompts_that_differ_give_no_interval() -> None:
     assert elo_ratings(["a", "b"], wins, "b", n_boot=50)[0].low is None  # nine differ
     wins[20] = wins[21]
     assert elo_ratings(["a", "b"], wins, "b", n_boot=50)[0].low is not None
+
+
+def test_who_almost_always_wins_has_no_interval_though_others_differ() -> None:
+    """Three losses of 100 are missing in e^-3 = 5% of the replicates, four in 2%."""
+    wins = np.zeros((100, 3, 3))
+    wins[:50, 1, 2] = wins[50:, 2, 1] = 1
+    for losses, shown in ((3, False), (4, True)):
+        wins[:, 0, 2], wins[:, 2, 0] = 1, 0
+        wins[:losses, 0, 2], wins[:losses, 2, 0] = 0, 1
+        strong, even, _ = elo_ratings(["a", "b", "c"], wins, "c")
+        assert strong.finite
+        assert ((strong.low is not None), (strong.high is not None)) == (shown, shown)
+        assert even.low is not None
+        # The same from below, as losses are wins reversed.
+        weak = elo_ratings(["a", "b", "c"], wins.transpose(0, 2, 1), "c")[0]
+        assert (weak.low is not None) == shown
+
+
+def test_the_prior_is_in_those_replicates_alone_that_need_it() -> None:
+    """b's rating against c is that of a whole number of wins of 100, for nearly all replicates.
+
+    Some replicates, 2%, have none of a's four losses and get the prior.
+    """
+    wins = np.zeros((100, 3, 3))
+    wins[:4, 2, 0] = wins[4:, 0, 2] = 1
+    wins[:50, 1, 2] = wins[50:, 2, 1] = 1
+    rating = elo_ratings(["a", "b", "c"], wins, "c")[1]
+    assert rating.low is not None
+    assert rating.high is not None
+    for end in (rating.low, rating.high):
+        won = 100 / (1 + 10 ** ((1000 - end) / 400))
+        assert won == pytest.approx(round(won), abs=1e-6)
+        assert 5 < abs(won - 50) < 15
 
 
 def test_the_interval_is_that_of_the_win_rate() -> None:

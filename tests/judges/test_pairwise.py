@@ -16,7 +16,7 @@ from riskalign.judges.pairwise import (
 )
 
 A, B, TIE = (Verdict("read", value) for value in ("A", "B", "tie"))
-UNPARSED, REFUSED = Verdict("unparsed"), Verdict("refused")
+UNPARSED, REFUSED, TOO_LONG = Verdict("unparsed"), Verdict("refused"), Verdict("too_long")
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,8 @@ UNPARSED, REFUSED = Verdict("unparsed"), Verdict("refused")
         (A, UNPARSED, "unparsed"),
         (REFUSED, A, "refused"),
         (UNPARSED, REFUSED, "refused"),
+        (TOO_LONG, A, "too_long"),
+        (UNPARSED, TOO_LONG, "too_long"),
         (None, A, "not_asked"),
         (A, None, "not_asked"),
     ],
@@ -87,6 +89,8 @@ def test_several_answers_are_one_prompt() -> None:
         verdicts[one.forward], verdicts[one.backward] = (A, B) if i < 12 else (B, A)
     both = win_rate("a", "b", compared(made, verdicts))
     assert (both.n_prompts, both.comparisons, both.wins, both.losses) == (12, 24, 12, 12)
+    wins = win_table(["a", "b"], compared(made, verdicts))
+    np.testing.assert_allclose(wins, [[[0, 2], [0, 0]]] * 6 + [[[0, 0], [2, 0]]] * 6)
     # Half of the prompts won: as wide as 12 comparisons are, not 24.
     alone = win_rate("a", "b", compared(made[::2], verdicts))
     assert both.win_rate is not None

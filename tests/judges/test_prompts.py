@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from riskalign.judges import CRITERIA, Message
+from riskalign.judges import CRITERIA, Message, prompts
 from riskalign.judges.prompts import mark_for, prompts_sha256, question, repair
 from tests.judges.stub import answers_in
 
@@ -76,3 +76,24 @@ def test_hashes_tell_the_wordings_apart() -> None:
         for criterion in CRITERIA
     }
     assert len(found) == 4
+
+
+@pytest.mark.parametrize(
+    ("part", "of"),
+    [
+        ("_TASK", "absolute"),
+        ("_CRITERION", "helpfulness"),
+        ("_FORM", "absolute"),
+        ("_MATERIAL", None),
+        ("_REPAIR", None),
+    ],
+)
+def test_the_hash_is_that_of_the_wording(
+    monkeypatch: pytest.MonkeyPatch, part: str, of: str | None
+) -> None:
+    before = prompts_sha256("absolute", "helpfulness")
+    if of is None:
+        monkeypatch.setattr(prompts, part, "Other words.")
+    else:
+        monkeypatch.setitem(getattr(prompts, part), of, "Other words.")
+    assert prompts_sha256("absolute", "helpfulness") != before

@@ -1,12 +1,17 @@
 """Replies outlive a crash; what a crash tore is asked again and spoils nothing else."""
 
+import contextlib
+import errno
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from riskalign.errors import InputError
 from riskalign.judges import JudgeSettings, Message, Reply
-from riskalign.judges.replies import Replies, reply_key
+from riskalign.judges.replies import Replies, reply_key, sole_writer
 
 SETTINGS = JudgeSettings("http://127.0.0.1/v1", "m")
 ASKED = [Message("user", "?")]
@@ -14,14 +19,15 @@ ASKED = [Message("user", "?")]
 
 def test_kept_replies_come_back(tmp_path: Path) -> None:
     path = tmp_path / "new" / "replies.jsonl"
-    replies = Replies(path)
-    replies.check_writable()
+    with sole_writer(path):
+        replies = Replies(path)
     given = {"a": Reply("half \ud800\nline", (1, 2)), "b": Reply("", None, refused=True)}
+    given["c"] = Reply("", (0, 0), too_long=True)
     for key, reply in given.items():
         replies.keep(key, reply)
     for known in (replies, Replies(path)):
         assert {key: known.find(key) for key in given} == given
-        assert known.find("c") is None
+        assert known.find("d") is None
 
 
 @pytest.mark.parametrize("lost", [1, 10, 40])
@@ -51,21 +57,68 @@ def test_lines_that_are_no_replies_are_left_out(tmp_path: Path) -> None:
     assert replies.find("z") is None
 
 
+def test_lines_from_before_too_long_was_known_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "replies.jsonl"
+    path.write_text('{"key": "a", "text": "x", "usage": [1, 2], "refused": false}\n')
+    assert Replies(path).find("a") == Reply("x", (1, 2))
+
+
 def test_the_key_holds_everything_that_decides_a_reply() -> None:
     changed = [
         JudgeSettings("http://127.0.0.1/v2", "m"),
         JudgeSettings("http://127.0.0.1/v1", "n"),
         JudgeSettings("http://127.0.0.1/v1", "m", max_tokens=9),
         JudgeSettings("http://127.0.0.1/v1", "m", seed=0),
+        JudgeSettings("http://127.0.0.1/v1", "m", temperature=None),
+        JudgeSettings("http://127.0.0.1/v1", "m", max_tokens_field="max_completion_tokens"),
     ]
     keys = {reply_key(settings, ASKED) for settings in (SETTINGS, *changed)}
     keys.add(reply_key(SETTINGS, [Message("user", "!")]))
-    assert len(keys) == 6
+    assert len(keys) == 8
     same = JudgeSettings("http://127.0.0.1/v1/", "m", timeout=1, max_retries=0, price_in=3)
     assert reply_key(same, ASKED) == reply_key(SETTINGS, ASKED)
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="output_dir"):
-        Replies(tmp_path / "file" / "replies.jsonl").check_writable()
+    with (
+        pytest.raises(InputError, match=r"output_dir.*cannot be written"),
+        sole_writer(tmp_path / "file" / "replies.jsonl"),
+    ):
+        pass
+
+
+def test_a_line_that_a_full_disk_tore_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "replies.jsonl"
+    replies = Replies(path)
+    replies.keep("a", Reply("first"))
+
+    @contextlib.contextmanager
+    def full(path: Path, mode: str) -> Iterator[Any]:
+        with open(path, mode) as stream:
+            stream.write(b'{"key": "b", "te')
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(OSError, match="No space left"):
+            replies.keep("b", Reply("second"))
+    assert replies.find("b") is None
+    replies.keep("c", Reply("third"))
+    replies.keep("d", Reply("fourth"))
+    again = Replies(path)
+    assert [again.find(key) is not None for key in "abcd"] == [True, False, True, True]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks there")
+def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "replies.jsonl"
+    with sole_writer(path):
+        Replies(path).keep("a", Reply("first"))
+        with pytest.raises(InputError, match="another run is judging there"), sole_writer(path):
+            pass
+    with sole_writer(path):
+        assert Replies(path).find("a") == Reply("first")

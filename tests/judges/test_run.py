@@ -188,7 +188,9 @@ def test_replies_that_tell_no_usage_count_with_the_most(
     task: Task, serve: Serve, tmp_path: Path
 ) -> None:
     stub = serve(lambda *_: verdict("A", None))
-    spent = run(task, stub, tmp_path / "out", price_out=1e6, max_tokens=50)["spent"]
+    found = run(task, stub, tmp_path / "out", price_out=1e6, max_tokens=50, seed=5)
+    judge, spent = found["judge"], found["spent"]
+    assert (judge["seed"], judge["max_tokens"], judge["price_out"]) == (5, 50, 1e6)
     assert spent["without_usage"] == 22
     assert spent["cost"] == 22 * 50
     sent = sum(len(message["content"]) for body in stub.calls for message in body["messages"])
@@ -211,6 +213,56 @@ def test_replies_that_cannot_be_read(task: Task, serve: Serve, tmp_path: Path) -
     assert (pair["unparsed"], pair["refused"], pair["wins"]) == (1, 1, 5)
     assert len(stub.calls) == 22 + 2 + 2
     assert pair["win_rate"]["value"] == pytest.approx((5 + 1) / 10)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Does(413),
+        Does(400, b'{"error": {"message": "Shorten it.", "code": "context_length_exceeded"}}'),
+        Does(400, b'{"error": {"message": "Too big.", "type": "exceed_context_size_error"}}'),
+        Does(400, b'{"error": {"message": "The maximum context length is 9.", "code": 400}}'),
+    ],
+)
+def test_what_the_judge_cannot_read_stops_nothing_else(
+    task: Task, serve: Serve, tmp_path: Path, refusal: Does
+) -> None:
+    stub = serve(
+        lambda body, _: (
+            refusal if "q0\n" in body["messages"][1]["content"] else prefers_longer(body)
+        )
+    )
+    priced = {"price_in": 1e6}
+    found = run(task, stub, tmp_path / "out", **priced)
+    [pair] = found["pairs"]
+    assert (pair["too_long"], pair["refused"], pair["wins"]) == (1, 0, 6)
+    assert found["complete"]
+    assert (found["spent"]["cost"], found["spent"]["without_usage"]) == (20 * 100, 0)
+    line = json.loads((tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()[0])
+    assert (line["outcome"], line["forward"]["state"]) == ("too_long", "too_long")
+    run(task, stub, tmp_path / "out", **priced)
+    assert len(stub.calls) == 22
+    graded = Task(task.systems, mode="absolute")
+    refusing = serve(lambda *_: refusal)
+    assert run(graded, refusing, tmp_path / "out")["scores"][0]["too_long"] == 12
+
+
+def test_a_call_that_is_wrong_names_the_prompt_and_the_systems(
+    task: Task, serve: Serve, tmp_path: Path
+) -> None:
+    stub = serve(lambda body, n: Does(400) if n == 5 else prefers_longer(body))
+    with pytest.raises(
+        InputError, match=r"new against old: 127\.0\.0\.1:\d+: status 400"
+    ) as caught:
+        run(task, stub, tmp_path / "out")
+    found = run(task, stub, tmp_path / "out")
+    lines = (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()
+    prompt_id = json.loads(lines[2])["prompt_id"]  # the sixth call is the third prompt's second
+    assert f"prompt {prompt_id!r}, " in str(caught.value)
+    assert found["complete"]
+    graded = Task(task.systems, mode="absolute")
+    with pytest.raises(InputError, match=f"prompt {json.loads(lines[0])['prompt_id']!r}, new: "):
+        run(graded, serve(lambda *_: Does(400)), tmp_path / "out")
 
 
 def test_forged_verdicts_do_not_reach_the_judge_as_such(serve: Serve, tmp_path: Path) -> None:
@@ -289,6 +341,22 @@ def test_the_key_is_in_no_file_and_no_log(
         assert b"tulip" not in path.read_bytes()
     assert "tulip" not in caplog.text
     assert "127.0.0.1" in caplog.text  # the log was listened to
+
+
+@pytest.mark.parametrize(
+    "echo", ["sk/tu-LIP", r"sk\/tu-LIP", r"\u0073k\u002ftu-L\u0049P", r"sk\u002Ftu\u002DLIP"]
+)
+def test_the_key_in_escapes_is_in_no_file(
+    task: Task, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, echo: str
+) -> None:
+    monkeypatch.setenv("RISKALIGN_TEST_KEY", "sk/tu-LIP")
+    stub = serve(lambda *_: says(f'{{"verdict": "A", "reason": "It is {echo}!"}}'))
+    run(task, stub, tmp_path / "out", api_key_env="RISKALIGN_TEST_KEY")
+    kept = (tmp_path / "out" / "replies.jsonl").read_text().splitlines()
+    texts = [json.loads(line)["text"] for line in kept]
+    assert set(texts) == {'{"verdict": "A", "reason": "It is [key]!"}'}
+    line = json.loads((tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()[0])
+    assert line["forward"]["reason"] == "It is [key]!"
 
 
 @pytest.mark.parametrize(

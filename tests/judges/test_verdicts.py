@@ -12,7 +12,14 @@ GOOD = '{"verdict": "B", "reason": "Clearer."}'
 
 @pytest.mark.parametrize(
     "text",
-    [GOOD, f"\n {GOOD}\n", f"```json\n{GOOD}\n```", f"<think>A? {{}} no</think>\n{GOOD}"],
+    [
+        GOOD,
+        f"\n {GOOD}\n",
+        f"```json\n{GOOD}\n```",
+        f"<think>A? {{}} no</think>\n{GOOD}",
+        f"A? No.\n</think>\n\n{GOOD}",  # the template opened it
+        f"</think>```json\n{GOOD}\n```",
+    ],
 )
 def test_verdicts(text: str) -> None:
     found = read_verdict("pairwise", Reply(text))
@@ -36,6 +43,9 @@ def test_verdicts(text: str) -> None:
         "[" * 100_000,
         f"```json\n{GOOD}",
         f"<think>{GOOD}",
+        f"B.</think>{GOOD} B it is.",
+        f"B.</think>So:</think>{GOOD}",
+        f"{GOOD}</think>",
     ],
 )
 def test_no_verdicts(text: str) -> None:
@@ -72,6 +82,12 @@ def test_refusals(text: str) -> None:
 def test_a_reason_that_apologises_is_no_refusal() -> None:
     text = '{"verdict": "A", "reason": "I\'m sorry, but B cannot be read."}'
     assert read_verdict("pairwise", Reply(text)).state == "read"
+
+
+def test_the_end_of_a_thought_within_a_reason_is_part_of_it() -> None:
+    text = '{"verdict": "A", "reason": "B holds </think> and no more."}'
+    found = read_verdict("pairwise", Reply(text))
+    assert (found.value, found.reason) == ("A", "B holds </think> and no more.")
 
 
 def test_one_more_try_and_no_third() -> None:

@@ -64,11 +64,25 @@ def judge(
         ),
     ] = None,
     max_tokens: Annotated[int, typer.Option("--max_tokens", help="Of one reply.")] = 512,
+    max_tokens_field: Annotated[
+        str,
+        typer.Option(
+            "--max_tokens_field", help="max_tokens, or max_completion_tokens where it is refused."
+        ),
+    ] = "max_tokens",
+    no_temperature: Annotated[
+        bool,
+        typer.Option(
+            "--no_temperature", help="Send no temperature, where a judge refuses 0, which it is."
+        ),
+    ] = False,
     judge_seed: Annotated[
         int | None,
         typer.Option("--judge_seed", help="Sent to the endpoint.", show_default=False),
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for one call.")] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to a call's last byte, unless its headers drip.")
+    ] = 60.0,
     max_retries: Annotated[int, typer.Option("--max_retries", help="After a failed call.")] = 5,
     max_concurrency: Annotated[
         int, typer.Option("--max_concurrency", help="Calls in flight at once.")
@@ -97,6 +111,8 @@ def judge(
         model=judge_model,
         api_key_env=api_key_env,
         max_tokens=max_tokens,
+        max_tokens_field=max_tokens_field,
+        temperature=None if no_temperature else 0,
         seed=judge_seed,
         timeout=timeout,
         max_retries=max_retries,
@@ -217,10 +233,10 @@ def print_judged(found: Mapping[str, Any], console: Console) -> None:
 def _print_scores(found: Mapping[str, Any], console: Console) -> None:
     table = Table()
     table.add_column("system")
-    for name in ("mean score", "answers", "unparsed", "refused", "not asked"):
+    for name in ("mean score", "answers", "unparsed", "refused", "too long", "not asked"):
         table.add_column(name, justify="right")
     for row in found["scores"]:
-        counts = (str(row[key]) for key in ("answers", "unparsed", "refused", "not_asked"))
+        counts = (str(row[key]) for key in ("answers", *_FAILED))
         table.add_row(escape(row["system"]), _interval(row["score"], 2), *counts)
     console.print(table)
 
@@ -253,7 +269,7 @@ def _print_pairs(found: Mapping[str, Any], console: Console) -> None:
     console.print(ratings)
 
 
-_FAILED = ("unparsed", "refused", "not_asked")
+_FAILED = ("unparsed", "refused", "too_long", "not_asked")
 
 
 def _interval(ends: Mapping[str, float] | None, digits: int) -> str:

@@ -40,6 +40,7 @@ class MeanScore:
     histogram: tuple[int, ...]
     unparsed: int
     refused: int
+    too_long: int
     not_asked: int
 
 
@@ -85,5 +86,6 @@ def mean_score(system: str, found: Sequence[Grade], confidence: float = 0.95) ->
         histogram=tuple(flat.count(score) for score in range(1, 11)),
         unparsed=states.count("unparsed"),
         refused=states.count("refused"),
+        too_long=states.count("too_long"),
         not_asked=states.count("not_asked"),
     )

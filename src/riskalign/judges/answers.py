@@ -103,7 +103,7 @@ def match(systems: Mapping[str, Sequence[Row]], prompts: Mapping[str, Conversati
         for row in rows:
             if row.prompt_id is not None and row.prompt is not None:
                 known = texts.setdefault(row.prompt_id, row.prompt)
-                if by_id and known != row.prompt:
+                if known != row.prompt:
                     raise InputError(
                         f"{row.where}: prompt_id {row.prompt_id!r} has another prompt elsewhere. "
                         "Give each prompt an id of its own, or leave prompt_id out."

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from riskalign.judges.client import Client, Message, Reply
+from riskalign.errors import InputError
+from riskalign.judges.client import Client, Message, QuestionRefused, Reply
 from riskalign.judges.prompts import Mode, repair
 from riskalign.judges.replies import Replies, reply_key
 from riskalign.judges.settings import JudgeSettings
@@ -21,7 +22,7 @@ class Spent:
     """What all replies of a job took, those of earlier runs included.
 
     A reply whose endpoint told no usage counts with the most that it can have been
-    (`most_tokens`), and as one of `without_usage`.
+    (`most_cost`), and as one of `without_usage`.
     """
 
     calls: int = 0
@@ -50,6 +51,7 @@ def ask_all(
     replies: Replies,
     client: Client,
     tell: Tell | None = None,
+    name: Callable[[Question], str] = lambda question: "a question",
 ) -> Asked:
     """Settle every question, from the replies kept or by the judge.
 
@@ -57,7 +59,8 @@ def ask_all(
     cost, stays within `max_cost`; the first that does not ends the asking.
 
     Raises:
-        InputError, EndpointFailed: as `Client.ask`; calls in flight are waited for and kept.
+        InputError, EndpointFailed: as `Client.ask`; calls in flight are waited for and kept. The
+            message says by `name` which question was refused.
     """
     verdicts, spent, rest = kept_verdicts(mode, questions, settings, replies)
     total = len(verdicts) + len(rest)
@@ -75,23 +78,27 @@ def ask_all(
         return found
 
     told()
-    pending: dict[Future[tuple[Verdict, list[Reply]]], tuple[Question, float]] = {}
+    pending: dict[Future[tuple[Verdict, list[Reply]]], tuple[Question, int, float]] = {}
     pool = ThreadPoolExecutor(settings.max_concurrency, thread_name_prefix="judge")
     try:
         while rest or pending:
             while rest and len(pending) < settings.max_concurrency:
-                most = most_cost(mode, rest[0], settings)
-                reserved = spent.cost + sum(cost for _, cost in pending.values()) + most
+                question, kept = rest[0]
+                most = most_cost(mode, question, settings, kept)
+                reserved = spent.cost + sum(cost for *_, cost in pending.values()) + most
                 if settings.max_cost is not None and reserved > settings.max_cost:
                     break
-                question = rest.pop(0)
-                pending[pool.submit(settle, mode, question, reply_to)] = question, most
+                del rest[0]
+                pending[pool.submit(settle, mode, question, reply_to)] = question, kept, most
             if not pending:
                 break
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                question, _ = pending.pop(future)
-                verdicts[question], used = future.result()
-                spent = _add(spent, settings, mode, question, used)
+                question, kept, _ = pending.pop(future)
+                try:
+                    verdicts[question], used = future.result()
+                except QuestionRefused as refusal:
+                    raise InputError(f"{name(question)}: {refusal}") from None
+                spent = _add(spent, settings, mode, question, used, kept)
             told()
     except BaseException:
         client.stop()
@@ -103,38 +110,42 @@ def ask_all(
 
 def kept_verdicts(
     mode: Mode, questions: Iterable[Question], settings: JudgeSettings, replies: Replies
-) -> tuple[dict[Question, Verdict], Spent, list[Question]]:
-    """The verdicts that need no call, what their replies took, and the questions left."""
+) -> tuple[dict[Question, Verdict], Spent, list[tuple[Question, int]]]:
+    """The verdicts that need no call, what all kept replies took, and the questions left.
+
+    Each question left comes with the number of its replies that are kept: 1 where the first cannot
+    be read and the second is missing.
+    """
+    used: list[Reply] = []
 
     def reply_to(messages: Question) -> Reply:
         found = replies.find(reply_key(settings, messages))
         if found is None:
             raise _Missing
+        used.append(found)
         return found
 
     verdicts: dict[Question, Verdict] = {}
-    spent, rest = Spent(), []
+    spent = Spent()
+    rest: list[tuple[Question, int]] = []
     for question in dict.fromkeys(questions):
+        used.clear()
         try:
-            verdicts[question], used = settle(mode, question, reply_to)
-            spent = _add(spent, settings, mode, question, used)
+            verdicts[question], _ = settle(mode, question, reply_to)
         except _Missing:
-            rest.append(question)
+            rest.append((question, len(used)))
+        spent = _add(spent, settings, mode, question, used)
     return verdicts, spent, rest
 
 
-def most_tokens(mode: Mode, question: Question, settings: JudgeSettings) -> tuple[int, int]:
-    """The most prompt and completion tokens that a question may take, its second try included.
+def most_cost(mode: Mode, question: Question, settings: JudgeSettings, kept: int = 0) -> float:
+    """The most that a question may still cost with `kept` replies there, a second try included.
 
     A token stands for at least one byte of text, but for the few that a chat template adds. It
     holds as far as the endpoint keeps to `max_tokens`.
     """
-    return sum(_most_in(mode, question, settings)), 2 * settings.max_tokens
-
-
-def most_cost(mode: Mode, question: Question, settings: JudgeSettings) -> float:
-    """The most that a question may cost."""
-    return settings.cost(*most_tokens(mode, question, settings))
+    left = _most_in(mode, question, settings)[kept:]
+    return settings.cost(sum(left), len(left) * settings.max_tokens)
 
 
 def _most_in(mode: Mode, question: Question, settings: JudgeSettings) -> tuple[int, int]:
@@ -147,9 +158,16 @@ def _most_in(mode: Mode, question: Question, settings: JudgeSettings) -> tuple[i
 
 
 def _add(
-    spent: Spent, settings: JudgeSettings, mode: Mode, question: Question, used: list[Reply]
+    spent: Spent,
+    settings: JudgeSettings,
+    mode: Mode,
+    question: Question,
+    used: list[Reply],
+    counted: int = 0,
 ) -> Spent:
-    for reply, most in zip(used, _most_in(mode, question, settings), strict=False):
+    """What is spent with a question's replies, of which the first `counted` are in it already."""
+    tries = list(zip(used, _most_in(mode, question, settings), strict=False))
+    for reply, most in tries[counted:]:
         taken = reply.usage or (most, settings.max_tokens)
         spent = Spent(
             spent.calls + 1,

@@ -1,7 +1,8 @@
 """One call of an OpenAI-compatible chat endpoint, with retries; the key never leaves the header.
 
-Everything that comes back is untrusted: redirects are not followed, replies are limited in size and
-time, and no error message repeats a reply to a call that was refused over its key.
+Everything that comes back is untrusted: redirects are not followed, replies' bodies are limited in
+size and time (`JudgeSettings.timeout` says what is not), and no error message repeats a reply to a
+call that was refused over its key.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import dataclasses
 import json
 import random
 import re
+import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -24,11 +26,14 @@ from requests.auth import AuthBase
 from riskalign.errors import EndpointFailed, InputError
 from riskalign.judges.settings import JudgeSettings, api_key
 
-TEMPERATURE = 0
 _RETRIED = (408, 425, 429)
 _LONGEST_WAIT = 600.0
 _LARGEST_REPLY = 4 * 2**20
 _FILTERED = re.compile(r"content_filter|content_policy|responsible_?ai", re.IGNORECASE)
+# The first in a code or type (OpenAI, llama.cpp), the others in a message (vLLM).
+_TOO_LONG = re.compile(
+    r"context_(length|size|window)|maximum (context|model) length", re.IGNORECASE
+)
 
 
 class Message(NamedTuple):
@@ -42,12 +47,18 @@ class Message(NamedTuple):
 class Reply:
     """What a judge replied; `usage` is (prompt, completion) tokens, None where it was not told.
 
-    `refused`: the endpoint itself says so, by a filter or in its field for refusals.
+    `refused`: the endpoint itself says so, by a filter or in its field for refusals. `too_long`: it
+    says that the messages are more than the judge can read.
     """
 
     text: str
     usage: tuple[int, int] | None = None
     refused: bool = False
+    too_long: bool = False
+
+
+class QuestionRefused(InputError):  # noqa: N818 - it says what happened
+    """The endpoint takes this call for a wrong one, which may lie in what it was asked."""
 
 
 class _Again(Exception):  # noqa: N818 - not an error: the call is made again
@@ -63,6 +74,7 @@ class _Key(AuthBase):
 
     def __init__(self, key: str | None) -> None:
         self._key = key
+        self._written = re.compile("".join(map(_in_json, key or "")))
 
     def __call__(self, request: Any) -> Any:
         if self._key is not None:
@@ -70,7 +82,8 @@ class _Key(AuthBase):
         return request
 
     def hide(self, text: str) -> str:
-        return text if self._key is None else text.replace(self._key, "[key]")
+        """The text without the key, as it is or in JSON's escapes, which are undone later on."""
+        return text if self._key is None else self._written.sub("[key]", text)
 
 
 class Client:
@@ -94,14 +107,15 @@ class Client:
         self._sleep = sleep or self._stopped.wait
 
     def stop(self) -> None:
-        """Make no further try; what waits for one ends with `EndpointFailed`."""
+        """Make no further try, ever; what waits for one ends with `EndpointFailed`."""
         self._stopped.set()
 
     def ask(self, messages: Sequence[Message]) -> Reply:
         """The reply to a conversation.
 
         Raises:
-            InputError: a status that trying again does not change: 400, 401, 403, 404 and the like.
+            InputError: a status that trying again does not change: 401, 403, 404 and the like;
+                `QuestionRefused` for one such as 400.
             EndpointFailed: none came after all retries.
         """
         body = request_body(self._settings, messages)
@@ -117,8 +131,8 @@ class Client:
                         f"{self._settings.host}: {trouble} ({tries} tries). Replies so far are "
                         "kept; the same command goes on once the endpoint answers."
                     ) from None
-                wait = trouble.wait
-                self._sleep(backoff(attempt, str(body)) if wait is None else wait)
+                # An endpoint that asks for no wait at all still gets one.
+                self._sleep(max(trouble.wait or 0.0, backoff(attempt, str(body))))
         raise AssertionError("the loop returns or raises")
 
     def _once(self, body: dict[str, Any]) -> Reply:
@@ -138,41 +152,53 @@ class Client:
                 ) as response,
             ):
                 raw = _read(response, deadline)
-                status, headers = response.status_code, dict(response.headers)
-        except requests.exceptions.SSLError:
-            raise InputError(
-                f"base_url: the certificate of {host} is not trusted. Mend it, or name its "
-                "authority's file in REQUESTS_CA_BUNDLE."
-            ) from None
+                status, headers = response.status_code, response.headers
         except requests.Timeout:
             raise _Again(f"no reply within {settings.timeout:g} s") from None
         except (
             requests.ConnectionError,
             requests.exceptions.ChunkedEncodingError,
             requests.exceptions.ContentDecodingError,
-        ):
+        ) as error:
+            if _untrusted(error):
+                raise InputError(
+                    f"base_url: the certificate of {host} is not trusted. Mend it, or name its "
+                    "authority's file in REQUESTS_CA_BUNDLE."
+                ) from None
             raise _Again("the connection failed or broke off") from None
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:
             # Its message could hold the request's header.
             raise InputError(f"base_url: cannot be asked ({type(error).__name__}).") from None
+        except OSError:
+            raise InputError(
+                f"base_url: there is nothing to check the certificate of {host} with. If "
+                "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE is set, it must name a file of certificates."
+            ) from None
         return self._of_status(status, headers, raw)
 
-    def _of_status(self, status: int, headers: dict[str, str], raw: bytes) -> Reply:
+    def _of_status(self, status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
         host = self._settings.host
         if status == 200:
             reply = read_reply(raw)
             # Replies are kept on disk, where the key must not be, whoever put it into one.
             return dataclasses.replace(reply, text=self._key.hide(reply.text))
+        said = _error_field(raw, "message")
+        shown = f": {self._key.hide(_printable(said))[:300]}" if said else ""
         if status in _RETRIED or status >= 500:
+            # Too many requests, or no money left: the message tells which.
+            told = f"status {status}{shown if status == 429 else ''}"
             wait = retry_after(headers.get("Retry-After"), datetime.now(timezone.utc))
             if wait is not None and wait > _LONGEST_WAIT:
                 raise EndpointFailed(
-                    f"{host}: status {status}, to be asked again in {wait:.0f} s. Run the same "
-                    "command then; replies so far are kept."
+                    f"{host}: {told}, to be asked again in {wait:.0f} s. Run the same command "
+                    "then; replies so far are kept."
                 )
-            raise _Again(f"status {status}", wait)
-        if status == 400 and (code := _error_field(raw, "code")) and _FILTERED.search(code):
+            raise _Again(told, wait)
+        if status == 400 and _FILTERED.search(_error_field(raw, "code")):
             return Reply("", None, refused=True)
+        found = " ".join(_error_field(raw, field) for field in ("code", "type", "message"))
+        if status == 413 or (status == 400 and _TOO_LONG.search(found)):
+            return Reply("", (0, 0), too_long=True)
         if status in (401, 403):
             raise InputError(
                 f"{host}: refuses the call (status {status}). Check the key in the variable that "
@@ -180,14 +206,14 @@ class Client:
             )
         if 300 <= status < 400:
             raise InputError(f"{host}: redirects (status {status}). Give the final base_url.")
-        remedy = (
-            "Check base_url (it often ends in /v1) and judge_model."
-            if status == 404
-            else "Check judge_model and the other settings."
+        if status == 404:
+            raise InputError(
+                f"{host}: status {status}{shown}. Check base_url (it often ends in /v1) and "
+                "judge_model."
+            )
+        raise QuestionRefused(
+            f"{host}: status {status}{shown}. Check judge_model and the other settings."
         )
-        said = _error_field(raw, "message")
-        shown = f": {self._key.hide(_printable(said))[:300]}" if said else ""
-        raise InputError(f"{host}: status {status}{shown}. {remedy}")
 
 
 def request_body(settings: JudgeSettings, messages: Sequence[Message]) -> dict[str, Any]:
@@ -195,10 +221,10 @@ def request_body(settings: JudgeSettings, messages: Sequence[Message]) -> dict[s
     body: dict[str, Any] = {
         "model": settings.model,
         "messages": [message._asdict() for message in messages],
-        "temperature": TEMPERATURE,
-        "max_tokens": settings.max_tokens,
+        settings.max_tokens_field: settings.max_tokens,
     }
-    return body if settings.seed is None else body | {"seed": settings.seed}
+    chosen = {"temperature": settings.temperature, "seed": settings.seed}
+    return body | {name: value for name, value in chosen.items() if value is not None}
 
 
 def backoff(attempt: int, of: str) -> float:
@@ -238,6 +264,21 @@ def read_reply(raw: bytes) -> Reply:
         raise _Again("a reply whose choices[0].message.content is no text")
     refused = filtered or (isinstance(said, str) and bool(said.strip()))
     return Reply(text or "", _usage(content.get("usage")), refused)
+
+
+def _in_json(character: str) -> str:
+    """A pattern for every way in which a JSON string may hold a character."""
+    slash = r"\\?" if character in '"/\\' else ""
+    return rf"(?:{slash}{re.escape(character)}|\\u00(?i:{ord(character):02x}))"
+
+
+def _untrusted(error: BaseException | None) -> bool:
+    """Whether a certificate that was refused is at the root of an error."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _usage(found: Any) -> tuple[int, int] | None:

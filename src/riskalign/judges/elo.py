@@ -6,7 +6,9 @@ A rating is `1000 + 400 / ln 10 (θ_i - θ_anchor)`, so that 400 points are odds
 The maximum lies at infinity unless every system can be reached from every other by a chain of wins
 (Ford, 1957): a system that has only won has no finite rating. Only then half a win for each side of
 every pair compared is added, which is the least result that a comparison can have. Ratings across
-such a gap are marked, and have no interval.
+such a gap are marked, and have no interval. Neither have those that such a gap cuts off in too many
+of the bootstrap's replicates: where one system almost always wins, its interval's end would be the
+prior's.
 
 Shapes: S systems, M prompts, R sets of results (bootstrap replicates).
 """
@@ -34,8 +36,10 @@ class Rating:
     """A system's rating; None where nothing connects it with the anchor.
 
     `finite` is False where only the prior keeps the rating finite. `low` and `high` are None then,
-    for the anchor, which is 1000 by definition, and where too few prompts differ in their results
-    for a bootstrap (`few_differ`): the win rates' intervals hold there.
+    for the anchor, which is 1000 by definition, and where too few prompts differ for a bootstrap:
+    in all results (`few_differ`), or in those of this system, which more than (1 - confidence) / 2
+    of the replicates then leave without a chain of wins to the anchor or from it. The win rates'
+    intervals hold there.
     """
 
     name: str
@@ -112,13 +116,17 @@ def elo_ratings(
     finite = forward[zero] & forward[:, zero]
     values = _elo(table[None], table, zero)[0]
     ends: list[Floats] | None = None
+    firm = finite
     own = wins[:, kept][:, :, kept]
     if not few_differ([prompt.tobytes() for prompt in own]):
         generator = np.random.default_rng(seed)
         M = len(own)
         drawn = generator.multinomial(M, np.full(M, 1 / M), size=n_boot).astype(np.float64)
-        many = _elo(np.tensordot(drawn, own, axes=1), table, zero)
-        ends = list(np.quantile(many, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0))
+        tables = np.tensordot(drawn, own, axes=1)
+        tail = (1 - confidence) / 2
+        ends = list(np.quantile(_elo(tables, table, zero), [tail, 1 - tail], axis=0))
+        reach = _reach(tables > 0)
+        firm = (~(reach[:, zero] & reach[:, :, zero])).mean(axis=0) <= tail
     ratings = []
     for i, name in enumerate(names):
         if not linked[i]:
@@ -126,7 +134,7 @@ def elo_ratings(
             continue
         k = kept.index(i)
         low = high = None
-        if ends is not None and finite[k] and k != zero:
+        if ends is not None and finite[k] and firm[k] and k != zero:
             low, high = (float(end[k]) for end in ends)
         ratings.append(Rating(name, float(values[k]), low, high, bool(finite[k])))
     return ratings

@@ -19,7 +19,9 @@ from riskalign.judges.intervals import mean_interval
 from riskalign.judges.prompts import Criterion, question
 from riskalign.judges.verdicts import Verdict
 
-Outcome = Literal["win", "tie", "loss", "inconsistent", "same", "unparsed", "refused", "not_asked"]
+Outcome = Literal[
+    "win", "tie", "loss", "inconsistent", "same", "unparsed", "refused", "too_long", "not_asked"
+]
 #: What an outcome is worth to the first system; outcomes not named here are not judged.
 WORTH: dict[Outcome, float] = {"win": 1, "tie": 0.5, "loss": 0, "inconsistent": 0.5, "same": 0.5}
 
@@ -71,6 +73,7 @@ class WinRate:
     same: int
     unparsed: int
     refused: int
+    too_long: int
     not_asked: int
     picked_first: int
     picked_second: int
@@ -115,7 +118,7 @@ def outcome_of(forward: Verdict | None, backward: Verdict | None) -> Outcome:
     """The outcome for the system that `forward` shows first, None being a question not asked."""
     if forward is None or backward is None:
         return "not_asked"
-    for state in ("refused", "unparsed"):
+    for state in ("refused", "too_long", "unparsed"):
         if state in (forward.state, backward.state):
             return state
     agreed: dict[tuple[object, object], Outcome] = {
@@ -163,6 +166,7 @@ def win_rate(a: str, b: str, found: Sequence[Compared], confidence: float = 0.95
         same=count["same"],
         unparsed=count["unparsed"],
         refused=count["refused"],
+        too_long=count["too_long"],
         not_asked=count["not_asked"],
         picked_first=picked[0],
         picked_second=picked[1],

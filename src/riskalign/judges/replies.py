@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import json
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from riskalign.errors import InputError
 from riskalign.judges.client import Message, Reply, request_body
 from riskalign.judges.settings import JudgeSettings
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def reply_key(settings: JudgeSettings, messages: Sequence[Message]) -> str:
@@ -38,32 +44,52 @@ class Replies:
                 if (entry := _entry(line)) is not None:
                     self._known[entry[0]] = entry[1]
 
-    def check_writable(self) -> None:
-        """Raise `InputError` unless replies can be kept, before any is paid for."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.open("ab").close()
-        except OSError as error:
-            raise InputError(
-                f"output_dir {str(self.path.parent)!r}: cannot be written ({error.strerror}). Give "
-                "another folder."
-            ) from error
-
     def find(self, key: str) -> Reply | None:
         """The reply kept under a key."""
         return self._known.get(key)
 
     def keep(self, key: str, reply: Reply) -> None:
         """Keep a reply, on disk before this returns."""
-        line = {"key": key, "text": reply.text, "usage": reply.usage, "refused": reply.refused}
+        line = {"key": key, **dataclasses.asdict(reply)}
         # ASCII, since a reply may hold halves of characters, which have no UTF-8.
         raw = json.dumps(line).encode() + b"\n"
         with self._lock:
+            # A torn line ends here, and spoils no other; until this one is written it may be torn.
+            raw, self._torn = b"\n" + raw if self._torn else raw, True
             with self.path.open("ab") as stream:
-                # A torn line ends here, and spoils no other.
-                stream.write(b"\n" + raw if self._torn else raw)
+                stream.write(raw)
             self._torn = False
             self._known[key] = reply
+
+
+@contextlib.contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Hold a file of replies for one run, where the system has locks; two would pay twice.
+
+    Raises:
+        InputError: it cannot be written, or another run holds it; raised before any reply is paid
+            for.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("ab")
+    except OSError as error:
+        raise InputError(
+            f"output_dir {str(path.parent)!r}: cannot be written ({error.strerror}). Give another "
+            "folder."
+        ) from error
+    with stream:
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"output_dir {str(path.parent)!r}: another run is judging there. Wait for its "
+                    "end, or give another folder."
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+        yield
 
 
 def _entry(line: bytes) -> tuple[str, Reply] | None:
@@ -72,6 +98,7 @@ def _entry(line: bytes) -> tuple[str, Reply] | None:
         key, text, usage, refused = (found[k] for k in ("key", "text", "usage", "refused"))
         if not (isinstance(key, str) and isinstance(text, str) and isinstance(refused, bool)):
             return None
-        return key, Reply(text, None if usage is None else (int(usage[0]), int(usage[1])), refused)
+        told = None if usage is None else (int(usage[0]), int(usage[1]))
+        return key, Reply(text, told, refused, found.get("too_long") is True)
     except (ValueError, RecursionError, KeyError, TypeError, IndexError):
         return None

@@ -20,7 +20,7 @@ from riskalign.errors import check_rules
 from riskalign.judges.absolute import Grade, graded, grades, mean_score
 from riskalign.judges.answers import Conversation, Item, match, read_answers
 from riskalign.judges.ask import Asked, Question, Tell, ask_all, kept_verdicts, most_cost
-from riskalign.judges.client import TEMPERATURE, Client
+from riskalign.judges.client import Client
 from riskalign.judges.elo import elo_ratings
 from riskalign.judges.pairwise import (
     Compared,
@@ -32,7 +32,7 @@ from riskalign.judges.pairwise import (
     win_table,
 )
 from riskalign.judges.prompts import CRITERIA, Criterion, Mode, prompts_sha256
-from riskalign.judges.replies import Replies
+from riskalign.judges.replies import Replies, sole_writer
 from riskalign.judges.settings import JudgeSettings
 from riskalign.judges.verdicts import Verdict
 
@@ -143,9 +143,9 @@ class Judging:
         """What is left to do, given the replies in the folder; writes nothing."""
         settings, mode = self.settings, self.task.mode
         kept, _, rest = kept_verdicts(mode, self.questions, settings, Replies(folder / _REPLIES))
-        size = sum(len(message.content.encode()) for question in rest for message in question)
+        size = sum(len(message.content.encode()) for question, _ in rest for message in question)
         tokens = size // _BYTES_A_TOKEN, len(rest) * settings.max_tokens
-        most = sum(most_cost(mode, question, settings) for question in rest)
+        most = sum(most_cost(mode, question, settings, had) for question, had in rest)
         total = len(kept) + len(rest)
         return Forecast(total, len(kept), len(rest), *tokens, settings.cost(*tokens), most)
 
@@ -162,20 +162,21 @@ class Judging:
         Args:
             folder: gets `replies.jsonl`, a line for each call as it is answered, and at the end
                 `verdicts.jsonl` and `judge.json`.
-            client: by default one for the settings.
+            client: by default one for the settings. A run that fails stops it for good, so the
+                next run needs another.
             tell: called with questions settled, all questions, and the cost so far.
             command: for the record.
 
         Raises:
-            InputError: a key that is missing, a folder that cannot be written, or an endpoint that
-                refuses; nothing but replies is written then.
+            InputError: a key that is missing, a folder that cannot be written or that another run
+                is judging in, or an endpoint that refuses; nothing but replies is written then.
             EndpointFailed: no reply after all retries; replies so far are kept.
         """
         mode, settings = self.task.mode, self.settings
         client = client or Client(settings)
-        replies = Replies(folder / _REPLIES)
-        replies.check_writable()
-        asked = ask_all(mode, self.questions, settings, replies, client, tell)
+        with sole_writer(folder / _REPLIES):
+            replies = Replies(folder / _REPLIES)
+            asked = ask_all(mode, self.questions, settings, replies, client, tell, self._name)
         found = compared(self._comparisons, asked.verdicts)
         marks = graded(self._grades, asked.verdicts)
         content = self._content(found, marks, asked, command)
@@ -183,6 +184,14 @@ class Judging:
         write_text(folder / "verdicts.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
         write_text(folder / "judge.json", json.dumps(content, indent=1) + "\n")
         return content
+
+    def _name(self, question: Question) -> str:
+        """Whose answers to which prompt a question is about."""
+        for pair in self._comparisons:
+            if question in (pair.forward, pair.backward):
+                return f"prompt {pair.prompt_id!r}, {pair.a} against {pair.b}"
+        grade = next(grade for grade in self._grades if grade.question == question)
+        return f"prompt {grade.prompt_id!r}, {grade.system}"
 
     def _content(
         self, found: Sequence[Compared], marks: Sequence[Grade], asked: Asked, command: str
@@ -219,8 +228,9 @@ class Judging:
             "judge": {
                 "host": settings.host,
                 "model": settings.model,
-                "temperature": TEMPERATURE,
+                "temperature": settings.temperature,
                 "max_tokens": settings.max_tokens,
+                "max_tokens_field": settings.max_tokens_field,
                 "seed": settings.seed,
                 "price_in": settings.price_in,
                 "price_out": settings.price_out,

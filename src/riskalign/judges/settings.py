@@ -24,8 +24,12 @@ class JudgeSettings:
         api_key_env: the environment variable that holds the key; None sends none. The key itself is
             read when the first call is made and kept nowhere.
         max_tokens: of one reply.
+        max_tokens_field: the field that tells it, ``max_tokens`` or ``max_completion_tokens``;
+            some hosted models refuse the first.
+        temperature: from 0 to 2; None sends none, for models that refuse any but their own.
         seed: sent along where it is not None; not every endpoint knows the field.
-        timeout: seconds for one call, from its start to the reply's last byte.
+        timeout: seconds to connect, for each wait for the reply's headers, and from the call's
+            start to the last byte of its body. Headers that come byte by byte can take longer.
         max_retries: further tries after a timeout, a broken connection, a status 408, 425, 429 or
             5xx, or a reply that is no chat completion.
         max_concurrency: calls in flight at once.
@@ -42,6 +46,8 @@ class JudgeSettings:
     model: str
     api_key_env: str | None = None
     max_tokens: int = 512
+    max_tokens_field: str = "max_tokens"
+    temperature: float | None = 0
     seed: int | None = None
     timeout: float = 60.0
     max_retries: int = 5
@@ -59,12 +65,14 @@ class JudgeSettings:
                 "api_key_env is no name of an environment variable (its value is not shown here). "
                 "Give the name of the variable that holds the key, never the key."
             )
-        limit = self.max_cost
+        limit, fields, t = self.max_cost, ("max_tokens", "max_completion_tokens"), self.temperature
         check_rules(
             self,
             [
                 ("model", bool(self.model.strip()), "the judge's name at the endpoint"),
                 ("max_tokens", self.max_tokens >= 1, "an integer of at least 1"),
+                ("max_tokens_field", self.max_tokens_field in fields, " or ".join(fields)),
+                ("temperature", t is None or 0 <= t <= 2, "a number from 0 to 2, or none"),
                 ("timeout", 0 < self.timeout < math.inf, "seconds above 0"),
                 ("max_retries", self.max_retries >= 0, "an integer of at least 0"),
                 ("max_concurrency", self.max_concurrency >= 1, "an integer of at least 1"),
@@ -118,6 +126,7 @@ def _check_url(base_url: str) -> None:
         parts = urlsplit(base_url)
         known = parts.scheme in ("http", "https") and bool(parts.hostname)
         _ = parts.port  # raises ValueError for what is no port
+        (parts.hostname or "").encode("idna")  # and for what can be no host, such as a..b
     except ValueError:
         known = False
     if not known:

@@ -15,8 +15,9 @@ from typing import Any, Literal
 from riskalign.judges.client import Message, Reply
 from riskalign.judges.prompts import Mode, repair
 
-# Models that think aloud put it in front, and many put JSON in a code block, both as a whole.
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+# Models that think aloud put it in front, where a chat template may have written the opening mark
+# for them, and many put JSON in a code block; both as a whole.
+_THOUGHT = re.compile(r".*?</think>", re.DOTALL)
 _BLOCK = re.compile(r"```(?:json)?[ \t]*\n(.*)\n```", re.DOTALL)
 _REFUSAL = re.compile(
     r"(?:(?:i['’]?m|i am) (?:very )?sorry|sorry\b|i apologi[sz]e|"
@@ -30,11 +31,12 @@ _REFUSAL = re.compile(
 class Verdict:
     """What became of one question.
 
-    `state`: ``read``, ``unparsed`` (no verdict in two tries) or ``refused``; `value`: ``A``, ``B``
-    or ``tie``, or a score from 1 to 10; None unless read. `reason` is the judge's: hostile text.
+    `state`: ``read``, ``unparsed`` (no verdict in two tries), ``refused``, or ``too_long`` (more
+    than the judge can read); `value`: ``A``, ``B`` or ``tie``, or a score from 1 to 10; None unless
+    read. `reason` is the judge's: hostile text.
     """
 
-    state: Literal["read", "unparsed", "refused"]
+    state: Literal["read", "unparsed", "refused", "too_long"]
     value: str | int | None = None
     reason: str = ""
 
@@ -43,11 +45,13 @@ def read_verdict(mode: Mode, reply: Reply) -> Verdict:
     """The verdict in a reply."""
     if reply.refused:
         return Verdict("refused")
+    if reply.too_long:
+        return Verdict("too_long")
     text = reply.text.strip()
-    if thought := _THOUGHT.match(text):
+    found = _object(text)
+    if found is None and (thought := _THOUGHT.match(text)):
         text = text[thought.end() :].strip()
-    block = _BLOCK.fullmatch(text)
-    found = _object(block[1] if block else text)
+        found = _object(text)
     key = "verdict" if mode == "pairwise" else "score"
     if found is not None and found.keys() == {key, "reason"} and isinstance(found["reason"], str):
         value = found[key]
@@ -82,8 +86,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _object(text: str) -> dict[str, Any] | None:
+    block = _BLOCK.fullmatch(text)
     try:
-        found = json.loads(text, object_pairs_hook=_unique)
+        found = json.loads(block[1] if block else text, object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
