@@ -16,7 +16,7 @@ from riskalign.pipeline import evaluation_prompts, load_config, load_plan, run_p
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.judged import JudgedWorld
 from riskalign.pipeline.learnt import prompts_of
-from riskalign.scorers import train_embedding_scorer
+from riskalign.scorers import load_scorer, train_embedding_scorer
 from tests.data.test_preferences import record, write
 from tests.pipeline.test_run import Recorder
 from tests.scorers import toy
@@ -131,6 +131,52 @@ def test_methods_are_compared_on_a_file(data_job: Make, tmp_path: Path) -> None:
     assert recorder.notes == ["done before"] * 2
 
 
+def test_own_answers_are_labelled_by_scorers_that_do_not_judge(
+    data_job: Make, tmp_path: Path
+) -> None:
+    config = data_job()
+    config["safe"] |= {"own_answers": True, "sampling": {"prompts": 8}}
+    recorder = Recorder()
+    result = align(config, progress=recorder)
+    run = tmp_path / "run"
+    assert [stage for stage in recorder.stages if stage.startswith(("label", "pairs"))] == [
+        "label-reward", "label-cost", "pairs-safe",
+    ]  # fmt: skip
+    manifest = json.loads(result.manifest.read_text())
+    assert manifest["data"]["safe"]["prompts"] == 8
+    judge, labeller = (load_scorer(run / name / "cost") for name in ("scorers", "labellers"))
+    pairs = [json.loads(line) for line in (run / "pairs" / "safe.jsonl").read_text().splitlines()]
+    for pair in pairs:
+        costs = labeller.score([pair["prompt"]] * 2, [pair["chosen"], pair["rejected"]])
+        assert -pair["score_chosen"] == pytest.approx(max(0, costs[0]))
+        assert -pair["score_rejected"] == pytest.approx(max(0, costs[1]))
+    # Whoever learnt what the labeller learnt may not judge, and whoever judges learnt other things.
+    assert not set(judge.card.prompt_hashes) & set(labeller.card.prompt_hashes)
+    known = prompts_of(str(result.model))
+    assert known is not None
+    assert set(labeller.card.prompt_hashes) <= known
+    assert "is independent of the 2 that trained the policy" in manifest["notes"][0]
+
+    again = Recorder()
+    align(config, progress=again)
+    assert all(note == "done before" for note in again.notes[1:])
+
+
+def test_own_answers_without_an_evaluation(data_job: Make, tmp_path: Path) -> None:
+    config = data_job(evaluation=None)
+    config["helpful"] |= {"own_answers": True, "target": "gap", "sampling": {"prompts": 8}}
+    assert align(config).results is None
+    assert not (tmp_path / "run" / "scorers").exists()
+
+
+def test_own_answers_need_enough_prompts(data_job: Make, tmp_path: Path) -> None:
+    config = data_job()
+    config["safe"] |= {"own_answers": True, "sampling": {"prompts": 500}}
+    with pytest.raises(InputError, match=r"sampling.prompts is 500, and there are \d+ training"):
+        align(config)
+    assert not (tmp_path / "run" / "helpful").exists()
+
+
 class Fixed:
     """A scorer of one opinion."""
 
@@ -162,6 +208,18 @@ def test_scores_become_rewards_and_costs(score: float, reward: float, cost: floa
         ({"data": {"path": "x"}}, "scoring.reward: is null and data.scorer_fraction is 0"),
         ({"data": {"path": "x", "chat": False}}, "data.chat: is false"),
         ({"data": None, "helpful": {"data": "a"}}, "safe.data: is null"),
+        (
+            {"data": None, "world": "vault", "scoring": None, "safe": {"own_answers": True}},
+            "safe.own_answers: is true, which needs",
+        ),
+        (
+            {
+                "data": {"path": "x", "chat": False},
+                "safe": {"own_answers": True},
+                "evaluation": None,
+            },
+            "data.chat: is false, and a model's own",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together(

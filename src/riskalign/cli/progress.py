@@ -25,6 +25,7 @@ _WORDS = {
     "train": "Train the {} step",
     "evaluate": "Evaluate {}",
     "judge": "Train the {} scorer that judges",
+    "label": "Train the {} scorer that labels",
     "accuracy": "Judge the {} step on unseen pairs",
     "model": "Save the model",
     "report": "Write the report",

@@ -32,7 +32,7 @@ from riskalign.pipeline.run import train_steps
 from riskalign.pipeline.settings import Kind
 
 #: Stages that a method needs to be trained; the others measure it.
-_TRAINING = ("pairs-", "scorer-", "train-")
+_TRAINING = ("pairs-", "label-", "scorer-", "train-")
 
 # Settings of the evaluation that act on what is made of the cells.
 _LATER = ("n_boot", "confidence", "examples")

@@ -50,8 +50,8 @@ class AlignConfig:
 
     In place of a world a job may have `data`, a file of judged answers: helpful and safe pairs are
     made of it for every step without data of its own, a kind's later rounds train on the same
-    pairs again, steps are judged on pairs of held-out prompts, and the models on those prompts by
-    the scorers of `scoring`.
+    pairs again (with `own_answers` on new ones), steps are judged on pairs of held-out prompts, and
+    the models on those prompts by the scorers of `scoring`.
 
     Raises `InputError`, naming the field, for a value out of range.
     """
@@ -124,6 +124,11 @@ class AlignConfig:
         rounds = max(1, sum(other == kind for other in self.order))
         return rounds * (derived.helpful if kind == "helpful" else derived.safe)
 
+    def own_answers(self) -> list[Kind]:
+        """The kinds of steps that learn from their model's answers to a data set's prompts."""
+        kinds: tuple[Kind, ...] = ("helpful", "safe")
+        return [k for k in kinds if k in self.pair_kinds() and self.step(k).own_answers]
+
     def step_sampling(self, kind: Kind) -> SamplingConfig:
         """How answers are sampled for this kind's pairs."""
         return self.step(kind).sampling or self.sampling
@@ -145,6 +150,11 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
         step = config.step(kind)
         yield from step_problems(kind, step)
         wanted = kind in config.pair_kinds()
+        yield from wrong(
+            f"{kind}.own_answers",
+            step.own_answers and (config.data is None or step.data is not None),
+            "is true, which needs the job's data to label answers by, and no data of its own",
+        )
         yield from wrong(
             f"{kind}.data",
             wanted and step.data is None and config.world is None and config.data is None,
@@ -191,6 +201,11 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
 def _data_problems(config: AlignConfig, data: PreferenceSettings) -> Iterator[Problem]:
     yield from wrong("data.path", data.path is None, "is null; give a file, a folder or a hub id")
     yield from wrong("world", config.world is not None, "is given beside data; set world: null")
+    yield from wrong(
+        "data.chat",
+        bool(config.own_answers()) and not data.chat,
+        "is false, and a model's own answers are to messages",
+    )
     if config.evaluation is None:
         return
     scoring = config.scoring_settings()

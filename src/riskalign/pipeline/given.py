@@ -14,6 +14,8 @@ def given_data(config: AlignConfig, preferences: Preferences | None = None) -> d
     given: dict[Kind, Dataset] = {}
     for kind in config.pair_kinds():
         step = config.step(kind)
+        if step.own_answers:
+            continue
         if step.data is None:
             if preferences is not None and config.data is not None:
                 rows = preferences.helpful if kind == "helpful" else preferences.safe

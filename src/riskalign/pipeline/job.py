@@ -16,7 +16,12 @@ from riskalign.errors import InputError
 from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.judged import JudgedWorld, judged_world, preferences_of
+from riskalign.pipeline.judged import (
+    JudgedWorld,
+    judged_world,
+    labelling_world,
+    preferences_of,
+)
 from riskalign.pipeline.ledger import Ledger, Outcome
 from riskalign.pipeline.manifest import Manifest, stage_seed
 from riskalign.pipeline.progress import Progress, Update
@@ -70,12 +75,18 @@ class Job:
             self.world = _needed_world(config)
         else:
             self.world = judged_world(config, preferences, self.folder)
+        self.labelling: JudgedWorld | None = None
+        if preferences is not None and config.own_answers():
+            self.labelling = labelling_world(preferences, self.folder)
         self.max_cost = None if self.world is None else max_cost_of(self.world)
         self.eval_prompts: list[Prompt] = []
         if self.world is not None and config.evaluation is not None:
             self.eval_prompts = evaluation_prompts(config, self.world)
             if preferences is None:  # scorers may be yet to train
                 _check_world(self.world, self.eval_prompts, config.evaluation.prompts)
+        if self.labelling is not None:  # more prompts than there are is an error now, not later
+            for kind in config.own_answers():
+                self.labelling.prompts("train", config.step_sampling(kind).prompts, 0)
         machine.check_folder(self.folder)
         self.ledger = Ledger(self.folder, siblings)
         self.manifest = Manifest(self.folder, config, self.command)

@@ -17,7 +17,7 @@ from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.ledger import content_hash
 from riskalign.pipeline.scoring import folder_hash
 from riskalign.pipeline.settings import Kind
-from riskalign.scorers import Scorer, check_unseen, load_scorer
+from riskalign.scorers import Scorer, check_independent, check_unseen, load_scorer
 from riskalign.scorers.card import read_card
 from riskalign.sets import load_prompt_set
 
@@ -42,6 +42,7 @@ class JudgedWorld:
         self._prompts = prompts
         self._folders = folders
         self._scorers: dict[ScorerKind, Scorer] = {}
+        self._scores: dict[tuple[str, str, str], float] = {}
 
     def prompts(self, split: Split, n: int, seed: int) -> list[Prompt]:
         """`n` different prompts, drawn by `seed`; `InputError` where there are fewer."""
@@ -50,6 +51,9 @@ class JudgedWorld:
             raise InputError(
                 f"evaluation.prompts is {n}, and there are {len(own)} held-out prompts. Lower it, "
                 "raise data.eval_fraction, or give scoring.prompts."
+                if split == "eval"
+                else f"sampling.prompts is {n}, and there are {len(own)} training prompts. Lower "
+                "it, data.eval_fraction or data.scorer_fraction."
             )
         return [
             Prompt(text_hash(own[i])[:16], tuple(own[i]))  # type: ignore[arg-type]
@@ -77,9 +81,13 @@ class JudgedWorld:
         return max(0.0, self._score("cost", prompt, answer))
 
     def _score(self, kind: ScorerKind, prompt: Prompt, answer: str) -> float:
-        if kind not in self._scorers:
-            self._scorers[kind] = load_scorer(self._folders[kind])
-        return float(self._scorers[kind].score([list(prompt.messages)], [answer])[0])
+        key = kind, prompt.id, answer
+        if key not in self._scores:
+            if kind not in self._scorers:
+                self._scorers[kind] = load_scorer(self._folders[kind])
+            scorer = self._scorers[kind]
+            self._scores[key] = float(scorer.score([list(prompt.messages)], [answer])[0])
+        return self._scores[key]
 
 
 def preferences_of(config: AlignConfig) -> Preferences | None:
@@ -112,6 +120,12 @@ def judged_world(config: AlignConfig, preferences: Preferences, folder: Path) ->
     return JudgedWorld({"train": preferences.prompts("train"), "eval": asked}, folders)
 
 
+def labelling_world(preferences: Preferences, folder: Path) -> JudgedWorld:
+    """The world in which a job's own answers become pairs, by scorers of the training records."""
+    folders = {kind: folder / "labellers" / kind for kind in SCORED}
+    return JudgedWorld({"train": preferences.prompts("train"), "eval": []}, folders)
+
+
 def judged_identity(config: AlignConfig, preferences: Preferences) -> dict[str, Any]:
     """What decides prompts and scores before the job's own scorers are trained."""
     scoring = config.scoring_settings()
@@ -126,13 +140,16 @@ def judged_identity(config: AlignConfig, preferences: Preferences) -> dict[str, 
 
 
 def check_scorers(
-    preferences: Preferences, asked: Sequence[Prompt], folders: Mapping[ScorerKind, Path]
+    preferences: Preferences,
+    asked: Sequence[Prompt],
+    folders: Mapping[ScorerKind, Path],
+    labellers: Mapping[ScorerKind, Path] | None = None,
 ) -> str:
-    """A sentence for the report that says why the scorers that judge are independent of training.
+    """Sentences for the report that say why the scorers that judge are independent of training.
 
     Raises:
-        InputError: a scorer of the other kind, or one that learnt from a prompt that the steps are
-            trained on or that is asked.
+        InputError: a scorer of the other kind, one that learnt from a prompt that the steps are
+            trained on or that is asked, or one that is not independent of the `labellers`.
     """
     trained_on = {text_hash(prompt) for prompt in preferences.prompts("train")}
     asked_of = {text_hash(list(prompt.messages)) for prompt in asked}
@@ -146,11 +163,16 @@ def check_scorers(
         check_unseen(f"scoring.{kind}: {folder}", card, groups)
         learnt |= set(card.prompt_hashes)
         encoders[f"{card.family}, {card.encoder}"] = None
+    trainers = [load_scorer(folder) for folder in (labellers or {}).values()]
+    apart = (
+        " ".join(check_independent(load_scorer(folder), *trainers) for folder in folders.values())
+        if trainers
+        else "No scorer took part in training."
+    )
     return (
         f"Answers were scored by a reward and a cost scorer ({'; '.join(encoders)}) that learnt "
         f"from {len(learnt):,} prompts: none of them is among the {len(trained_on):,} that the "
-        f"steps were trained on, nor among the {len(asked_of):,} asked here. No scorer took part "
-        "in training."
+        f"steps were trained on, nor among the {len(asked_of):,} asked here. {apart}"
     )
 
 

@@ -1,9 +1,9 @@
-"""The scorers that judge a job on a data set: trained on prompts set aside, checked, noted."""
+"""A job's own scorers: those that judge, of prompts set aside, and those that label its answers."""
 
 from pathlib import Path
 
 from riskalign.baselines.scorer_data import Kind as ScorerKind
-from riskalign.data import Preferences
+from riskalign.data.preferences import Side
 from riskalign.pipeline.job import Job
 from riskalign.pipeline.judged import SCORED, JudgedWorld, check_scorers, scorer_metrics
 from riskalign.pipeline.ledger import Outcome, content_hash
@@ -14,27 +14,33 @@ from riskalign.scorers import train_embedding_scorer
 def train_scorers(job: Job) -> None:
     """Train the scorers that the job has to, and check all that will judge it.
 
-    Does nothing for a job without judged answers or evaluation. Leaves `scorers/reward` and
-    `scorers/cost`, what is known of both in the manifest, and there under `notes` why they are
-    independent of the training.
+    Does nothing for a job without judged answers. With `own_answers` leaves `labellers/reward` and
+    `labellers/cost`, with an evaluation `scorers/reward` and `scorers/cost`, what is known of them
+    in the manifest, and there under `notes` why those that judge are independent of the training.
 
     Raises:
         InputError: labels that scorers cannot learn from, or a scorer that is not independent.
     """
     preferences, world = job.preferences, job.world
-    if preferences is None or not isinstance(world, JudgedWorld) or job.config.evaluation is None:
+    if preferences is None or not isinstance(world, JudgedWorld):
+        return
+    labellers = job.labelling.folders if job.labelling is not None else {}
+    for kind, folder in labellers.items():
+        _train(job, "train", kind, folder)
+    if job.config.evaluation is None:
         return
     scoring = job.config.scoring_settings()
     for kind, folder in world.folders.items():
         if getattr(scoring, kind) is None:
-            _train(job, preferences, kind, folder)
+            _train(job, "scorer", kind, folder)
         job.manifest.note("models", f"judge-{kind}", scorer_metrics(folder))
-    job.note(check_scorers(preferences, job.eval_prompts, world.folders))
+    job.note(check_scorers(preferences, job.eval_prompts, world.folders, labellers))
 
 
-def _train(job: Job, preferences: Preferences, kind: ScorerKind, folder: Path) -> None:
-    label, stage = SCORED[kind], f"judge-{kind}"
-    rows = preferences.judged("scorer", label)
+def _train(job: Job, side: Side, kind: ScorerKind, folder: Path) -> None:
+    assert job.preferences is not None
+    stage = f"judge-{kind}" if side == "scorer" else f"label-{kind}"
+    rows = job.preferences.judged(side, SCORED[kind])
     encoder, seed = job.config.scoring_settings().encoder, job.seed(stage)
 
     def work(key: str, update: Update) -> Outcome:

@@ -34,7 +34,7 @@ from riskalign.training.preparation import prepare_pairs
 
 # Step settings that decide other stages, or count by what they resolve to.
 _EVALUATION = ("eval_data", "max_eval_samples", "per_device_eval_batch_size")
-_SEPARATE = ("skip", "data", "sampling", "beta", "bf16", *_EVALUATION)
+_SEPARATE = ("skip", "data", "own_answers", "sampling", "beta", "bf16", *_EVALUATION)
 
 _CHECKPOINT_WEIGHTS = 3  # the weights and Adam's two moments
 
@@ -210,13 +210,14 @@ def _pairs(
             about |= {"source": job.preferences.source, "counts": dict(job.preferences.counts)}
         job.manifest.note("data", name, {**about, "sha256": rows_hash})
         return given[kind], rows_hash
-    world = job.world
+    world = job.world if job.labelling is None else job.labelling
     assert world is not None
+    identity = job.world_identity() if job.labelling is None else job.labelling.identity()
     stage, path = f"pairs-{name}", job.folder / "pairs" / f"{name}.jsonl"
     seed, sampling = job.seed(stage), job.config.step_sampling(kind)
     inputs = {
         "model": current.weights,
-        "world": job.world_identity(),
+        "world": identity,
         "kind": kind,
         "sampling": dataclasses.asdict(sampling),
         "bf16": machine.use_bf16(job.config.bf16),
@@ -259,7 +260,9 @@ def _train(
         outcome = train_step(
             current, pairs, config, kind, folder=folder, key=key, seed=seed, update=update
         )
-        note_prompts(folder / "model", current.name, pairs["prompt"])
+        # A labelling scorer has learnt from more prompts, and what it knows of them is passed on.
+        known = job.preferences.prompts("train") if job.preferences and step.own_answers else []
+        note_prompts(folder / "model", current.name, [*pairs["prompt"], *known])
         trained = load_model(folder / "model", trust_remote_code=current.trust_remote_code)
         outcome |= {"reference": current.weights, "fingerprint": fingerprint(trained.model)}
         return outcome | {"files": job.ledger.files_in(folder)}

@@ -45,6 +45,9 @@ class StepConfig:
 
     `data` (path or hub id) replaces pairs made in the world. On at most `max_eval_samples` of
     `eval_data` the trained step is judged: how often its implicit reward is in the right order.
+    `own_answers` is for a job on judged answers: in place of that file's pairs the step trains on
+    pairs of its start model's answers to the file's training prompts, sampled and paired as in a
+    world, and labelled by scorers that learnt from the training records.
     KTO takes a pair as two responses, and its batch sizes count responses. `beta` replaces the
     temperature that the schedule gives. `sampling` replaces the job's `sampling` for this step's
     pairs. `bf16` is the job's unless given. A checkpoint to resume from is kept after each epoch,
@@ -53,6 +56,7 @@ class StepConfig:
 
     skip: bool = False
     data: str | None = None
+    own_answers: bool = False
     eval_data: str | None = None
     max_eval_samples: int = 200
     risk: str = "cvar:0.95"
