@@ -130,6 +130,18 @@ def test_methods_are_compared_on_a_file(data_job: Make, tmp_path: Path) -> None:
     run_plan(load_plan(given), progress=recorder)
     assert recorder.notes == ["done before"] * 2
 
+    # A cell is of what lies in the file, wherever it lies.
+    moved = tmp_path / "moved.jsonl"
+    moved.write_text(Path(given["data"]["path"]).read_text())
+    given["data"] |= {"path": str(moved)}
+    recorder = Recorder()
+    run_plan(load_plan(given), progress=recorder)
+    assert recorder.notes == ["done before"] * 2
+    moved.write_text("\n".join(moved.read_text().splitlines()[:-1]) + "\n")
+    recorder = Recorder()
+    run_plan(load_plan(given), progress=recorder)
+    assert "done before" not in recorder.notes[:1]
+
 
 def test_own_answers_are_labelled_by_scorers_that_do_not_judge(
     data_job: Make, tmp_path: Path

@@ -96,6 +96,13 @@ def _key(
     settings["evaluation"] = {
         key: value for key, value in settings["evaluation"].items() if key not in _LATER
     }
+    # What lies in these files counts, not where they lie.
+    for group, paths in (
+        ("data", ("path", "safe_path")),
+        ("scoring", ("reward", "cost", "prompts")),
+    ):
+        if settings[group] is not None:
+            settings[group] = {k: v for k, v in settings[group].items() if k not in paths}
     # Defaults do not count, so that a setting new in riskalign leaves finished cells as they are.
     settings = _beside(settings, resolve(AlignConfig()))
     data = {kind: content_hash(list(rows)) for kind, rows in given.items()}
