@@ -108,14 +108,20 @@ def test_scorers_on_disk_must_be_independent(data_job: Make, tmp_path: Path) -> 
 
 def test_prompts_of_a_file_are_asked(data_job: Make, tmp_path: Path) -> None:
     path = tmp_path / "asked.json"
-    path.write_text(json.dumps([{"prompt": f"May I ask {i}?"} for i in range(5)]))
     config = data_job()
+    preferences = load_preferences(PreferenceSettings(**config["data"]))
+    learnt: Any = [preferences.prompts("train")[0], preferences.prompts("scorer")[0]]
+    asked = [{"prompt": f"May I ask {i}?"} for i in range(4)]
+    path.write_text(json.dumps([*asked, *({"prompt": p[0]["content"]} for p in learnt)]))
     config["scoring"] |= {"prompts": str(path)}
     result = align(config)
     first = (tmp_path / "run" / "evaluation" / "rsa.jsonl").read_text().splitlines()
     assert len({json.loads(line)["prompt_id"] for line in first}) == 4
     assert result.results is not None
     assert "nor among the 4 asked here" in json.loads(result.results.read_text())["notes"][0]
+    config["evaluation"] |= {"prompts": 5}
+    with pytest.raises(InputError, match="evaluation.prompts is 5, and there are 4"):
+        align(config)
 
 
 def test_methods_are_compared_on_a_file(data_job: Make, tmp_path: Path) -> None:

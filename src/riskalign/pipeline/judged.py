@@ -102,7 +102,8 @@ def preferences_of(config: AlignConfig) -> Preferences | None:
 def judged_world(config: AlignConfig, preferences: Preferences, folder: Path) -> JudgedWorld:
     """The world in which a job with judged answers is evaluated.
 
-    Its scorers are those that `scoring` names, else those that the job trains in `folder`.
+    Its scorers are those that `scoring` names, else those that the job trains in `folder`. Of the
+    prompts that `scoring` names, those that steps or scorers learn from are left out.
 
     Raises:
         InputError: a file of prompts that cannot be read.
@@ -111,6 +112,8 @@ def judged_world(config: AlignConfig, preferences: Preferences, folder: Path) ->
     asked: list[Text] = preferences.prompts("eval")
     if scoring.prompts is not None:
         asked = [list(prompt.messages) for prompt in load_prompt_set(scoring.prompts).prompts]
+        learnt = {text_hash(p) for side in ("train", "scorer") for p in preferences.prompts(side)}
+        asked = [prompt for prompt in asked if text_hash(prompt) not in learnt]
     folders = {
         kind: Path(given).expanduser()
         if (given := getattr(scoring, kind)) is not None
