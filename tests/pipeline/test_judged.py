@@ -120,7 +120,7 @@ def test_prompts_of_a_file_are_asked(data_job: Make, tmp_path: Path) -> None:
     assert result.results is not None
     assert "nor among the 4 asked here" in json.loads(result.results.read_text())["notes"][0]
     config["evaluation"] |= {"prompts": 5}
-    with pytest.raises(InputError, match="evaluation.prompts is 5, and there are 4"):
+    with pytest.raises(InputError, match=r"evaluation\.prompts is 5, and there are 4"):
         align(config)
 
 
