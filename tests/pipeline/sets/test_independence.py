@@ -55,6 +55,12 @@ def test_what_is_known_is_said(say: Say, tmp_path: Path) -> None:
     assert independence({}, {"start": "hub"}, {}, ()) == []
 
 
+def test_a_model_that_knows_a_prompt_is_named(say: Say, tmp_path: Path) -> None:
+    said = say(scorer("xy"), start="hub", rsa=model(tmp_path / "rsa", "Bc"))
+    assert said[0] == "rsa was trained on 1 of the 2 prompts that are asked."
+    assert "rsa was trained on" not in say(scorer("xy"), sft=model(tmp_path / "sft", "c"))[0]
+
+
 @pytest.mark.parametrize(
     ("learnt", "words"),
     [("bxy", "1 of the prompts that are asked"), ("cdx", "2 of the prompts that rsa was trained")],

@@ -26,15 +26,21 @@ def independence(
         InputError: a scorer learnt from prompts that are asked or that a model was trained on, or
             is one of those that took part in training, or learnt from their prompts.
     """
-    if not scorers:
-        return []
     asked = {text_hash(list(p.messages)) for own in sets.values() for p in own.prompts}
     trained = {name: prompts_of(source) for name, source in models.items()}
+    seen = {name: len(asked & prompts) for name, prompts in trained.items() if prompts}
+    known_before = [
+        f"{name} was trained on {n:,} of the {len(asked):,} prompts that are asked."
+        for name, n in seen.items()
+        if n
+    ]
+    if not scorers:
+        return known_before
     groups = {"are asked": asked} | {
         f"{name} was trained on": prompts for name, prompts in trained.items() if prompts
     }
     trainers = [load_scorer(folder) for folder in trained_with]
-    said: list[str] = []
+    said = known_before
     for kind, (folder, scorer) in scorers.items():
         check_unseen(f"scorer_{kind} {folder!r}", scorer.card, groups)
         if trainers:
