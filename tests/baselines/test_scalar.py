@@ -73,7 +73,8 @@ def test_a_saved_model_is_bit_equal(tmp_path: Path) -> None:
     save_scalar_model(scalar, tmp_path / "scorer", tiny.make_tokenizer())
     loaded = load_scalar_model(tmp_path / "scorer")
     assert fingerprint(loaded) == fingerprint(scalar)
-    assert torch.equal(_scores(loaded), _scores(scalar))
+    # Weights are equal bit for bit; what a product of them rounds to may depend on where they lie.
+    torch.testing.assert_close(_scores(loaded), _scores(scalar), rtol=1e-6, atol=1e-7)
     assert (tmp_path / "scorer" / "tokenizer.json").is_file()
     assert not list(tmp_path.rglob("*.bin"))
     assert [path.name for path in tmp_path.iterdir()] == ["scorer"]  # no temporary is left

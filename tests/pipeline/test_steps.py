@@ -81,7 +81,9 @@ def test_every_step_setting_reaches_the_trainer(tmp_path: Path) -> None:
         save_strategy="steps", save_steps=9, cache_reference="disk", compile_layers=True,
         desirable_weight=1.5, undesirable_weight=0.5, per_device_eval_batch_size=5,
     )  # fmt: skip
-    elsewhere = {"skip", "data", "beta", "bf16", "sampling", "eval_data", "max_eval_samples"}
+    elsewhere = {
+        "skip", "data", "beta", "bf16", "sampling", "own_answers", "eval_data", "max_eval_samples",
+    }  # fmt: skip
     assert all(
         getattr(step, field.name) != field.default
         for field in dataclasses.fields(StepConfig)
