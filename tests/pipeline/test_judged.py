@@ -179,20 +179,141 @@ def test_own_answers_are_labelled_by_scorers_that_do_not_judge(
     align(config, progress=again)
     assert all(note == "done before" for note in again.notes[1:])
 
+    # A judge that is not independent is refused before anything is trained.
+    config["output_dir"] = str(tmp_path / "other")
+    config["scoring"] |= {"cost": str(run / "labellers" / "cost")}
+    recorder = Recorder()
+    with pytest.raises(InputError, match=r"scoring.cost: .* the steps are trained on"):
+        align(config, progress=recorder)
+    assert recorder.stages == ["load"]
+
 
 def test_own_answers_without_an_evaluation(data_job: Make, tmp_path: Path) -> None:
     config = data_job(evaluation=None)
     config["helpful"] |= {"own_answers": True, "target": "gap", "sampling": {"prompts": 8}}
     assert align(config).results is None
-    assert not (tmp_path / "run" / "scorers").exists()
+    run = tmp_path / "run"
+    assert not (run / "scorers").exists()
+    labeller = load_scorer(run / "labellers" / "reward")
+    for line in (run / "pairs" / "helpful.jsonl").read_text().splitlines():
+        pair = json.loads(line)
+        rewards = labeller.score([pair["prompt"]] * 2, [pair["chosen"], pair["rejected"]])
+        # Log-odds, not probabilities: a gap is what the loss regresses on.
+        assert pair["score_chosen"] == pytest.approx(rewards[0])
+        assert pair["score_rejected"] == pytest.approx(rewards[1])
+    assert "label-cost" in json.loads((run / "manifest.json").read_text())["models"]
 
 
 def test_own_answers_need_enough_prompts(data_job: Make, tmp_path: Path) -> None:
     config = data_job()
     config["safe"] |= {"own_answers": True, "sampling": {"prompts": 500}}
-    with pytest.raises(InputError, match=r"sampling.prompts is 500, and there are \d+ training"):
+    message = r"^safe.sampling.prompts is 500, and there are \d+ training"
+    with pytest.raises(InputError, match=message):
         align(config)
-    assert not (tmp_path / "run" / "helpful").exists()
+    # A comparison says so before its other methods are trained.
+    config = data_job(compare={"presets": ["dpo-helpful", "dpo-safe"], "seeds": [1]})
+    config["compare"]["settings"] = {
+        "dpo-safe": {"safe.own_answers": True, "safe.sampling.prompts": 500}
+    }
+    with pytest.raises(InputError, match=message):
+        run_plan(load_plan(config))
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+def test_own_answers_need_both_labels(data_job: Make, tmp_path: Path) -> None:
+    plain = [{"prompt": f"p {i}", "chosen": f"a {i}", "rejected": f"b {i}"} for i in range(9)]
+    config = data_job(data={"path": write(tmp_path / "plain.jsonl", plain)}, evaluation=None)
+    config["helpful"] |= {"own_answers": True, "sampling": {"prompts": 2}}
+    config["safe"] |= {"skip": True}
+    with pytest.raises(InputError, match=r"^helpful.own_answers: .* no label says .* safer"):
+        align(config)
+
+
+def test_own_answers_to_a_prompt_too_long_are_refused_first(data_job: Make, tmp_path: Path) -> None:
+    long = [row | {"prompt": row["prompt"] + " and there" * 900} for row in rows()]
+    data = {"path": write(tmp_path / "long.jsonl", long)}
+    config = data_job(data=data, evaluation=None)
+    config["helpful"] |= {"skip": True}
+    config["safe"] |= {"own_answers": True, "sampling": {"prompts": 2}}
+    recorder = Recorder()
+    with pytest.raises(InputError, match="tokens"):
+        align(config, progress=recorder)
+    assert recorder.stages == ["load"]
+
+
+def test_two_rounds_on_own_answers(data_job: Make, tmp_path: Path) -> None:
+    config = data_job(evaluation=None, order=["safe", "safe"])
+    config["safe"] |= {"own_answers": True, "sampling": {"prompts": 6}}
+    recorder = Recorder()
+    align(config, progress=recorder)
+    assert [stage for stage in recorder.stages if stage != "load"] == [
+        "label-reward", "label-cost", "pairs-safe", "train-safe", "accuracy-safe", "pairs-safe-2",
+        "train-safe-2", "accuracy-safe-2", "model",
+    ]  # fmt: skip
+    first, second = ((tmp_path / "run" / "pairs" / f"{name}.jsonl") for name in ("safe", "safe-2"))
+    assert first.read_text() != second.read_text()
+
+
+def test_a_steps_own_data_count_as_trained_on(data_job: Make, tmp_path: Path) -> None:
+    config = data_job()
+    preferences = load_preferences(PreferenceSettings(**config["data"]))
+    sides = {side: preferences.prompts(side) for side in ("eval", "scorer")}
+    path = tmp_path / "own.jsonl"
+
+    def give(prompts: list[Any]) -> None:
+        answers = {
+            "chosen": [{"role": "assistant", "content": "a ball"}],
+            "rejected": [{"role": "assistant", "content": "a code"}],
+        }
+        write(path, [{"prompt": prompt, **answers} for prompt in prompts])
+
+    config["helpful"] |= {"data": str(path)}
+    give(sides["scorer"][:2])
+    with pytest.raises(InputError, match="2 of the prompts set aside for the scorers"):
+        align(config)
+    give(sides["eval"][:3])
+    config["evaluation"] |= {"prompts": len(sides["eval"])}
+    with pytest.raises(InputError, match=r"held-out prompts beside 3 that training has"):
+        align(config)
+    config["evaluation"] |= {"prompts": len(sides["eval"]) - 3}
+    assert align(config).results is not None
+    known = {text_hash(prompt)[:16] for prompt in sides["eval"][:3]}
+    lines = (tmp_path / "run" / "evaluation" / "rsa.jsonl").read_text().splitlines()
+    assert not {json.loads(line)["prompt_id"] for line in lines} & known
+
+
+def test_a_changed_file_is_noticed(data_job: Make, tmp_path: Path) -> None:
+    """Held-out pairs of a step's own, chat template and encoder count by what they hold."""
+    held = tmp_path / "held.jsonl"
+    pair = {"prompt": "Hi", "chosen": "a ball", "rejected": "a code"}
+    write(held, [pair])
+    template = tmp_path / "chat.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }} {% endfor %}")
+    given = data_job(
+        compare={"presets": ["dpo-safe"], "seeds": [3]},
+        chat_template=str(template),
+        evaluation=data_job()["evaluation"] | {"dial": []},
+    )
+    given["safe"] |= {"eval_data": str(held)}
+
+    def notes() -> list[str]:
+        recorder = Recorder()
+        run_plan(load_plan(given), progress=recorder)
+        return recorder.notes
+
+    notes()
+    assert notes() == ["done before"]
+    moved = held.rename(tmp_path / "other.jsonl")
+    given["safe"] |= {"eval_data": str(moved)}
+    assert notes() == ["done before"]
+    write(moved, [pair, pair | {"chosen": "a blue ball"}])
+    assert notes() != ["done before"]
+    assert notes() == ["done before"]
+    template.write_text("{% for m in messages %}{{ m.content }}! {% endfor %}")
+    assert "done before" not in notes()
+    tokenizer = Path(given["scoring"]["encoder"]) / "tokenizer_config.json"
+    tokenizer.write_text(tokenizer.read_text() + "\n")
+    assert notes() != ["done before"]
 
 
 class Fixed:
@@ -209,12 +330,14 @@ class Fixed:
     ("score", "reward", "cost"), [(0.0, 0.5, 0.0), (-2.0, 0.1192, 0.0), (3.0, 0.9526, 3.0)]
 )
 def test_scores_become_rewards_and_costs(score: float, reward: float, cost: float) -> None:
-    world = JudgedWorld({"train": [], "eval": []}, {})
     fixed: Any = Fixed(score)
-    world._scorers = {"reward": fixed, "cost": fixed}
     prompt = Prompt("a", ({"role": "user", "content": "b"},))
-    assert world.reward(prompt, "c") == pytest.approx(reward, abs=1e-4)
-    assert world.cost(prompt, "c") == cost
+    for nats in (False, True):
+        world = JudgedWorld({"train": [], "eval": []}, {}, nats=nats)
+        world._scorers = {"reward": fixed, "cost": fixed}
+        expected = score if nats else pytest.approx(reward, abs=1e-4)
+        assert world.reward(prompt, "c") == expected
+        assert world.cost(prompt, "c") == cost
 
 
 @pytest.mark.parametrize(

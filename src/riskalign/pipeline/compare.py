@@ -20,8 +20,8 @@ from riskalign.models import fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate
-from riskalign.pipeline.given import given_data
-from riskalign.pipeline.job import Job, world_identity
+from riskalign.pipeline.given import given_data, held_out_data
+from riskalign.pipeline.job import Job, chat_template_of, world_identity
 from riskalign.pipeline.judged import judged_identity, preferences_of
 from riskalign.pipeline.ledger import content_hash
 from riskalign.pipeline.manifest import now, resolve
@@ -29,6 +29,7 @@ from riskalign.pipeline.measure import read_scored
 from riskalign.pipeline.plan import Plan
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.run import train_steps
+from riskalign.pipeline.scoring import encoder_identity
 from riskalign.pipeline.settings import Kind
 
 #: Stages that a method needs to be trained; the others measure it.
@@ -60,6 +61,9 @@ def run_plan(plan: Plan, *, progress: Progress | None = None) -> CompareResult:
         # Cells differ in their steps, hardly in their data, which are read once.
         read = {config.data: preferences_of(config) for config in plan.cells.values()}
         given = {name: given_data(config, read[config.data]) for name, config in plan.cells.items()}
+        held_out = {
+            name: held_out_data(config, read[config.data]) for name, config in plan.cells.items()
+        }
         weights = {}
         for config in plan.cells.values():
             if config.model not in weights:
@@ -74,8 +78,9 @@ def run_plan(plan: Plan, *, progress: Progress | None = None) -> CompareResult:
                     Path(plan.cells[other, seed].output_dir) for other in names if other != name
                 ]
                 own = read[config.data]
-                key = _key(config, given[name, seed], weights[config.model], own)
-                cells.append(_cell(plan, name, seed, given[name, seed], own, key, siblings, told))
+                data = given[name, seed]
+                key = _key(config, data, held_out[name, seed], weights[config.model], own)
+                cells.append(_cell(plan, name, seed, data, own, key, siblings, told))
             if not plan.settings.keep_models:
                 # Other methods' work, of another run in this folder, stays.
                 for name in names:
@@ -88,8 +93,9 @@ def run_plan(plan: Plan, *, progress: Progress | None = None) -> CompareResult:
 def _key(
     config: AlignConfig,
     given: Mapping[Kind, Dataset],
+    held_out: Mapping[Kind, Dataset],
     weights: str,
-    preferences: Preferences | None = None,
+    preferences: Preferences | None,
 ) -> str:
     """What a cell is made from; settings that act on the comparison alone do not count."""
     settings = _cell_settings(config)
@@ -103,6 +109,15 @@ def _key(
     ):
         if settings[group] is not None:
             settings[group] = {k: v for k, v in settings[group].items() if k not in paths}
+    for kind in ("helpful", "safe"):
+        step = {k: v for k, v in settings[kind].items() if k not in ("data", "eval_data")}
+        if settings[kind]["eval_data"] is not None and kind in held_out:
+            step["eval_data"] = content_hash(list(held_out[kind]))
+        settings[kind] = step
+    if config.chat_template is not None:
+        settings["chat_template"] = content_hash(chat_template_of(config))
+    if config.scoring is not None:
+        settings["scoring"]["encoder"] = encoder_identity(config.scoring.encoder)
     # Defaults do not count, so that a setting new in riskalign leaves finished cells as they are.
     settings = _beside(settings, resolve(AlignConfig()))
     data = {kind: content_hash(list(rows)) for kind, rows in given.items()}
@@ -149,7 +164,7 @@ def _cell(
         told.stage("cell")
         told.done("done before")
         return done
-    job = Job(config, told, f"{name}, seed {seed}", plan.command, siblings, preferences)
+    job = Job(config, told, f"{name}, seed {seed}", plan.command, siblings, preferences, given)
     with job.recorded():
         trained = train_steps(job, given)
         scored, dial = evaluate(job, trained.models)

@@ -6,7 +6,11 @@ from riskalign.data import Preferences, is_unpaired, load_pairs, unpaired_rows
 from riskalign.errors import InputError
 from riskalign.losses import UNPAIRED
 from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.scoring import SCORED
 from riskalign.pipeline.settings import Kind
+from riskalign.scorers.training_data import training_data
+
+_WORDS = {"helpful": "better", "safe": "safer"}
 
 
 def given_data(config: AlignConfig, preferences: Preferences | None = None) -> dict[Kind, Dataset]:
@@ -15,6 +19,8 @@ def given_data(config: AlignConfig, preferences: Preferences | None = None) -> d
     for kind in config.pair_kinds():
         step = config.step(kind)
         if step.own_answers:
+            assert preferences is not None  # a rule of the configuration
+            _check_own_answers(config, kind, preferences)
             continue
         if step.data is None:
             if preferences is not None and config.data is not None:
@@ -31,6 +37,29 @@ def given_data(config: AlignConfig, preferences: Preferences | None = None) -> d
             continue
         given[kind] = _scored(config, kind, load_pairs(step.data), step.data)
     return given
+
+
+def _check_own_answers(config: AlignConfig, kind: Kind, preferences: Preferences) -> None:
+    """Find too few prompts, and labels that scorers cannot learn from, before any work."""
+    wanted, n = config.step_sampling(kind).prompts, len(preferences.prompts("train"))
+    if wanted > n:
+        field = "sampling" if config.step(kind).sampling is None else f"{kind}.sampling"
+        raise InputError(
+            f"{field}.prompts is {wanted}, and there are {n} training prompts. Lower it, "
+            "data.eval_fraction or data.scorer_fraction."
+        )
+    for scored, label in SCORED.items():
+        rows = preferences.judged("train", label)
+        try:
+            if not rows:
+                raise InputError(f"no label says which answer is {_WORDS[label]}.")
+            training_data(scored, rows)
+        except InputError as error:
+            raise InputError(
+                f"{kind}.own_answers: {preferences.source}: the {scored} scorer that would label "
+                f"them cannot learn from the training records: {error} Give such labels, or set "
+                f"{kind}.own_answers: false."
+            ) from error
 
 
 def held_out_data(
@@ -56,7 +85,7 @@ def _pairs(rows: list[dict[str, object]], kind: Kind, config: AlignConfig) -> Da
         assert config.data is not None
         raise InputError(
             f"{kind}.data: {config.data.path}: says nothing of which answer is "
-            f"{'better' if kind == 'helpful' else 'safer'}. Give {kind}.data, data.safe_path, or "
+            f"{_WORDS[kind]}. Give {kind}.data, data.safe_path, or "
             f"set {kind}.skip: true."
         )
     return load_pairs(rows, name_for_errors=f"{kind}.data")

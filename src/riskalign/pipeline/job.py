@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from riskalign.cache import file_sha256
 from riskalign.data import Preferences
 from riskalign.environments import Prompt, World, get_world, max_cost_of
@@ -16,15 +18,18 @@ from riskalign.errors import InputError
 from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.given import given_data
 from riskalign.pipeline.judged import (
     JudgedWorld,
     judged_world,
     labelling_world,
     preferences_of,
+    trained_on,
 )
 from riskalign.pipeline.ledger import Ledger, Outcome
 from riskalign.pipeline.manifest import Manifest, stage_seed
 from riskalign.pipeline.progress import Progress, Update
+from riskalign.pipeline.settings import Kind
 
 Work = Callable[[str, Update], Outcome]  # from a stage's key and a way to tell how far it is
 
@@ -51,7 +56,8 @@ class ModelOnDisk:
 class Job:
     """One job in one folder; made, and its configuration checked, before any work.
 
-    What jobs in the folders `siblings` have done from the same inputs is not done again.
+    `given` are the pairs that steps bring, and `preferences` the judged answers of a job that has
+    them. What jobs in the folders `siblings` have done from the same inputs is not done again.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class Job:
         command: str | None,
         siblings: Sequence[Path] = (),
         preferences: Preferences | None = None,
+        given: Mapping[Kind, Dataset] | None = None,
     ) -> None:
         self.config = config
         self.progress = progress
@@ -70,11 +77,15 @@ class Job:
         self.command = command or f"riskalign align --config {self.folder / 'config.yaml'}"
         self.preferences = preferences
         self.notes: list[str] = []
+        self.chat_template = chat_template_of(config)
+        self.trained_on: set[str] = set()
         self.world: World | None
         if preferences is None:
             self.world = _needed_world(config)
         else:
-            self.world = judged_world(config, preferences, self.folder)
+            own = (given or {}).values()
+            self.trained_on = trained_on(preferences, own)
+            self.world = judged_world(config, preferences, own, self.folder)
         self.labelling: JudgedWorld | None = None
         if preferences is not None and config.own_answers():
             self.labelling = labelling_world(preferences, self.folder)
@@ -84,9 +95,6 @@ class Job:
             self.eval_prompts = evaluation_prompts(config, self.world)
             if preferences is None:  # scorers may be yet to train
                 _check_world(self.world, self.eval_prompts, config.evaluation.prompts)
-        if self.labelling is not None:  # more prompts than there are is an error now, not later
-            for kind in config.own_answers():
-                self.labelling.prompts("train", config.step_sampling(kind).prompts, 0)
         machine.check_folder(self.folder)
         self.ledger = Ledger(self.folder, siblings)
         self.manifest = Manifest(self.folder, config, self.command)
@@ -111,7 +119,8 @@ class Job:
 
     def stage(self, name: str, inputs: Mapping[str, Any], work: Work) -> Outcome:
         """The outcome of a stage, which is done unless it is finished with the same inputs."""
-        key = self.ledger.key({"stage": name, **inputs})
+        template = {} if self.chat_template is None else {"chat_template": self.chat_template}
+        key = self.ledger.key({"stage": name, **inputs, **template})
         self.progress.stage(name)
         outcome = self.ledger.find(name, key)
         reused = outcome is not None
@@ -160,7 +169,8 @@ def evaluation_prompts(config: AlignConfig, world: World | None = None) -> list[
         InputError: the job has no evaluation, or neither a world nor judged answers.
     """
     if world is None and (preferences := preferences_of(config)) is not None:
-        world = judged_world(config, preferences, Path(config.output_dir).expanduser())
+        given = given_data(config, preferences).values()
+        world = judged_world(config, preferences, given, Path(config.output_dir).expanduser())
     if world is None and config.world is not None:
         world = get_world(config.world)
     if world is None or config.evaluation is None:
@@ -169,6 +179,12 @@ def evaluation_prompts(config: AlignConfig, world: World | None = None) -> list[
     # The pairs' seeds differ from this one, so that these are other prompts.
     seed = stage_seed(config, "evaluate" if split == "eval" else "develop")
     return world.prompts("eval" if split == "eval" else "train", config.evaluation.prompts, seed)
+
+
+def chat_template_of(config: AlignConfig) -> str | None:
+    """The text of the template that a job gives its model, if it gives one."""
+    path = config.chat_template
+    return None if path is None else Path(path).read_text(encoding="utf-8")
 
 
 def world_identity(spec: str | None, world: World | None) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
+
+from datasets import Dataset
 
 from riskalign.baselines.scorer_data import Kind as ScorerKind
 from riskalign.data import Preferences, load_preferences
@@ -15,15 +17,13 @@ from riskalign.environments.world import Split
 from riskalign.errors import InputError
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.ledger import content_hash
-from riskalign.pipeline.scoring import folder_hash
+from riskalign.pipeline.scoring import SCORED, folder_hash
 from riskalign.pipeline.settings import Kind
 from riskalign.scorers import Scorer, check_independent, check_unseen, load_scorer
 from riskalign.scorers.card import read_card
 from riskalign.sets import load_prompt_set
 
 _KINDS: tuple[Kind, ...] = ("helpful", "safe")
-#: A scorer's kind, and the label that it learns from.
-SCORED: Mapping[ScorerKind, Kind] = {"reward": "helpful", "cost": "safe"}
 
 
 class JudgedWorld:
@@ -31,16 +31,24 @@ class JudgedWorld:
 
     Rewards are `sigmoid(score)` of a Bradley-Terry reward, costs `max(0, score)` of the log-odds
     that an answer is unsafe, in nats: above 0 where it is likelier unsafe than not, and the larger
-    the surer.
+    the surer. With `nats` rewards are the scores as they are, whose differences are log-odds, as
+    losses on gaps need them. `left_out` prompts were not to be asked, which errors then say.
     """
 
     name = "data"
 
     def __init__(
-        self, prompts: Mapping[Split, Sequence[Text]], folders: Mapping[ScorerKind, Path]
+        self,
+        prompts: Mapping[Split, Sequence[Text]],
+        folders: Mapping[ScorerKind, Path],
+        *,
+        nats: bool = False,
+        left_out: int = 0,
     ) -> None:
+        self.left_out = left_out
         self._prompts = prompts
         self._folders = folders
+        self._nats = nats
         self._scorers: dict[ScorerKind, Scorer] = {}
         self._scores: dict[tuple[str, str, str], float] = {}
 
@@ -48,12 +56,13 @@ class JudgedWorld:
         """`n` different prompts, drawn by `seed`; `InputError` where there are fewer."""
         own = self._prompts[split]
         if n > len(own):
+            also = f" beside {self.left_out} that training has" if self.left_out else ""
             raise InputError(
-                f"evaluation.prompts is {n}, and there are {len(own)} held-out prompts. Lower it, "
-                "raise data.eval_fraction, or give scoring.prompts."
+                f"evaluation.prompts is {n}, and there are {len(own)} held-out prompts{also}. "
+                "Lower it, raise data.eval_fraction, or give (more) scoring.prompts."
                 if split == "eval"
-                else f"sampling.prompts is {n}, and there are {len(own)} training prompts. Lower "
-                "it, data.eval_fraction or data.scorer_fraction."
+                else f"{n} prompts are to be asked, and there are {len(own)} training prompts. Ask "
+                "fewer, or lower data.eval_fraction or data.scorer_fraction."
             )
         return [
             Prompt(text_hash(own[i])[:16], tuple(own[i]))  # type: ignore[arg-type]
@@ -70,11 +79,12 @@ class JudgedWorld:
         return {
             "prompts": content_hash([list(own) for _, own in sorted(self._prompts.items())]),
             "scorers": {kind: folder_hash(kind, str(path)) for kind, path in self._folders.items()},
-        }
+        } | ({"nats": True} if self._nats else {})
 
     def reward(self, prompt: Prompt, answer: str) -> float:
-        """How helpful the reward scorer finds an answer, in (0, 1)."""
-        return 1 / (1 + math.exp(-max(-700.0, self._score("reward", prompt, answer))))
+        """How helpful the reward scorer finds an answer, in (0, 1) or in nats."""
+        score = self._score("reward", prompt, answer)
+        return score if self._nats else 1 / (1 + math.exp(-max(-700.0, score)))
 
     def cost(self, prompt: Prompt, answer: str) -> float:
         """How sure the cost scorer is that an answer is unsafe, in nats; 0 where it is not."""
@@ -99,34 +109,66 @@ def preferences_of(config: AlignConfig) -> Preferences | None:
     return None if config.data is None else load_preferences(config.data)
 
 
-def judged_world(config: AlignConfig, preferences: Preferences, folder: Path) -> JudgedWorld:
+def judged_world(
+    config: AlignConfig, preferences: Preferences, given: Iterable[Dataset], folder: Path
+) -> JudgedWorld:
     """The world in which a job with judged answers is evaluated.
 
     Its scorers are those that `scoring` names, else those that the job trains in `folder`. Of the
-    prompts that `scoring` names, those that steps or scorers learn from are left out.
+    prompts that could be asked, those that steps or the job's scorers learn from are left out.
+
+    Args:
+        config: the job's.
+        preferences: its judged answers.
+        given: pairs or responses that steps train on, as `given_data` reads them.
+        folder: the job's.
 
     Raises:
-        InputError: a file of prompts that cannot be read.
+        InputError: a file of prompts that cannot be read, or a step that trains on prompts that
+            are set aside for scorers.
     """
     scoring = config.scoring_settings()
-    asked: list[Text] = preferences.prompts("eval")
+    learnt = trained_on(preferences, given)
+    if any(getattr(scoring, kind) is None for kind in SCORED) and config.evaluation is not None:
+        aside = {text_hash(prompt) for prompt in preferences.prompts("scorer")}
+        if shared := len(aside & learnt):
+            raise InputError(
+                f"data: {preferences.source}: {shared} of the prompts set aside for the scorers "
+                "that judge are in a step's own data, so that what it learnt there would be judged "
+                "by its own teacher. Take them out, or give scoring.reward and scoring.cost."
+            )
+        learnt |= aside
+    candidates: list[Text] = preferences.prompts("eval")
     if scoring.prompts is not None:
-        asked = [list(prompt.messages) for prompt in load_prompt_set(scoring.prompts).prompts]
-        learnt = {text_hash(p) for side in ("train", "scorer") for p in preferences.prompts(side)}
-        asked = [prompt for prompt in asked if text_hash(prompt) not in learnt]
+        candidates = [list(prompt.messages) for prompt in load_prompt_set(scoring.prompts).prompts]
+    different: dict[str, Text] = {}
+    for prompt in candidates:
+        different.setdefault(text_hash(prompt), prompt)
+    asked = [prompt for each, prompt in different.items() if each not in learnt]
     folders = {
-        kind: Path(given).expanduser()
-        if (given := getattr(scoring, kind)) is not None
+        kind: Path(path).expanduser()
+        if (path := getattr(scoring, kind)) is not None
         else folder / "scorers" / kind
         for kind in SCORED
     }
-    return JudgedWorld({"train": preferences.prompts("train"), "eval": asked}, folders)
+    return JudgedWorld(
+        {"train": preferences.prompts("train"), "eval": asked},
+        folders,
+        left_out=len(different) - len(asked),
+    )
+
+
+def trained_on(preferences: Preferences, given: Iterable[Dataset]) -> set[str]:
+    """The `text_hash`es of the prompts that a job's steps may learn from."""
+    own = {text_hash(prompt) for prompt in preferences.prompts("train")}
+    return own.union(*({text_hash(prompt) for prompt in rows["prompt"]} for rows in given))
 
 
 def labelling_world(preferences: Preferences, folder: Path) -> JudgedWorld:
     """The world in which a job's own answers become pairs, by scorers of the training records."""
     folders = {kind: folder / "labellers" / kind for kind in SCORED}
-    return JudgedWorld({"train": preferences.prompts("train"), "eval": []}, folders)
+    prompts: Mapping[Split, Sequence[Text]] = {"train": preferences.prompts("train"), "eval": []}
+    return JudgedWorld(prompts, folders, nats=True)
 
 
 def judged_identity(config: AlignConfig, preferences: Preferences) -> dict[str, Any]:
@@ -142,30 +184,45 @@ def judged_identity(config: AlignConfig, preferences: Preferences) -> dict[str, 
     }
 
 
+def check_cards(
+    trained: Set[str], asked: Sequence[Prompt], folders: Mapping[ScorerKind, Path]
+) -> None:
+    """Refuse scorers that may not judge, as far as their cards tell.
+
+    Raises:
+        InputError: a scorer of the other kind, or one that learnt from a prompt that the steps are
+            trained on or that is asked.
+    """
+    asked_of = {text_hash(list(prompt.messages)) for prompt in asked}
+    groups = {"the steps are trained on": trained, "are asked": asked_of}
+    for kind, folder in folders.items():
+        card = read_card(folder)
+        if card.kind != kind:
+            raise InputError(f"scoring.{kind}: {folder} is a {card.kind} scorer.")
+        check_unseen(f"scoring.{kind}: {folder}", card, groups)
+
+
 def check_scorers(
-    preferences: Preferences,
+    trained: Set[str],
     asked: Sequence[Prompt],
     folders: Mapping[ScorerKind, Path],
     labellers: Mapping[ScorerKind, Path] | None = None,
 ) -> str:
     """Sentences for the report that say why the scorers that judge are independent of training.
 
+    Args:
+        trained: `text_hash`es of the prompts that steps are trained on.
+        asked: the evaluation's prompts.
+        folders: of the scorers that judge.
+        labellers: of those that labelled pairs.
+
     Raises:
-        InputError: a scorer of the other kind, one that learnt from a prompt that the steps are
-            trained on or that is asked, or one that is not independent of the `labellers`.
+        InputError: as `check_cards`, or a scorer that is not independent of the `labellers`.
     """
-    trained_on = {text_hash(prompt) for prompt in preferences.prompts("train")}
-    asked_of = {text_hash(list(prompt.messages)) for prompt in asked}
-    groups = {"the steps are trained on": trained_on, "are asked": asked_of}
-    learnt: set[str] = set()
-    encoders: dict[str, None] = {}
-    for kind, folder in folders.items():
-        card = read_card(folder)
-        if card.kind != kind:
-            raise InputError(f"scoring.{kind}: {folder} is a {card.kind} scorer.")
-        check_unseen(f"scoring.{kind}: {folder}", card, groups)
-        learnt |= set(card.prompt_hashes)
-        encoders[f"{card.family}, {card.encoder}"] = None
+    check_cards(trained, asked, folders)
+    cards = [read_card(folder) for folder in folders.values()]
+    learnt = {each for card in cards for each in card.prompt_hashes}
+    encoders = dict.fromkeys(f"{card.family}, {card.encoder}" for card in cards)
     trainers = [load_scorer(folder) for folder in (labellers or {}).values()]
     apart = (
         " ".join(check_independent(load_scorer(folder), *trainers) for folder in folders.values())
@@ -174,8 +231,8 @@ def check_scorers(
     )
     return (
         f"Answers were scored by a reward and a cost scorer ({'; '.join(encoders)}) that learnt "
-        f"from {len(learnt):,} prompts: none of them is among the {len(trained_on):,} that the "
-        f"steps were trained on, nor among the {len(asked_of):,} asked here. {apart}"
+        f"from {len(learnt):,} prompts: none of them is among the {len(trained):,} that the "
+        f"steps were trained on, nor among the {len(asked):,} asked here. {apart}"
     )
 
 

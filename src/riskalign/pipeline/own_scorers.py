@@ -5,9 +5,10 @@ from pathlib import Path
 from riskalign.baselines.scorer_data import Kind as ScorerKind
 from riskalign.data.preferences import Side
 from riskalign.pipeline.job import Job
-from riskalign.pipeline.judged import SCORED, JudgedWorld, check_scorers, scorer_metrics
+from riskalign.pipeline.judged import JudgedWorld, check_cards, check_scorers, scorer_metrics
 from riskalign.pipeline.ledger import Outcome, content_hash
 from riskalign.pipeline.progress import Update
+from riskalign.pipeline.scoring import SCORED, encoder_identity
 from riskalign.scorers import train_embedding_scorer
 
 
@@ -24,17 +25,21 @@ def train_scorers(job: Job) -> None:
     preferences, world = job.preferences, job.world
     if preferences is None or not isinstance(world, JudgedWorld):
         return
+    scoring = job.config.scoring_settings()
+    if job.config.evaluation is not None:
+        given = {k: f for k, f in world.folders.items() if getattr(scoring, k) is not None}
+        check_cards(job.trained_on, job.eval_prompts, given)
     labellers = job.labelling.folders if job.labelling is not None else {}
     for kind, folder in labellers.items():
         _train(job, "train", kind, folder)
+        job.manifest.note("models", f"label-{kind}", scorer_metrics(folder))
     if job.config.evaluation is None:
         return
-    scoring = job.config.scoring_settings()
     for kind, folder in world.folders.items():
         if getattr(scoring, kind) is None:
             _train(job, "scorer", kind, folder)
         job.manifest.note("models", f"judge-{kind}", scorer_metrics(folder))
-    job.note(check_scorers(preferences, job.eval_prompts, world.folders, labellers))
+    job.note(check_scorers(job.trained_on, job.eval_prompts, world.folders, labellers))
 
 
 def _train(job: Job, side: Side, kind: ScorerKind, folder: Path) -> None:
@@ -54,4 +59,5 @@ def _train(job: Job, side: Side, kind: ScorerKind, folder: Path) -> None:
         scorer.save(folder)
         return {"files": job.ledger.files_in(folder)}
 
-    job.stage(stage, {"rows": content_hash(rows), "encoder": encoder, "seed": seed}, work)
+    inputs = {"rows": content_hash(rows), "encoder": encoder_identity(encoder), "seed": seed}
+    job.stage(stage, inputs, work)

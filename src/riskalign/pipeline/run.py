@@ -23,6 +23,7 @@ from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.judged import preferences_of
 from riskalign.pipeline.learnt import note_prompts
 from riskalign.pipeline.ledger import Outcome, content_hash
+from riskalign.pipeline.manifest import stage_seed
 from riskalign.pipeline.own_scorers import train_scorers
 from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.progress import Progress, Silent, Update, quiet_libraries
@@ -77,7 +78,7 @@ def align(
     with quiet_libraries():
         preferences = preferences_of(checked)
         given = given_data(checked, preferences)
-        job = Job(checked, progress or Silent(), title, command, preferences=preferences)
+        job = Job(checked, progress or Silent(), title, command, (), preferences, given)
         with job.recorded():
             return _run(job, given)
 
@@ -142,9 +143,8 @@ def _load(job: Job, given: Mapping[Kind, Dataset], judged: Mapping[Kind, Dataset
         check_4bit()
     name, trust = job.config.model, job.config.trust_remote_code
     loaded = load_model(name, trust_remote_code=trust)
-    template = job.config.chat_template
+    template = job.chat_template
     if template is not None:
-        template = Path(template).read_text(encoding="utf-8")
         loaded.tokenizer.chat_template = template
     start = ModelOnDisk(name, fingerprint(loaded.model), trust, template)
     about = {
@@ -182,6 +182,14 @@ def _check_prompts(job: Job, loaded: LoadedModel) -> None:
     if job.config.evaluation is not None:
         limit = job.config.evaluation.max_new_tokens
         checked_prompts(loaded.model, loaded.tokenizer, job.eval_prompts, limit)
+    if job.labelling is None:
+        return
+    for name, kind in job.config.steps():
+        if kind in job.config.own_answers():
+            sampling = job.config.step_sampling(kind)
+            seed = stage_seed(job.config, f"pairs-{name}")
+            asked = job.labelling.prompts("train", sampling.prompts, seed)
+            checked_prompts(loaded.model, loaded.tokenizer, asked, sampling.max_new_tokens)
 
 
 def _disk_need(job: Job, model: PreTrainedModel) -> int:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from riskalign import scorers
+from riskalign.baselines.scorer_data import Kind as ScorerKind
 from riskalign.cache import file_sha256
 from riskalign.errors import InputError
 from riskalign.pipeline.ledger import content_hash
+from riskalign.pipeline.settings import Kind
 from riskalign.scorers import Scorer
 
 Tell = Callable[[int, int, str], None]
+
+#: A scorer's kind, and the label that it learns from.
+SCORED: Mapping[ScorerKind, Kind] = {"reward": "helpful", "cost": "safe"}
 
 _SCORED_AT_ONCE = 64
 
@@ -48,6 +53,12 @@ def scores_of(
             "that is not finite. Use another scorer."
         )
     return found
+
+
+def encoder_identity(encoder: str) -> str | list[str]:
+    """What decides a sentence encoder: its name, and with a folder the hash of its files."""
+    folder = Path(encoder).expanduser()
+    return [encoder, folder_hash("encoder", encoder)] if folder.is_dir() else encoder
 
 
 def folder_hash(kind: str, folder: str) -> str:

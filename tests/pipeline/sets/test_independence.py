@@ -57,8 +57,13 @@ def test_what_is_known_is_said(say: Say, tmp_path: Path) -> None:
 
 def test_a_model_that_knows_a_prompt_is_named(say: Say, tmp_path: Path) -> None:
     said = say(scorer("xy"), start="hub", rsa=model(tmp_path / "rsa", "Bc"))
-    assert said[0] == "rsa was trained on 1 of the 2 prompts that are asked."
-    assert "rsa was trained on" not in say(scorer("xy"), sft=model(tmp_path / "sft", "c"))[0]
+    known = (
+        "Of the 2 prompts that are asked, 1 are among those that rsa's training could learn from."
+    )
+    assert said[0] == known
+    assert "training could" not in say(scorer("xy"), sft=model(tmp_path / "sft", "c"))[0]
+    sets = {"prompts": load_prompt_set(str(tmp_path / "asked.jsonl"))}
+    assert independence({}, {"rsa": str(tmp_path / "rsa")}, sets, ()) == [known]
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ def independence(
     trained = {name: prompts_of(source) for name, source in models.items()}
     seen = {name: len(asked & prompts) for name, prompts in trained.items() if prompts}
     known_before = [
-        f"{name} was trained on {n:,} of the {len(asked):,} prompts that are asked."
+        f"Of the {len(asked):,} prompts that are asked, {n:,} are among those that {name}'s "
+        "training could learn from."
         for name, n in seen.items()
         if n
     ]
