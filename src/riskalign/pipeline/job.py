@@ -14,6 +14,7 @@ from datasets import Dataset
 from riskalign.cache import file_sha256
 from riskalign.data import Preferences
 from riskalign.environments import Prompt, World, get_world, max_cost_of
+from riskalign.environments.world import Split
 from riskalign.errors import InputError
 from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.pipeline import machine
@@ -165,8 +166,11 @@ class Job:
 def evaluation_prompts(config: AlignConfig, world: World | None = None) -> list[Prompt]:
     """The prompts that a job's models are measured on, the same for the same configuration.
 
+    Of a data set they are at most as many as `evaluation.prompts` says.
+
     Raises:
-        InputError: the job has no evaluation, or neither a world nor judged answers.
+        InputError: the job has no evaluation, or neither a world nor judged answers, or these hold
+            out fewer than the 2 prompts that an interval takes.
     """
     if world is None and (preferences := preferences_of(config)) is not None:
         given = given_data(config, preferences).values()
@@ -175,10 +179,19 @@ def evaluation_prompts(config: AlignConfig, world: World | None = None) -> list[
         world = get_world(config.world)
     if world is None or config.evaluation is None:
         raise InputError("world, evaluation: the job has none, so it asks no evaluation prompts.")
-    split = config.evaluation.split
+    split: Split = "eval" if config.evaluation.split == "eval" else "train"
     # The pairs' seeds differ from this one, so that these are other prompts.
     seed = stage_seed(config, "evaluate" if split == "eval" else "develop")
-    return world.prompts("eval" if split == "eval" else "train", config.evaluation.prompts, seed)
+    n = config.evaluation.prompts
+    if isinstance(world, JudgedWorld):
+        n = min(n, world.count(split))
+        if n < 2:
+            raise InputError(
+                f"evaluation: there are {n} prompts to ask, beside {world.left_out} that training "
+                "has, and intervals take 2. Raise data.eval_fraction, give (more) "
+                "scoring.prompts, or set evaluation: null."
+            )
+    return world.prompts(split, n, seed)
 
 
 def chat_template_of(config: AlignConfig) -> str | None:

@@ -32,7 +32,7 @@ class JudgedWorld:
     Rewards are `sigmoid(score)` of a Bradley-Terry reward, costs `max(0, score)` of the log-odds
     that an answer is unsafe, in nats: above 0 where it is likelier unsafe than not, and the larger
     the surer. With `nats` rewards are the scores as they are, whose differences are log-odds, as
-    losses on gaps need them. `left_out` prompts were not to be asked, which errors then say.
+    losses on gaps need them. `left_out` says how many prompts were not to be asked.
     """
 
     name = "data"
@@ -56,18 +56,15 @@ class JudgedWorld:
         """`n` different prompts, drawn by `seed`; `InputError` where there are fewer."""
         own = self._prompts[split]
         if n > len(own):
-            also = f" beside {self.left_out} that training has" if self.left_out else ""
-            raise InputError(
-                f"evaluation.prompts is {n}, and there are {len(own)} held-out prompts{also}. "
-                "Lower it, raise data.eval_fraction, or give (more) scoring.prompts."
-                if split == "eval"
-                else f"{n} prompts are to be asked, and there are {len(own)} training prompts. Ask "
-                "fewer, or lower data.eval_fraction or data.scorer_fraction."
-            )
+            raise InputError(f"{n} prompts are to be asked, and there are {len(own)}. Ask fewer.")
         return [
             Prompt(text_hash(own[i])[:16], tuple(own[i]))  # type: ignore[arg-type]
             for i in sorted(random.Random(seed).sample(range(len(own)), n))
         ]
+
+    def count(self, split: Split) -> int:
+        """How many prompts there are."""
+        return len(self._prompts[split])
 
     @property
     def folders(self) -> Mapping[ScorerKind, Path]:

@@ -39,6 +39,13 @@ def train_scorers(job: Job) -> None:
         if getattr(scoring, kind) is None:
             _train(job, "scorer", kind, folder)
         job.manifest.note("models", f"judge-{kind}", scorer_metrics(folder))
+    if (n := len(job.eval_prompts)) < job.config.evaluation.prompts:
+        left = world.left_out
+        job.note(
+            f"Only {n} prompts could be asked, where evaluation.prompts is "
+            f"{job.config.evaluation.prompts}"
+            + (f": {left} more were left out because training has them." if left else ".")
+        )
     job.note(check_scorers(job.trained_on, job.eval_prompts, world.folders, labellers))
 
 
