@@ -90,6 +90,19 @@ def test_changed_settings_make_a_cell_anew(job: Make) -> None:
     assert "dpo-safe · seed 3 · train-safe" in recorder.stages
 
 
+def test_settings_that_a_method_does_not_have_leave_its_cell(job: Make) -> None:
+    """DPO has no weight of a risk term, and a method of one step nothing of the other's."""
+    settings = {"rsa-tail": {"order": ["safe"]}}
+    plan = small(job, presets=["dpo-safe", "rsa-tail"], settings=settings)
+    run_plan(load_plan(plan))
+    recorder = Recorder()
+    changed = ["safe.alpha=0.2", "helpful.learning_rate=0.5"]
+    run_plan(load_plan(plan, changed), progress=recorder)
+    told = dict(zip(recorder.stages, recorder.notes, strict=True))
+    assert told["dpo-safe · seed 3 · cell"] == "done before"
+    assert told["rsa-tail · seed 3 · train-safe"] == ""
+
+
 def test_merges_and_one_step(job: Make) -> None:
     result = run_plan(load_plan(small(job, presets=["p-sacpo", "dpo-helpful", "sacpo-kto"])))
     points = json.loads(result.results.read_text())["points"]

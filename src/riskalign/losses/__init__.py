@@ -1,7 +1,7 @@
 """Losses on summed token statistics: DPO, TDPO and RSA on pairs, KTO; one paper a file."""
 
 from riskalign.losses.kto import kto, reference_point
-from riskalign.losses.registry import LOSSES, UNPAIRED, pair_loss
+from riskalign.losses.registry import LOSSES, UNPAIRED, WITH_ALPHA, pair_loss
 from riskalign.losses.sequence import LossOutput, SequenceStats, sum_by_sequence
 from riskalign.losses.targets import TARGETS, margin_loss
 
@@ -9,6 +9,7 @@ __all__ = [
     "LOSSES",
     "TARGETS",
     "UNPAIRED",
+    "WITH_ALPHA",
     "LossOutput",
     "SequenceStats",
     "kto",

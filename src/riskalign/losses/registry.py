@@ -20,7 +20,8 @@ LOSSES: Mapping[str, Callable[..., LossOutput]] = {
 }
 #: Losses of single responses, which need a whole batch (`kto.py`); not for `pair_loss`.
 UNPAIRED = frozenset({"kto"})
-_WITH_ALPHA = frozenset({"tdpo2", "rsa2"})
+#: Losses with a risk term of weight alpha.
+WITH_ALPHA = frozenset({"tdpo2", "rsa2"})
 
 
 def pair_loss(
@@ -48,7 +49,7 @@ def pair_loss(
         raise InputError(f"beta must be positive, not {beta}")
     if not alpha >= 0.0:
         raise InputError(f"alpha must not be negative, not {alpha}")
-    options: dict[str, Any] = {"alpha": alpha} if name in _WITH_ALPHA else {}
+    options: dict[str, Any] = {"alpha": alpha} if name in WITH_ALPHA else {}
     return LOSSES[name](
         chosen,
         rejected,

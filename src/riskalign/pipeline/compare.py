@@ -16,6 +16,7 @@ from riskalign.data import Preferences
 from riskalign.environments import get_world, max_cost_of
 from riskalign.evaluation import Cell, ScoredAnswer, compare_cells, from_columns, to_columns
 from riskalign.evaluation.comparison_report import write_comparison
+from riskalign.losses import WITH_ALPHA
 from riskalign.models import fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
@@ -97,7 +98,10 @@ def _key(
     weights: str,
     preferences: Preferences | None,
 ) -> str:
-    """What a cell is made from; settings that act on the comparison alone do not count."""
+    """What a cell is made from.
+
+    Settings that act on the comparison alone, or not at all with this method, do not count.
+    """
     settings = _cell_settings(config)
     settings["evaluation"] = {
         key: value for key, value in settings["evaluation"].items() if key not in _LATER
@@ -109,10 +113,16 @@ def _key(
     ):
         if settings[group] is not None:
             settings[group] = {k: v for k, v in settings[group].items() if k not in paths}
-    for kind in ("helpful", "safe"):
-        step = {k: v for k, v in settings[kind].items() if k not in ("data", "eval_data")}
-        if settings[kind]["eval_data"] is not None and kind in held_out:
+    kinds: tuple[Kind, ...] = ("helpful", "safe")
+    for kind in kinds:
+        step = settings.pop(kind)
+        if kind not in config.pair_kinds():
+            continue
+        del step["data"]  # what it holds is in `given`
+        if step["eval_data"] is not None and kind in held_out:
             step["eval_data"] = content_hash(list(held_out[kind]))
+        if step["loss_type"] not in WITH_ALPHA:
+            del step["alpha"]
         settings[kind] = step
     if config.chat_template is not None:
         settings["chat_template"] = content_hash(chat_template_of(config))

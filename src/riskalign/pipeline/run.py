@@ -13,6 +13,7 @@ from riskalign.atomic import link_or_copy, new_folder, write_json_lines
 from riskalign.cache import file_sha256
 from riskalign.data import load_pairs
 from riskalign.errors import InputError
+from riskalign.losses import WITH_ALPHA
 from riskalign.models import LoadedModel, check_4bit, fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
@@ -255,7 +256,11 @@ def _train(
     inputs = {
         "model": current.weights,
         "data": data_hash,
-        "step": {k: v for k, v in vars(step).items() if k not in _SEPARATE},
+        "step": {
+            k: v
+            for k, v in vars(step).items()
+            if k not in _SEPARATE and (k != "alpha" or step.loss_type in WITH_ALPHA)
+        },
         "beta": config.step_beta(kind),
         "peft": config.peft and dataclasses.asdict(config.peft),
         "bf16": machine.use_bf16(step.bf16 if step.bf16 is not None else config.bf16),
