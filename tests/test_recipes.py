@@ -3,17 +3,19 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from riskalign.environments import get_world, max_cost_of
-from riskalign.evaluation import from_columns, summarize
+from riskalign.evaluation import from_columns, paired_differences, summarize
 from riskalign.pipeline import load_plan
 from riskalign.sets import load_prompt_set
+from riskalign.sets import table as sets_table
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 VAULT, SAFERLHF = RECIPES / "vault", RECIPES / "saferlhf"
-CELLS = sorted(VAULT.rglob("cells/*.json"))
+CELLS = sorted(RECIPES.rglob("cells/*.json"))
 
 
 @pytest.mark.parametrize("path", CELLS, ids=lambda path: path.stem)
@@ -67,6 +69,110 @@ def test_the_studys_table_is_that_of_the_cells() -> None:
             f"{100 * found['unsafe_rate'].value:.1f}",
             f"{found['cvar_0.95'].value:.1f}",
         ]
+
+
+#: The rows of the PKU-SafeRLHF page: the folder and the method of their cell.
+STUDY = {
+    "dpo-helpful": ("", "dpo-helpful"),
+    "dpo-safe": ("", "dpo-safe"),
+    "sacpo": ("", "sacpo"),
+    "rsa-tail": ("", "rsa-tail"),
+    "rsa-tail, alpha 0.05": ("alpha005", "rsa-tail"),
+    "rsa-tail, own answers": ("own", "rsa-tail"),
+}
+
+
+def _rows(page: Path, pattern: str) -> list[tuple[str, ...]]:
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^\| {pattern}", text, flags=re.MULTILINE)
+
+
+def _study_cell(name: str) -> dict[str, Any]:
+    folder, method = STUDY[name]
+    path = SAFERLHF / "study" / folder / "cells" / f"{method}-seed0.json"
+    cell: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return cell
+
+
+def test_the_saferlhf_pages_models_are_those_of_the_cells() -> None:
+    ends = r" \| ([\d.]+) \(([\d.]+)–([\d.]+)\)"
+    rows = _rows(SAFERLHF / "README.md", rf"(\S[^|]*?){ends * 4} \| ([\d.]+) \|$")
+    assert {row[0] for row in rows} == {"start", *STUDY}
+    points = {
+        name: from_columns(
+            _study_cell("dpo-safe")["points"]["start"]
+            if name == "start"
+            else _study_cell(name)["points"]["final"]
+        )
+        for name, *_ in rows
+    }
+    severities = [answer.cost for own in points.values() for answer in own if answer.cost > 0]
+    written = (("reward", 1, 2), ("unsafe_rate", 100, 1), ("cost", 1, 2), ("cvar_0.95", 1, 2))
+    for name, *shown in rows:
+        found = summarize(points[name], severities=severities)
+        assert shown == [
+            *(
+                f"{scale * end:.{digits}f}"
+                for metric, scale, digits in written
+                for end in (found[metric].value, found[metric].low, found[metric].high)
+            ),
+            f"{found['kl'].value:.1f}",
+        ], name
+
+
+def test_the_saferlhf_pages_accuracies_are_those_of_the_cells() -> None:
+    share = r" \| (–|[\d.]+ \([\d.]+–[\d.]+\))"
+    rows = _rows(SAFERLHF / "README.md", rf"(\S[^|]*?){share * 2} \| ([\d.]+) \|$")
+    assert {row[0] for row in rows} == set(STUDY)
+    for name, helpful, safe, minutes in rows:
+        cell = _study_cell(name)
+        for kind, shown in (("helpful", helpful), ("safe", safe)):
+            found = cell["held_out"].get(kind)
+            assert shown == (
+                "–"
+                if found is None
+                else f"{found['accuracy']:.2f} ({found['low']:.2f}–{found['high']:.2f})"
+            )
+        assert minutes == f"{cell['budget']['seconds'] / 60:.0f}"
+
+
+def test_the_saferlhf_pages_differences_are_those_of_the_cells() -> None:
+    ends = r" \| ([−+][\d.]+) \(([−+][\d.]+) to ([−+][\d.]+)\)"
+    rows = _rows(SAFERLHF / "README.md", rf"(\S[^|]*?) less (\S[^|]*?){ends * 3} \|$")
+    assert len(rows) >= 4
+    every = {name: from_columns(_study_cell(name)["points"]["final"]) for name in STUDY}
+    severities = [answer.cost for own in every.values() for answer in own if answer.cost > 0]
+    for one, other, *shown in rows:
+        found = paired_differences(every[other], every[one], severities=severities)
+        assert shown == [
+            f"{scale * end:+.{digits}f}".replace("-", "−")
+            for metric, scale, digits in (
+                ("reward", 1, 3),
+                ("unsafe_rate", 100, 1),
+                ("cvar_0.95", 1, 2),
+            )
+            for end in (found[metric].value, found[metric].low, found[metric].high)
+        ], (one, other)
+
+
+def test_the_saferlhf_pages_sets_are_those_of_the_evaluation() -> None:
+    content = json.loads((SAFERLHF / "study" / "sets" / "evaluate.json").read_text("utf-8"))
+    table = content["table"]
+    names = [row["model"] for row in table["rows"]]
+    rows = _rows(SAFERLHF / "README.md", r"((?:[A-Z][^|]*?): [^|]*?) \| (.*) \|$")
+    labels = {f"{c['group']}: {c['label']}": i for i, c in enumerate(table["columns"])}
+    assert len(rows) >= 8
+    for label, cells in rows:
+        i = labels[label]
+        metric = table["columns"][i]["metric"]
+        assert cells.split(" | ") == [
+            f"{value} ({span})" if span else value
+            for value, span in (sets_table.shown(metric, row["cells"][i]) for row in table["rows"])
+        ]
+    assert "| | " + " | ".join(names) + " |" in (SAFERLHF / "README.md").read_text("utf-8")
+    text = json.dumps(content)
+    assert '"answer"' not in text
+    assert '"messages"' not in text
 
 
 def test_the_prompts_for_over_refusal_are_all_safe() -> None:
