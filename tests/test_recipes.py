@@ -78,6 +78,7 @@ STUDY = {
     "sacpo": ("", "sacpo"),
     "rsa-tail": ("", "rsa-tail"),
     "rsa-tail, alpha 0.05": ("alpha005", "rsa-tail"),
+    "rsa-tail, beta 0.05": ("beta", "rsa-tail"),
     "rsa-tail, own answers": ("own", "rsa-tail"),
 }
 
