@@ -41,6 +41,24 @@ def test_point_values_by_hand() -> None:
         assert interval.low <= interval.value <= interval.high
 
 
+def test_clusters_are_drawn_together_by_hand() -> None:
+    """Two models' answers to prompts 0 and 1: the worst is each model's, the rest is one sample."""
+    costs = {"a0": (1.0, 3.0), "a1": (0.0, 0.0), "b0": (5.0, 0.0), "b1": (2.0, 0.0)}
+    scored = [
+        ScoredAnswer(prompt, "", 0.0, cost, 0.0, 0.0, 1)
+        for prompt, pair in costs.items()
+        for cost in pair
+    ]
+    found = summarize(scored, n_boot=500, clusters={name: name[1] for name in costs})
+    assert found["worst_of_k"].value == (3 + 0 + 5 + 2) / 4
+    assert found["cost"].value == 11 / 8
+    # A draw holds each of the two clusters 0, 1 or 2 times: the ends are one cluster's own mean.
+    assert (found["cost"].low, found["cost"].high) == (2 / 4, 9 / 4)
+    assert (found["worst_of_k"].low, found["worst_of_k"].high) == (1, 4)
+    with pytest.raises(InputError, match=r"answers to 1 prompt"):
+        summarize(scored, clusters=dict.fromkeys(costs, "one"))
+
+
 def test_same_seed_same_intervals() -> None:
     scored = [answer(i // 3, float(i % 5 == 0), i / 40) for i in range(40)]
     assert summarize(scored, n_boot=100, seed=1) == summarize(scored, n_boot=100, seed=1)

@@ -26,6 +26,11 @@ def test_cvar_bound_by_hand() -> None:
     assert cvar_upper_bound([[25.0]] * 5, 0.95, 25.0) == 25.0
     answers = [ScoredAnswer(f"p{i // 2}", "", 0.0, 0.0, 0.0, 0.0, 1) for i in range(600)]
     assert cvar_bounds(answers, (0.95,), 25.0)["cvar_0.95"] == pytest.approx(expected)
+    # Answers to 600 prompts of which every two are drawn together tell no more.
+    answers = [ScoredAnswer(f"p{i}", "", 0.0, 0.0, 0.0, 0.0, 1) for i in range(600)]
+    pairs = {f"p{i}": str(i // 2) for i in range(600)}
+    found = cvar_bounds(answers, (0.95,), 25.0, clusters=pairs)
+    assert found["cvar_0.95"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])

@@ -1,5 +1,6 @@
 """Methods over seeds: pooling, intervals, and differences at matched helpfulness."""
 
+import dataclasses
 import io
 import json
 import math
@@ -79,6 +80,37 @@ def test_points_are_pooled_over_seeds() -> None:
     assert set(row["each"]) == {"0", "1"}
     assert row["seeds"]["reward"].value == pytest.approx(0.5)
     assert found["budgets"]["rsa"] == BUDGET
+
+
+def test_a_prompt_that_two_seeds_asked_is_one_prompt() -> None:
+    """Two trainings that gave the same model tell no more than one of them."""
+    drawn = answers(3, 0.5, 0.4)
+    finals = {"rsa": drawn, "sacpo": answers(4, 0.5, 0.6)}
+
+    def found(seeds: tuple[int, ...], own_prompts: bool) -> dict[str, Any]:
+        made = []
+        for seed in seeds:
+            for method, given in finals.items():
+                kept = [
+                    dataclasses.replace(a, prompt_id=f"{seed}-{a.prompt_id}") if own_prompts else a
+                    for a in given
+                ]
+                made.append(Cell(method, seed, {"start": kept, "final": kept}, BUDGET))
+        return compare_cells(made, own=["rsa"], n_boot=300)
+
+    one, shared, apart = found((0,), False), found((0, 1), False), found((0, 1), True)
+    for a, b in zip(one["points"], shared["points"], strict=True):
+        for name, metric in a["metrics"].items():
+            assert b["metrics"][name].value == pytest.approx(metric.value)
+        for name in ("unsafe_rate", "cost", "worst_of_k"):
+            assert b["metrics"][name].low == pytest.approx(a["metrics"][name].low)
+            assert b["metrics"][name].high == pytest.approx(a["metrics"][name].high)
+    rates = [row["points"][1]["metrics"]["unsafe_rate"] for row in (one, shared, apart)]
+    widths = [rate.high - rate.low for rate in rates]
+    assert widths[0] == pytest.approx(widths[1])
+    assert widths[2] / widths[1] == pytest.approx(1 / math.sqrt(2), abs=0.15)
+    differences = [row["matched"][0]["differences"]["cost"] for row in (one, shared)]
+    assert differences[1].low == pytest.approx(differences[0].low)
 
 
 def test_matched_by_reward_alone() -> None:

@@ -4,13 +4,13 @@ Answers to one prompt are alike, so that prompts, not answers, are drawn with re
 (Davison & Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8). Intervals are
 percentile intervals but for CVaR (`tail_intervals`) and rare rates (`metrics.rare_rate_interval`).
 
-Shapes: n answers, M prompts, R replicates.
+Shapes: n answers, M prompts (of answers pooled over trainings: M clusters), R replicates.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -54,18 +54,27 @@ _ENTRIES_AT_ONCE = 2_000_000
 
 
 class _Sample:
-    """Scored answers as arrays, answers grouped by prompt in the order of `ids`."""
+    """Scored answers as arrays, answers grouped by what is drawn, in the order of `drawn`.
 
-    def __init__(self, scored: Sequence[ScoredAnswer], ids: Sequence[str]) -> None:
-        index = {prompt_id: i for i, prompt_id in enumerate(ids)}
-        M = len(ids)
-        self.prompt = np.array([index[s.prompt_id] for s in scored])  # [n]
+    `clusters` tells what a prompt's answers are drawn with.
+    """
+
+    def __init__(
+        self, scored: Sequence[ScoredAnswer], drawn: Sequence[str], clusters: Mapping[str, str]
+    ) -> None:
+        index = {name: i for i, name in enumerate(drawn)}
+        M = len(drawn)
+        self.prompt = np.array([index[clusters[s.prompt_id]] for s in scored])  # [n]
         self.costs = np.array([s.cost for s in scored], dtype=np.float64)  # [n]
         self.sizes = np.bincount(self.prompt, minlength=M).astype(np.float64)  # [M]
         unsafe = np.bincount(self.prompt[self.costs > 0], minlength=M)
         self.unsafe = unsafe.astype(np.float64)  # [M]
-        self.worst = np.full(M, -np.inf)
-        np.maximum.at(self.worst, self.prompt, self.costs)
+        worst: dict[str, float] = {}
+        for s in scored:
+            worst[s.prompt_id] = max(s.cost, worst.get(s.prompt_id, -math.inf))
+        owner = [index[clusters[prompt_id]] for prompt_id in worst]
+        self.worst = np.bincount(owner, weights=list(worst.values()), minlength=M)  # [M]
+        self.prompts = np.bincount(owner, minlength=M).astype(np.float64)  # [M]
         self.means: dict[str, tuple[Floats, Floats]] = {}  # sums and numbers of values, [M] each
         for name in _MEANS:
             values = np.array([getattr(s, name) for s in scored], dtype=np.float64)
@@ -86,7 +95,7 @@ class _Sample:
                 for name, (sums, numbers) in self.means.items()
             }
         result["unsafe_rate"] = draws @ self.unsafe / answers
-        result["worst_of_k"] = draws @ self.worst / draws.sum(axis=1)
+        result["worst_of_k"] = (draws @ self.worst) / (draws @ self.prompts)
         rows = max(1, _ENTRIES_AT_ONCE // len(self.costs))
         parts = [
             tail(self.costs, draws[i : i + rows][:, self.prompt], TAIL_LEVELS)
@@ -98,12 +107,15 @@ class _Sample:
         return {name: result[name] for name in METRICS if name in result}
 
 
-def _prompt_ids(scored: Sequence[ScoredAnswer]) -> list[str]:
-    ids = list(dict.fromkeys(s.prompt_id for s in scored))
-    if len(ids) < 2:
+def _clusters(scored: Sequence[ScoredAnswer], clusters: Mapping[str, str] | None) -> dict[str, str]:
+    """What each prompt's answers are drawn with, by prompt, in order; values are checked."""
+    ids = dict.fromkeys(s.prompt_id for s in scored)
+    of = {prompt_id: prompt_id if clusters is None else clusters[prompt_id] for prompt_id in ids}
+    n = len(set(of.values()))
+    if n < 2:
         raise InputError(
-            f"answers to {len(ids)} prompt(s) were given: intervals are drawn over prompts and "
-            "need at least 2"
+            f"answers to {n} prompt(s) were given: intervals are drawn over prompts and need at "
+            "least 2"
         )
     for s in scored:
         for name in _MEANS:
@@ -112,7 +124,7 @@ def _prompt_ids(scored: Sequence[ScoredAnswer]) -> list[str]:
                 raise InputError(f"prompt {s.prompt_id!r}: {name} is {value}")
         if s.cost < 0:
             raise InputError(f"prompt {s.prompt_id!r}: cost is {s.cost}; a cost is 0 or more")
-    return ids
+    return of
 
 
 class _Measured:
@@ -121,15 +133,16 @@ class _Measured:
     def __init__(
         self,
         scored: Sequence[ScoredAnswer],
-        ids: Sequence[str],
+        drawn: Sequence[str],
+        clusters: Mapping[str, str],
         draws: Floats,
         bootstrap: Bootstrap,
         severities: Sequence[float] | None,
         max_cost: float | None,
     ) -> None:
         confidence = bootstrap.confidence
-        sample = _Sample(scored, ids)
-        once = sample.statistics(np.ones((1, len(ids))))
+        sample = _Sample(scored, drawn, clusters)
+        once = sample.statistics(np.ones((1, len(drawn))))
         self.values = {name: float(value[0]) for name, value in once.items()}
         self.many = sample.statistics(draws)
         self.intervals = {
@@ -144,7 +157,9 @@ class _Measured:
         seen = sample.costs[sample.costs > 0] if severities is None else severities
         self.tails: dict[str, TailSample] = {}
         self.extended: set[str] = set()
-        bounds = {} if max_cost is None else cvar_bounds(scored, TAIL_LEVELS, max_cost, confidence)
+        bounds = {}
+        if max_cost is not None:
+            bounds = cvar_bounds(scored, TAIL_LEVELS, max_cost, confidence, clusters)
         for level in TAIL_LEVELS:
             name = f"cvar_{level}"
             own = tail_sample(
@@ -187,6 +202,7 @@ def summarize(
     confidence: float = 0.95,
     severities: Sequence[float] | None = None,
     max_cost: float | None = None,
+    clusters: Mapping[str, str] | None = None,
 ) -> dict[str, Interval]:
     """Each of `METRICS` with its interval.
 
@@ -196,14 +212,17 @@ def summarize(
     few prompts hold an unsafe answer the unsafe rate's interval is `metrics.rare_rate_interval`,
     and where few lie in the tail CVaR's upper end follows from that rate and from `severities`,
     the costs of unsafe answers seen of any model of the comparison (this one's own by default).
-    `max_cost`, the largest cost there can be, caps CVaR's interval where it is known.
+    `max_cost`, the largest cost there can be, caps CVaR's interval where it is known. `clusters`
+    names, by `prompt_id`, what is drawn together: where models of several trainings were asked the
+    same prompt under different ids, their answers are no more independent than one model's.
 
     Raises InputError for fewer than 2 prompts, a cost below 0 or a value that is not finite.
     """
     bootstrap = Bootstrap(n_boot, seed, confidence)
-    ids = _prompt_ids(scored)
-    draws = np.concatenate(bootstrap.draws(len(ids)))
-    return _Measured(scored, ids, draws, bootstrap, severities, max_cost).intervals
+    of = _clusters(scored, clusters)
+    drawn = list(dict.fromkeys(of.values()))
+    draws = np.concatenate(bootstrap.draws(len(drawn)))
+    return _Measured(scored, drawn, of, draws, bootstrap, severities, max_cost).intervals
 
 
 def paired_differences(
@@ -215,27 +234,31 @@ def paired_differences(
     confidence: float = 0.95,
     severities: Sequence[float] | None = None,
     max_cost: float | None = None,
+    clusters: Mapping[str, str] | None = None,
 ) -> dict[str, Interval]:
     """Each of `METRICS` (measured on both sides) of b less a, on the same drawn prompts.
 
     Where either side's unsafe rate or CVaR rests on few prompts, the interval of their difference
     is put together from the two sides' own (Newcombe, 1998, method 10), which leaves the pairing
-    out and so errs on the wide side. `severities` and `max_cost` as in `summarize`.
+    out and so errs on the wide side. `severities`, `max_cost` and `clusters` as in `summarize`.
 
     Raises InputError where the two were not asked the same prompts, or as `summarize` does.
     """
     bootstrap = Bootstrap(n_boot, seed, confidence)
-    ids = _prompt_ids(a)
-    if set(ids) != set(_prompt_ids(b)):
-        odd = sorted(set(ids) ^ {s.prompt_id for s in b})
+    of = _clusters(a, clusters)
+    if of != _clusters(b, clusters):
+        odd = sorted(set(of) ^ {s.prompt_id for s in b})
         raise InputError(
             f"paired differences need the same prompts on both sides; {len(odd)} prompt(s) are on "
             f"one side only, {odd[0]!r} first"
         )
-    draws = np.concatenate(bootstrap.draws(len(ids)))
+    drawn = list(dict.fromkeys(of.values()))
+    draws = np.concatenate(bootstrap.draws(len(drawn)))
     if severities is None:
         severities = [answer.cost for answer in (*a, *b) if answer.cost > 0]
-    one, other = (_Measured(side, ids, draws, bootstrap, severities, max_cost) for side in (a, b))
+    one, other = (
+        _Measured(side, drawn, of, draws, bootstrap, severities, max_cost) for side in (a, b)
+    )
     differences = {
         name: bootstrap.ends(
             other.values[name] - one.values[name], other.many[name] - one.many[name]

@@ -7,7 +7,7 @@ in any way, since only the prompts' means enter.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,11 +87,16 @@ def cvar_bounds(
     levels: Sequence[float],
     max_cost: float,
     confidence: float = 0.95,
+    clusters: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
-    """`cvar_a` -> its distribution-free upper bound, each at `confidence` by itself."""
+    """`cvar_a` -> its distribution-free upper bound, each at `confidence` by itself.
+
+    `clusters` names, by `prompt_id`, which answers are not independent; by default a prompt's.
+    """
     costs: dict[str, list[float]] = {}
     for answer in scored:
-        costs.setdefault(answer.prompt_id, []).append(answer.cost)
+        cluster = answer.prompt_id if clusters is None else clusters[answer.prompt_id]
+        costs.setdefault(cluster, []).append(answer.cost)
     return {
         f"cvar_{level}": cvar_upper_bound(list(costs.values()), level, max_cost, confidence)
         for level in levels

@@ -96,7 +96,7 @@ def compare_cells(
     """Every point of every method with intervals, and `own` methods against the others.
 
     Answers of all seeds are pooled: a metric is that of a model drawn from the method's seeds.
-    Intervals are bootstrapped over prompts, each seed's prompts counting as their own; `seeds`
+    Intervals are bootstrapped over prompts, a prompt that several seeds asked being one; `seeds`
     beside them is the mean over seeds with Student's interval, and `each` a value for each seed.
 
     Returns `points` (rows `{"method", "point", "metrics", "seeds", "each", "n_answers"}`, the start
@@ -117,6 +117,12 @@ def compare_cells(
         "seed": seed,
         "confidence": confidence,
         "max_cost": max_cost,
+        "clusters": {
+            _own_id(cell, answer): answer.prompt_id
+            for cell in cells
+            for answers in cell.points.values()
+            for answer in answers
+        },
         "severities": [
             answer.cost
             for cell in cells
@@ -141,9 +147,14 @@ def compare_cells(
     }
 
 
+def _own_id(cell: Cell, answer: ScoredAnswer) -> str:
+    """Tells apart the answers of different seeds' models to one prompt."""
+    return f"{cell.seed}/{answer.prompt_id}"
+
+
 def _pooled(cells: Sequence[Cell], point: str) -> list[ScoredAnswer]:
     return [
-        ScoredAnswer(f"{cell.seed}/{a.prompt_id}", "", a.reward, a.cost, a.kl, a.srr, a.length)
+        ScoredAnswer(_own_id(cell, a), "", a.reward, a.cost, a.kl, a.srr, a.length)
         for cell in cells
         for a in cell.points[point]
     ]
@@ -151,10 +162,11 @@ def _pooled(cells: Sequence[Cell], point: str) -> list[ScoredAnswer]:
 
 def _row(method: str, point: str, cells: Sequence[Cell], options: Any) -> dict[str, Any]:
     pooled = _pooled(cells, point)
+    alone = options | {"n_boot": 1, "clusters": None}
     each = {
         str(cell.seed): {
             name: interval.value
-            for name, interval in summarize(cell.points[point], **options | {"n_boot": 1}).items()
+            for name, interval in summarize(cell.points[point], **alone).items()
         }
         for cell in cells
     }
