@@ -41,3 +41,11 @@ def test_table_of_one_model(tmp_path: Path, make_results: MakeResults) -> None:
     print_results(read_results(tmp_path / "results.json"), Console(file=out, width=100))
     assert "change" not in out.getvalue()
     assert "CVaR 0.95" in out.getvalue()
+
+
+def test_what_the_report_notes_is_said(tmp_path: Path, make_results: MakeResults) -> None:
+    note = "Only 3 [prompts] could be asked."
+    write_results(tmp_path / "results.json", {**make_results(), "notes": [note]})
+    out = io.StringIO()
+    print_results(read_results(tmp_path / "results.json"), Console(file=out, width=100))
+    assert f"• {note}" in out.getvalue()

@@ -46,7 +46,7 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
             cells.append(_change(key, differences[key]) if key in differences else "")
         table.add_row(*cells)
     console.print(table)
-    for note in wording.cautions(results):
+    for note in (*wording.cautions(results), *results.get("notes", ())):
         console.print(f"• {note}", style="dim", markup=False, highlight=False)
 
 
