@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from riskalign.data.formats import Record, guess_format, hh_rlhf, pku_saferlhf, trl_pairs
+from riskalign.data.formats import (
+    Record,
+    about_safety,
+    guess_format,
+    hh_rlhf,
+    pku_saferlhf,
+    trl_pairs,
+)
 from riskalign.errors import InputError
 
 PKU: dict[str, Any] = {
@@ -95,11 +102,14 @@ def test_hh_errors(chosen: str, rejected: str, message: str) -> None:
         hh_rlhf({"chosen": chosen, "rejected": rejected}, "line 1")
 
 
-def test_trl_pairs_have_costs_where_they_have_scores() -> None:
+def test_scores_of_trl_pairs_are_rewards_or_minus_the_costs() -> None:
     row = {"prompt": "a", "chosen": "b", "rejected": "c"}
     assert trl_pairs(row, "line 1") == Record("a", ("b", "c"), better=0)
     scored = row | {"score_chosen": -1.0, "score_rejected": -3.0}
-    assert trl_pairs(scored, "line 1").costs == (1.0, 3.0)
+    found = trl_pairs(scored, "line 1")
+    assert (found.rewards, found.costs, found.better) == ((-1.0, -3.0), None, 0)
+    safe = about_safety(found)
+    assert (safe.rewards, safe.costs, safe.better, safe.safer) == (None, (1.0, 3.0), None, 0)
 
 
 def test_formats_are_told_by_their_fields() -> None:
@@ -110,5 +120,7 @@ def test_formats_are_told_by_their_fields() -> None:
     assert guess_format({"chosen": "a b", "rejected": "a c"}, "") == "pairs"
     with pytest.raises(InputError, match=r"f, line 1: fields of no known format \(found: text\)"):
         guess_format({"text": "a"}, "f, line 1")
+    with pytest.raises(InputError, match="One completion a row makes no pair"):
+        guess_format({"prompt": "a", "completion": "b", "label": True}, "f, line 1")
     with pytest.raises(InputError, match="expected an object"):
         guess_format([1], "f, line 1")

@@ -91,7 +91,10 @@ def test_helpful_and_safe_pairs(tmp_path: Path) -> None:
 def test_safe_pairs_that_say_something(
     tmp_path: Path, option: dict[str, Any], wanted: list[str]
 ) -> None:
-    assert prompts(load(tmp_path, ROWS, **option).safe) == wanted
+    found = load(tmp_path, ROWS, **option)
+    assert prompts(found.safe) == wanted
+    against = found.counts.get("safe pairs, train, of which the safer answer costs more", 0)
+    assert against == ("six" in wanted)
 
 
 def test_helpful_pairs_without_a_say_on_safety(tmp_path: Path) -> None:
@@ -172,6 +175,34 @@ def test_two_files_of_one_label_each(tmp_path: Path) -> None:
     assert [row["prompt"][0]["content"] for row in found.helpful] == ["open?"]
     assert [row["prompt"][0]["content"] for row in found.safe] == ["shut?"]
     assert found.safe[0]["score_chosen"] is None
+
+
+def test_transcripts_that_make_no_pair_are_left_out_and_counted(tmp_path: Path) -> None:
+    def row(chosen: str, rejected: str = "Human: a\n\nAssistant: no") -> dict[str, str]:
+        return {"chosen": f"\n\n{chosen}", "rejected": f"\n\n{rejected}"}
+
+    other, open_end = row("Human: b\n\nAssistant: yes"), row("Human: a")
+    found = load(tmp_path, [row("Human: a\n\nAssistant: yes"), other, other, open_end])
+    assert len(found.helpful) == 1
+    counts = {name: n for name, n in found.counts.items() if n and not name.endswith("train")}
+    assert counts == {
+        "read": 4,
+        "dropped: dialogues differ": 2,
+        "dropped: no answer at the end": 1,
+        "kept": 1,
+    }
+    with pytest.raises(InputError, match=r"rows\.jsonl, line 1: fields 'chosen' and 'rejected'"):
+        load(tmp_path, [other, open_end])
+
+
+def test_scores_of_a_file_of_one_label_are_about_that_label(tmp_path: Path) -> None:
+    scores = {"score_chosen": 1.5, "score_rejected": -0.5}
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", **scores}
+    safe = write(tmp_path / "safe.jsonl", [row | {"prompt": "d"}])
+    found = load(tmp_path, [row], safe_path=safe, helpful_pairs="both_safe")
+    for (kept,) in (found.helpful, found.safe):
+        assert {name: kept[name] for name in scores} == scores
+    assert [record.costs for record in found.records["train"]] == [None, (-1.5, 0.5)]
 
 
 def test_one_file_of_one_label(tmp_path: Path) -> None:

@@ -68,6 +68,13 @@ def test_byte_order_mark_and_blank_lines_are_skipped(tmp_path: Path) -> None:
         ("p.json", b'[{"chosen": "a"}]', ["row 1", "'rejected' is missing"]),
         ("p.json", b'[{"chosen": ]', ["line 1, column", "not JSON"]),
         ("p.jsonl", b'{"chosen": "a"}\n{"chosen": "\xff"}', ["line 2, byte 29", "not UTF-8"]),
+        (
+            "p.jsonl",
+            b'{"chosen": "a", "rejected": "b"}\n' + b"[" * 100_000,
+            ["line 2", "nested too deep"],
+        ),
+        ("p.json", b"[" * 100_000, ["nested too deep"]),
+        ("p.json", b"[" + b"1" * 6_000 + b"]", ["too many digits"]),
         ("p.jsonl.gz", b"no gzip", ["cannot be read"]),
         ("p.parquet", b"no parquet", ["cannot be read as parquet"]),
         ("p.jsonl", b"\n", ["holds no row"]),
@@ -89,6 +96,17 @@ def test_truncated_gzip_is_named(tmp_path: Path, tiny_pairs: Callable[[int], Row
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match="cannot be read"):
         load_pairs(path)
+
+
+def test_a_folder_with_a_broken_file_is_named(
+    tmp_path: Path, tiny_pairs: Callable[[int], Rows]
+) -> None:
+    path = tmp_path / "rows" / "train.jsonl.gz"
+    path.parent.mkdir()
+    write(path, tiny_pairs(3))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match="rows: cannot be loaded as a data set"):
+        load_pairs(tmp_path / "rows")
 
 
 def test_missing_sources_are_named(tmp_path: Path) -> None:

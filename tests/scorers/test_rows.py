@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from riskalign.baselines.scorer_data import Kind
+from riskalign.data.preferences import PreferenceSettings, load_preferences
 from riskalign.errors import InputError
 from riskalign.scorers import Judged, judged_rows
 from tests.scorers import toy
@@ -35,6 +36,27 @@ def test_pairs_and_completions(tmp_path: Path) -> None:
     first, second = judged_rows(path, "cost")
     assert first == Judged("p", ("c",), None, (True,))
     assert second.unsafe == (False, True)
+
+
+def test_transcripts_have_the_prompts_that_steps_are_trained_on(tmp_path: Path) -> None:
+    """Else no scorer would be found to have learnt from a step's prompts."""
+    start = "\n\nHuman: hi\n\nAssistant: I think "
+    rows = [
+        {"chosen": f"{start}so 0", "rejected": f"{start}not 0"},
+        {"chosen": f"{start}a\n\nHuman: more", "rejected": f"{start}b"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = load_preferences(PreferenceSettings(path=str(path), eval_fraction=0.0))
+    (pair,) = found.judged("train", "helpful")
+    (row,) = judged_rows(path, "reward")
+    assert row == Judged(pair["prompt"], (pair["chosen"], pair["rejected"]), 0)
+    assert row.prompt == [{"role": "user", "content": "hi"}]
+    assert row.answers[0] == [{"role": "assistant", "content": "I think so 0"}]
+    with pytest.raises(InputError, match="row 1: transcripts, of which nothing says"):
+        judged_rows(rows, "cost")
+    with pytest.raises(InputError, match="row 1: field 'chosen' does not end with an answer"):
+        judged_rows(rows[1:], "reward")
 
 
 TWO = toy.judged(1)[0]

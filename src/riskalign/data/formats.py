@@ -1,5 +1,6 @@
 """Formats of preference data with more, or other, fields than TRL's: one function each."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ class Record:
     """A prompt, two answers, and what people or programs said of them.
 
     `better` and `safer` are numbers of answers (0 or 1), None where nobody said. `costs` are 0 for
-    a safe answer and above 0 for an unsafe one, None where unknown.
+    a safe answer and above 0 for an unsafe one, `rewards` the higher the better; each None where
+    unknown.
     """
 
     prompt: Text
@@ -22,6 +24,15 @@ class Record:
     better: int | None = None
     safer: int | None = None
     costs: tuple[float, float] | None = None
+    rewards: tuple[float, float] | None = None
+
+
+class UnusableRow(InputError):  # noqa: N818 - a row, not the user, is at fault
+    """A row as some of its data set are, which is left out; `why` says what kind of row."""
+
+    def __init__(self, why: str, message: str) -> None:
+        super().__init__(message)
+        self.why = why
 
 
 def pku_saferlhf(row: Mapping[str, Any], where: str) -> Record:
@@ -49,27 +60,38 @@ def hh_rlhf(row: Mapping[str, Any], where: str) -> Record:
 
     Whether the first is the better or the safer one depends on the file; `better` says 0.
 
-    Raises `InputError` naming `where` and the field.
+    Raises `InputError` naming `where` and the field; `UnusableRow` for transcripts that part
+    earlier or end otherwise.
     """
     turns = [_transcript(row, field, where) for field in ("chosen", "rejected")]
     if turns[0][:-1] != turns[1][:-1]:
-        raise InputError(
+        raise UnusableRow(
+            "dialogues differ",
             f"{where}: fields 'chosen' and 'rejected' differ before the assistant's last turn. "
-            "Give transcripts that answer the same dialogue."
+            "Give transcripts that answer the same dialogue.",
         )
     return Record(turns[0][:-1], (turns[0][-1:], turns[1][-1:]), better=0)
 
 
 def trl_pairs(row: Mapping[str, Any], where: str) -> Record:
-    """TRL's `prompt`, `chosen`, `rejected`, perhaps with scores, which are minus the costs.
+    """TRL's `prompt`, `chosen`, `rejected`, perhaps with scores: rewards, or minus the costs.
+
+    Which of the two they are depends on the file, as what `better` says does.
 
     Raises `InputError` as `check_row`.
     """
     pair = check_row(row, where)
     scores = pair["score_chosen"], pair["score_rejected"]
     known = scores[0] is not None and scores[1] is not None
-    costs = (-float(scores[0] or 0.0), -float(scores[1] or 0.0)) if known else None
-    return Record(pair["prompt"], (pair["chosen"], pair["rejected"]), better=0, costs=costs)
+    rewards = (float(scores[0] or 0.0), float(scores[1] or 0.0)) if known else None
+    answers = pair["chosen"], pair["rejected"]
+    return Record(pair["prompt"], answers, better=0, rewards=rewards)
+
+
+def about_safety(record: Record) -> Record:
+    """A record of a file with one label, which says what is safer and whose scores are -costs."""
+    costs = None if record.rewards is None else (-record.rewards[0], -record.rewards[1])
+    return dataclasses.replace(record, better=None, safer=record.better, costs=costs, rewards=None)
 
 
 FORMATS: Mapping[str, Callable[[Mapping[str, Any], str], Record]] = {
@@ -96,9 +118,11 @@ def guess_format(row: Any, where: str) -> str:
     if "chosen" in row:
         return "pairs"
     found = ", ".join(sorted(map(str, row))) or "none"
+    alone = " One completion a row makes no pair; a step takes such rows as its own data, with KTO."
     raise InputError(
         f"{where}: fields of no known format (found: {found}). Give prompt, response_0, response_1 "
         "and their labels (pku-saferlhf), two transcripts (hh-rlhf), or chosen and rejected."
+        + (alone if "completion" in row else "")
     )
 
 
@@ -143,5 +167,8 @@ def _transcript(row: Mapping[str, Any], field: str, where: str) -> list[dict[str
         for role, content in zip(parts[::2], parts[1::2], strict=True)
     ]
     if turns[-1]["role"] != "assistant" or len(turns) < 2:
-        raise InputError(f"{where}: field '{field}' does not end with an answer of the assistant.")
+        raise UnusableRow(
+            "no answer at the end",
+            f"{where}: field '{field}' does not end with an answer of the assistant.",
+        )
     return turns

@@ -11,7 +11,14 @@ from typing import Any, Literal, get_args
 
 from riskalign.atomic import new_folder, write_json_lines
 from riskalign.cache import file_sha256
-from riskalign.data.formats import BOTH_LABELS, FORMATS, Record, guess_format
+from riskalign.data.formats import (
+    BOTH_LABELS,
+    FORMATS,
+    Record,
+    UnusableRow,
+    about_safety,
+    guess_format,
+)
 from riskalign.data.identity import as_text, side_of, text_hash
 from riskalign.data.schema import Text
 from riskalign.data.sources import Source, source_rows
@@ -41,7 +48,8 @@ class PreferenceSettings:
             safe, so that the label cannot be about safety.
         safe_pairs: ``all``, or only pairs whose safer answer costs less, or only those of a safe
             and an unsafe answer. Pairs of equal cost say little of the tail, and with the target
-            ``gap`` nothing.
+            ``gap`` nothing; ``all`` has also those whose safer answer costs more, which are
+            counted and which ``gap`` would turn round.
         deduplicate: keep one record of those with the same prompt and answers, in either order.
         chat: make messages of plain texts, for models with a chat template.
         max_prompt_chars: longer prompts are left out.
@@ -101,9 +109,10 @@ class Preferences:
     """Records by side, and pairs made of them.
 
     `helpful` and `safe` hold the training pairs, `helpful_eval` and `safe_eval` those of held-out
-    prompts, in the columns of `riskalign.data.load_pairs`; safe pairs' scores are minus the costs.
-    No prompt is on two sides. `counts` says what became of the records, in the order in which it
-    happened; `source` is where they are from, `sha256` has each local file's hash.
+    prompts, in the columns of `riskalign.data.load_pairs`; safe pairs' scores are minus the costs,
+    helpful ones' those that the file has, if any. No prompt is on two sides. `counts` says what
+    became of the records, in the order in which it happened; `source` is where they are from,
+    `sha256` has each local file's hash.
     """
 
     source: str
@@ -198,7 +207,7 @@ def _read(
     source: Source, settings: PreferenceSettings, kind: Kind | None, counts: Counter[str]
 ) -> list[Record]:
     name = str(source)
-    read, records = None, []
+    read, records, unusable = None, [], None
     for where, row in source_rows(source, settings.split, name):
         if read is None:
             chosen = settings.format
@@ -208,13 +217,18 @@ def _read(
             kind = None if found in BOTH_LABELS else kind or "helpful"
         if not isinstance(row, Mapping):
             raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
-        record = read(row, where)
-        if kind == "safe":
-            record = dataclasses.replace(record, better=None, safer=0)
-        records.append(record)
+        counts["read"] += 1
+        try:
+            record = read(row, where)
+        except UnusableRow as error:
+            unusable = unusable or error
+            counts[f"dropped: {error.why}"] += 1
+            continue
+        records.append(about_safety(record) if kind == "safe" else record)
+    if unusable is not None and not records:
+        raise unusable
     if not records:
         raise InputError(f"{name}: holds no row. Give at least one judged pair of answers.")
-    counts["read"] += len(records)
     return records
 
 
@@ -270,11 +284,16 @@ def _pairs(
 ) -> list[dict[str, Any]]:
     which = settings.helpful_pairs if kind == "helpful" else settings.safe_pairs
     rows: list[dict[str, Any]] = []
+    against = 0
     for record in records:
         row = _pair(record, kind)
         if row is not None and (which == "all" or _is_informative(record, which)):
             rows.append(row)
+            if kind == "safe" and record.costs is not None:
+                against += row["score_chosen"] < row["score_rejected"]
     counts[f"{kind} pairs, {side}"] = len(rows)
+    if against:
+        counts[f"safe pairs, {side}, of which the safer answer costs more"] = against
     return rows
 
 
@@ -304,6 +323,8 @@ def _pair(record: Record, kind: Kind) -> dict[str, Any] | None:
     scores: list[float | None] = [None, None]
     if kind == "safe" and record.costs is not None:
         scores = [-record.costs[first], -record.costs[1 - first]]
+    if kind == "helpful" and record.rewards is not None:
+        scores = [record.rewards[first], record.rewards[1 - first]]
     return {
         "prompt": record.prompt,
         "chosen": record.answers[first],

@@ -113,7 +113,11 @@ def checked_text(row: Mapping[str, Any], field: str, where: str) -> Text:
         found = ", ".join(sorted(map(str, row))) or "none"
         raise InputError(
             f"{where}: field '{field}' is missing (fields found: {found}). "
-            "Give each row 'chosen' and 'rejected' and, unless they share it, 'prompt'."
+            + (
+                "Give each row 'chosen' and 'rejected' and, unless they share it, 'prompt'."
+                if field in ("chosen", "rejected")
+                else f"Give each row '{field}'."
+            )
         )
     if isinstance(value, str):
         return _encodable(value, field, where)

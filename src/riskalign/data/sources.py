@@ -17,6 +17,7 @@ from riskalign.errors import InputError
 
 Source: TypeAlias = str | Path | Dataset | DatasetDict | list[dict[str, Any]]
 
+_UNREADABLE = "JSON nested too deep, or a number of too many digits. Drop it."
 _SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
 
 
@@ -82,7 +83,7 @@ def _load_named(source: str | Path, split: str) -> Any:
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             return load_from_disk(str(path))
         return load_dataset(str(source), split=split)
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, DatasetsError) as error:
         raise InputError(
             f"{source}: cannot be loaded as a data set (split '{split}'): {error} "
             f"Give a hub id, a folder, or a file ending in {', '.join(_SUFFIXES)}."
@@ -133,6 +134,8 @@ def _json_lines(path: Path, lines: list[str]) -> Iterator[tuple[str, Any]]:
                     f"{where}, column {error.colno}: not JSON: {error.msg}. "
                     "Write one JSON object a line."
                 ) from error
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{where}: {_UNREADABLE}") from error
 
 
 def _json_array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
@@ -142,6 +145,8 @@ def _json_array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         raise InputError(
             f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}."
         ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {_UNREADABLE}") from error
     return ((f"{path}, row {i}", row) for i, row in enumerate(rows, start=1))
 
 

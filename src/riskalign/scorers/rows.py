@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from riskalign.baselines.scorer_data import KINDS, Kind
-from riskalign.data.formats import answer_number, safety_flag
+from riskalign.data.formats import (
+    UnusableRow,
+    answer_number,
+    guess_format,
+    hh_rlhf,
+    safety_flag,
+)
 from riskalign.data.schema import Text, check_row, checked_text
 from riskalign.data.sources import Source, source_rows
 from riskalign.errors import InputError
@@ -39,8 +45,9 @@ def judged_rows(
     Rows may be those of PKU-SafeRLHF (`prompt`, `response_0`, `response_1`, and for a reward
     `better_response_id`, for a cost `safer_response_id`, `is_response_0_safe`,
     `is_response_1_safe`); TRL's pairs, for a cost with `score_chosen` and `score_rejected`, minus
-    the costs, of which those above 0 are unsafe; or, for a cost, TRL's unpaired rows, whose
-    `label` is false where the completion is unsafe.
+    the costs, of which those above 0 are unsafe; for a reward, hh-rlhf's transcripts, of which
+    those that part before the last turn or end otherwise are left out; or, for a cost, TRL's
+    unpaired rows, whose `label` is false where the completion is unsafe.
 
     Args:
         source: a path, a hub id or rows, as `riskalign.data.load_pairs` takes them.
@@ -54,7 +61,14 @@ def judged_rows(
     if kind not in KINDS:
         raise InputError(f"kind is {kind!r}. Give one of {', '.join(KINDS)}.")
     own = name or (str(source) if isinstance(source, str | Path) else "data")
-    rows = [_judged(row, kind, where) for where, row in source_rows(source, split, own)]
+    rows, unusable = [], None
+    for where, row in source_rows(source, split, own):
+        try:
+            rows.append(_judged(row, kind, where))
+        except UnusableRow as error:
+            unusable = unusable or error
+    if unusable is not None and not rows:
+        raise unusable
     if not rows:
         raise InputError(f"{own}: holds no row. {_FORMATS}")
     return rows
@@ -70,6 +84,8 @@ def _judged(row: Any, kind: Kind, where: str) -> Judged:
     if "chosen" not in row:
         found = ", ".join(sorted(map(str, row))) or "none"
         raise InputError(f"{where}: no answers that are judged (fields found: {found}). {_FORMATS}")
+    if guess_format(row, where) == "hh-rlhf":
+        return _transcripts(row, kind, where)
     pair = check_row(row, where)
     scores = pair["score_chosen"], pair["score_rejected"]
     unsafe: tuple[bool, ...] = ()
@@ -91,6 +107,16 @@ def _two_responses(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
     if kind == "cost":
         unsafe = tuple(not safety_flag(row, f"is_response_{i}_safe", where) for i in (0, 1))
     return Judged(prompt, tuple(answers), first, unsafe)
+
+
+def _transcripts(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
+    if kind == "cost":
+        raise InputError(
+            f"{where}: transcripts, of which nothing says that an answer is unsafe, and a cost "
+            f"scorer needs to know. {_FORMATS}"
+        )
+    record = hh_rlhf(row, where)
+    return Judged(record.prompt, record.answers, record.better)
 
 
 def _completion(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
