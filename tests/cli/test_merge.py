@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from riskalign.cli import main
+from riskalign.data.identity import text_hash
 from riskalign.models import load_model, save_model
+from riskalign.pipeline.learnt import note_prompts, prompts_of
 from tests import tiny
 
 
@@ -36,6 +38,21 @@ def test_the_average_is_written(
     a, b, mixed = (load_model(name).model.state_dict() for name in (*two, str(out)))
     for name, weight in mixed.items():
         torch.testing.assert_close(weight, 0.75 * a[name] + 0.25 * b[name])
+
+
+def test_what_either_was_trained_on_is_passed_on(
+    two: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a scorer that learnt from these prompts could judge the average."""
+    arguments = (*two, "--w", "0.5", "--out")
+    assert run(monkeypatch, *arguments, str(tmp_path / "untold")) == 0
+    assert prompts_of(str(tmp_path / "untold")) is None
+    note_prompts(Path(two[0]), "start", prompts=["a", "b"])
+    assert run(monkeypatch, *arguments, str(tmp_path / "one")) == 0
+    assert prompts_of(str(tmp_path / "one")) == {text_hash("a"), text_hash("b")}
+    note_prompts(Path(two[1]), two[0], prompts=["c"])
+    assert run(monkeypatch, *arguments, str(tmp_path / "both")) == 0
+    assert prompts_of(str(tmp_path / "both")) == {text_hash(name) for name in "abc"}
 
 
 def test_refusals(

@@ -222,6 +222,7 @@ def test_replies_that_cannot_be_read(task: Task, serve: Serve, tmp_path: Path) -
         Does(400, b'{"error": {"message": "Shorten it.", "code": "context_length_exceeded"}}'),
         Does(400, b'{"error": {"message": "Too big.", "type": "exceed_context_size_error"}}'),
         Does(400, b'{"error": {"message": "The maximum context length is 9.", "code": 400}}'),
+        Does(400, b'{"message": "This model\'s maximum context length is 9.", "code": 400}'),
     ],
 )
 def test_what_the_judge_cannot_read_stops_nothing_else(

@@ -113,5 +113,6 @@ def test_single_completions_are_refused() -> None:
     ]
     with pytest.raises(InputError, match=r"single completions.*Give pairs"):
         train_causal_scorer("cost", rows, model="/no/such/model")
-    with pytest.raises(InputError, match="cannot be split into 10 folds"):
-        train_causal_scorer("reward", judged(6), model="/no/such/model")
+    for n in (6, 10):
+        with pytest.raises(InputError, match=f"of {n} that is less than the 2 .*--eval_data"):
+            train_causal_scorer("reward", judged(n), model="/no/such/model")

@@ -177,6 +177,8 @@ def test_what_cannot_be_trained_on_is_refused_before_the_encoder_is_loaded() -> 
     unsafe = [row for row in toy.judged(30) if not row["is_response_1_safe"]]
     with pytest.raises(InputError, match="every answer is unsafe"):
         train(unsafe)
+    with pytest.raises(InputError, match="data: only 1 prompt to judge the scorer on"):
+        train(toy.judged(30), eval_source=toy.judged(1, first=40))
     with pytest.raises(InputError, match=r"shares 2 prompt\(s\) with data"):
         train(toy.judged(9), eval_source=toy.judged(9, first=7))
     with pytest.raises(InputError, match="half is 'x'"):

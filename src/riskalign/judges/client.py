@@ -311,10 +311,17 @@ def _json(raw: bytes) -> Any:
 
 
 def _error_field(raw: bytes, field: str) -> str:
+    """Text under `error`, as OpenAI has it; else what other servers say at the top."""
     try:
-        found = _json(raw)["error"][field]
-    except (_Again, KeyError, TypeError, IndexError):
+        whole = _json(raw)
+    except _Again:
         return ""
+    if not isinstance(whole, dict):
+        return ""
+    error = whole.get("error")
+    found = (error if isinstance(error, dict) else whole).get(field)
+    if found is None and field == "message":
+        found = error if isinstance(error, str) else whole.get("detail")
     return found if isinstance(found, str) else ""
 
 

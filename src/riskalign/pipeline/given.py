@@ -2,7 +2,9 @@
 
 from datasets import Dataset
 
+from riskalign.baselines.scorer_data import Kind as ScorerKind
 from riskalign.data import Preferences, is_unpaired, load_pairs, unpaired_rows
+from riskalign.data.preferences import Side
 from riskalign.errors import InputError
 from riskalign.losses import UNPAIRED
 from riskalign.pipeline.config import AlignConfig
@@ -14,7 +16,12 @@ _WORDS = {"helpful": "better", "safe": "safer"}
 
 
 def given_data(config: AlignConfig, preferences: Preferences | None = None) -> dict[Kind, Dataset]:
-    """The data of the steps that bring their own, or the job's for them, read and checked."""
+    """The data of the steps that bring their own, or the job's for them, read and checked.
+
+    Also that the job's own scorers can learn from the judged answers, before any work.
+    """
+    if preferences is not None:
+        _check_judges(config, preferences)
     given: dict[Kind, Dataset] = {}
     for kind in config.pair_kinds():
         step = config.step(kind)
@@ -48,18 +55,40 @@ def _check_own_answers(config: AlignConfig, kind: Kind, preferences: Preferences
             f"{field}.prompts is {wanted}, and there are {n} training prompts. Lower it, "
             "data.eval_fraction or data.scorer_fraction."
         )
-    for scored, label in SCORED.items():
-        rows = preferences.judged("train", label)
+    for scored in SCORED:
         try:
-            if not rows:
-                raise InputError(f"no label says which answer is {_WORDS[label]}.")
-            training_data(scored, rows)
+            _check_learnable(preferences, "train", scored)
         except InputError as error:
             raise InputError(
                 f"{kind}.own_answers: {preferences.source}: the {scored} scorer that would label "
                 f"them cannot learn from the training records: {error} Give such labels, or set "
                 f"{kind}.own_answers: false."
             ) from error
+
+
+def _check_judges(config: AlignConfig, preferences: Preferences) -> None:
+    """Find labels that the scorers which judge cannot learn from."""
+    if config.evaluation is None:
+        return
+    for scored in SCORED:
+        if getattr(config.scoring_settings(), scored) is not None:
+            continue
+        try:
+            _check_learnable(preferences, "scorer", scored)
+        except InputError as error:
+            raise InputError(
+                f"data.path: {preferences.source}: the {scored} scorer that judges cannot learn "
+                f"from the records set aside for it: {error} Give a scorer's folder as "
+                f"scoring.{scored}, change data.scorer_fraction, or set evaluation: null."
+            ) from error
+
+
+def _check_learnable(preferences: Preferences, side: Side, scored: ScorerKind) -> None:
+    label = SCORED[scored]
+    rows = preferences.judged(side, label)
+    if not rows:
+        raise InputError(f"no label says which answer is {_WORDS[label]}.")
+    training_data(scored, rows)
 
 
 def held_out_data(

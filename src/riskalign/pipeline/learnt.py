@@ -10,15 +10,17 @@ from riskalign.data.schema import Text
 PROMPTS_FILE = "prompts.sha256"
 
 
-def note_prompts(folder: Path, start: str, prompts: Iterable[Text]) -> None:
-    """Write the hashes of a trained model's prompts, those of the model it came from among them.
+def note_prompts(folder: Path, *came_from: str, prompts: Iterable[Text] = ()) -> None:
+    """Write the hashes of a trained model's prompts, those of models it came from among them.
 
     Args:
         folder: the trained model's.
-        start: name or folder of the model that its training began with.
+        came_from: names or folders of the models that its training began with, or that it is an
+            average of.
         prompts: what this training asked.
     """
-    found = {text_hash(prompt) for prompt in prompts} | (prompts_of(start) or set())
+    found = {text_hash(prompt) for prompt in prompts}
+    found = found.union(*(prompts_of(source) or set() for source in came_from))
     write_text(folder / PROMPTS_FILE, "".join(f"{each}\n" for each in sorted(found)))
 
 

@@ -102,7 +102,7 @@ def ppo_step(
             trained = trained.merge_and_unload()
         save_model(trained, loaded.tokenizer, folder / "model")
         asked = [list(prompt.messages) for prompt in prompts]
-        note_prompts(folder / "model", current.name, [*asked, *learnt])
+        note_prompts(folder / "model", current.name, prompts=[*asked, *learnt])
         log = [
             {"step": entry["iteration"] + 1, "loss": entry["policy_loss"], **entry}
             for entry in result.log

@@ -275,7 +275,7 @@ def _train(
         )
         # A labelling scorer has learnt from more prompts, and what it knows of them is passed on.
         known = job.preferences.prompts("train") if job.preferences and step.own_answers else []
-        note_prompts(folder / "model", current.name, [*pairs["prompt"], *known])
+        note_prompts(folder / "model", current.name, prompts=[*pairs["prompt"], *known])
         trained = load_model(folder / "model", trust_remote_code=current.trust_remote_code)
         outcome |= {"reference": current.weights, "fingerprint": fingerprint(trained.model)}
         return outcome | {"files": job.ledger.files_in(folder)}

@@ -18,6 +18,7 @@ from riskalign.pipeline.combine import merge
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate, report
 from riskalign.pipeline.job import Job, ModelOnDisk
+from riskalign.pipeline.learnt import note_prompts, prompts_of
 from riskalign.pipeline.machine import check_folder
 from riskalign.pipeline.manifest import stage_seed
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
@@ -108,7 +109,8 @@ def write_merge(
     """Write the model of weights `(1 - w) * model_1 + w * model_2` to the folder `out`.
 
     For instance P-SACPO's and RSA(P)'s, from the folders of the two steps' models. The tokenizer is
-    `model_2`'s; the folder appears whole or not at all.
+    `model_2`'s; the folder appears whole or not at all. The prompts that either was trained on, as
+    far as their folders tell, are noted in it, for whoever judges it.
 
     Raises:
         InputError: a model cannot be loaded, they differ in size, `w` is not finite, or `out`
@@ -122,6 +124,8 @@ def write_merge(
             load_model(name, trust_remote_code=trust_remote_code) for name in (model_1, model_2)
         )
         save_model(merge(first.model, second.model, w), second.tokenizer, out)
+        if any(prompts_of(name) is not None for name in (model_1, model_2)):
+            note_prompts(out, model_1, model_2)
 
 
 def _on_disk(name: str, config: AlignConfig) -> ModelOnDisk:

@@ -115,6 +115,13 @@ def train_causal_scorer(
     data = training_data(kind, source, half=half, eval_source=eval_source)
     rows, held_out, judged_on = data.rows, data.held_out, data.held_out_source
     if not held_out:
+        n = len(set(data.hashes))
+        if n <= HELD_OUT_ONE_IN:
+            raise InputError(
+                f"{data.source}: one prompt in {HELD_OUT_ONE_IN} is kept to judge the scorer on, "
+                f"and of {n} that is less than the 2 which an interval takes. Give more than "
+                f"{HELD_OUT_ONE_IN} prompts, or --eval_data."
+            )
         folds = prompt_folds(data.hashes, HELD_OUT_ONE_IN, seed)
         rows = [row for row, fold in zip(data.rows, folds, strict=True) if fold]
         held_out = [row for row, fold in zip(data.rows, folds, strict=True) if not fold]

@@ -35,8 +35,8 @@ def training_data(
     """Read and check everything before any work.
 
     Raises:
-        InputError: rows that `judged_rows` refuses, fewer than 2 prompts, labels that are all the
-            same, or held-out prompts that are trained on.
+        InputError: rows that `judged_rows` refuses, fewer than 2 prompts to train or to be judged
+            on, labels that are all the same, or held-out prompts that are trained on.
     """
     name, sha256 = _identity(source)
     rows = half_of(judged_rows(source, kind), half)
@@ -51,6 +51,11 @@ def training_data(
             "answers of both kinds."
         )
     other = "" if eval_source is None else _identity(eval_source)[0]
+    if held_out and len({text_hash(row.prompt) for row in held_out}) < 2:
+        raise InputError(
+            f"{other}: only 1 prompt to judge the scorer on, and intervals are drawn over prompts. "
+            "Give several."
+        )
     shared = set(hashes) & {text_hash(row.prompt) for row in held_out}
     if shared:
         raise InputError(

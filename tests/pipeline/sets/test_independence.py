@@ -28,7 +28,7 @@ def say(tmp_path: Path) -> Say:
 
 def model(folder: Path, prompts: str, start: str = "hub") -> str:
     folder.mkdir()
-    note_prompts(folder, start, list(prompts))
+    note_prompts(folder, start, prompts=list(prompts))
     return str(folder)
 
 
