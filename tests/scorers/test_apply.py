@@ -112,3 +112,8 @@ def test_what_cannot_be_written_or_read(scorer: Path, tmp_path: Path) -> None:
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
     with pytest.raises(InputError, match="row 1: cannot be written as JSON"):
         score_file(scorer, tmp_path / "rows.parquet", tmp_path / "out.jsonl")
+    for odd in ("\ud800", float("nan")):
+        rows = [*ROWS, ROWS[0] | {"note": odd}]
+        with pytest.raises(InputError, match=f"row {len(rows)}: cannot be written as JSON"):
+            score_file(scorer, rows, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()

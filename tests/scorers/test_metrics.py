@@ -77,3 +77,12 @@ def test_what_rows_do_not_tell_is_left_out() -> None:
     assert set(judge("cost", alike, [1.0, 2.0, 3.0], n_boot=5)) == {"brier", "ece"}
     with pytest.raises(InputError, match="1 prompt"):
         judge("reward", [_pair("p", 0), _pair(" P ", 1)], [0.0] * 4)
+
+
+def test_a_handful_of_right_pairs_is_no_certainty() -> None:
+    rows = [_pair(f"p{i}", 0, (False, True)) for i in range(5)]
+    found = judge("cost", rows, [-1.0, 1.0] * 5, n_boot=50)
+    for name in ("pair_accuracy", "mixed_pair_accuracy"):
+        assert (found[name].value, found[name].high) == (1, 1)
+        # Wilson's lower end, M / (M + t²) with Student's t of 4 degrees of freedom.
+        assert found[name].low == pytest.approx(5 / (5 + 2.7764451**2))

@@ -101,6 +101,7 @@ def test_other_columns(tmp_path: Path) -> None:
         ([{"prompt": 3}], {}, "row 1: field 'prompt' is int"),
         ([{"prompt": [{"role": "assistant", "content": "a"}]}], {}, "End with the user's"),
         ([{"prompt": "a", "category": 3}], {}, "row 1: field 'category' is 3"),
+        ([{"prompt": "a", "category": "\ud800"}], {}, "row 1: field 'category', character 1"),
         ([{"prompt": "a"}], {"category_field": "kind"}, "row 1: field 'kind' is missing"),
         ([{"prompt": "a"}], {"labelled": True}, "row 1: field 'label' is None"),
         ([{"prompt": "a", "label": "odd"}], {"labelled": True}, "row 1: field 'label' is 'odd'"),

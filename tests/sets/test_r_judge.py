@@ -147,6 +147,8 @@ def test_metrics_by_scenario(tmp_path: Path) -> None:
         (record(contents=[["text"]]), "field 'contents', step 1: has no 'role'"),
         (record(contents=[[{"role": "user"}]]), "field 'contents' holds no text"),
         (record(profile=["a"]), "field 'profile' is list"),
+        (record(profile="\ud800"), "row 1: field 'profile', character 1"),
+        (record(contents=[[{"role": "user", "content": "\ud800"}]]), "field 'contents', char"),
     ],
 )
 def test_bad_records(tmp_path: Path, row: Any, words: str) -> None:

@@ -22,13 +22,22 @@ def test_nothing_happened_has_a_width() -> None:
 
 def test_answers_of_a_prompt_go_together() -> None:
     alike = clustered_rate([4.0, 0.0] * 30, [4.0] * 60, FEW)
-    mixed = clustered_rate([2.0, 2.0] * 30, [4.0] * 60, FEW)
+    mixed = clustered_rate([1.0, 3.0] * 30, [4.0] * 60, FEW)
     assert alike is not None
     assert mixed is not None
     assert alike.value == mixed.value == 0.5
-    # Sixty coins thrown: a standard error of 0.5 / sqrt(60), against none.
+    # Sixty coins thrown: a standard error of 0.5 / sqrt(60), against half of that.
     assert alike.high - alike.low == pytest.approx(2 * 1.96 * 0.5 / 60**0.5, rel=0.15)
-    assert mixed.high == mixed.low
+    assert mixed.high - mixed.low == pytest.approx(1.96 * 0.5 / 60**0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("wins", [[0.5] * 20, [0.5] * 19 + [1.0], [0.5] * 40 + [1.0] * 9])
+def test_ties_are_no_certainty(wins: list[float]) -> None:
+    found = clustered_rate(wins, [1.0] * len(wins), FEW)
+    assert found is not None
+    # No shares vary by more than those of 0 and 1 with the same mean.
+    assert found.high - found.low > 1.9 * (found.value * (1 - found.value) / len(wins)) ** 0.5 * 1.5
+    assert found.low < 0.5 < found.high
 
 
 def test_one_prompt_and_none() -> None:

@@ -120,7 +120,7 @@ def checked_text(row: Mapping[str, Any], field: str, where: str) -> Text:
             )
         )
     if isinstance(value, str):
-        return _encodable(value, field, where)
+        return encodable(value, field, where)
     if isinstance(value, list | tuple):
         return [_message(message, i, field, where) for i, message in enumerate(value)]
     raise InputError(
@@ -133,13 +133,14 @@ def _message(message: Any, i: int, field: str, where: str) -> Message:
     if isinstance(message, Mapping):
         role, content = message.get("role"), message.get("content")
         if isinstance(role, str) and isinstance(content, str):
-            return {"role": role, "content": _encodable(content, field, where)}
+            return {"role": role, "content": encodable(content, field, where)}
     raise InputError(
         f"{where}: field '{field}', message {i + 1}: expected text in 'role' and 'content'."
     )
 
 
-def _encodable(text: str, field: str, where: str) -> str:
+def encodable(text: str, field: str, where: str) -> str:
+    """The same text, if there is UTF-8 for it; `InputError` names `where`, field and character."""
     # JSON can hold half of a surrogate pair, which is no character and has no UTF-8.
     try:
         text.encode()

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from riskalign.evaluation.clustered_mean import mean_interval
 from riskalign.evaluation.metrics import Interval
 from riskalign.judges.answers import Item
 from riskalign.judges.ask import Question
-from riskalign.judges.intervals import mean_interval
 from riskalign.judges.prompts import Criterion, question
 from riskalign.judges.verdicts import Verdict
 

@@ -12,10 +12,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from riskalign.evaluation.clustered_mean import mean_interval
 from riskalign.evaluation.metrics import Floats, Interval
 from riskalign.judges.answers import Item
 from riskalign.judges.ask import Question
-from riskalign.judges.intervals import mean_interval
 from riskalign.judges.prompts import Criterion, question
 from riskalign.judges.verdicts import Verdict
 

@@ -102,6 +102,8 @@ def _rows(source: Source, name: str) -> tuple[list[Mapping[str, Any]], list[Text
 
 def _line(row: Mapping[str, Any], name: str, score: float, where: str = "") -> str:
     try:
-        return json.dumps({**row, name: score}, ensure_ascii=False) + "\n"
-    except TypeError as error:  # parquet holds times and bytes, JSON does not
+        line = json.dumps({**row, name: score}, ensure_ascii=False, allow_nan=False) + "\n"
+        line.encode()  # half of a surrogate pair has no UTF-8
+        return line
+    except (TypeError, ValueError) as error:  # parquet holds times, bytes and NaN, JSON does not
         raise InputError(f"{where}: cannot be written as JSON: {error}. Drop the field.") from error

@@ -1,7 +1,8 @@
 """How good a scorer is on prompts it has not seen, with intervals by a bootstrap over prompts.
 
 Judgements of answers to one prompt are alike, so that prompts are drawn with replacement; the
-intervals are percentile intervals (Davison & Hinkley, 1997, sections 3.8 and 5.3).
+intervals are percentile intervals (Davison & Hinkley, 1997, sections 3.8 and 5.3), but for those of
+accuracies where few prompts differ, of which `mean_interval` is not certain.
 
 Shapes: n answers, m pairs, M prompts, R replicates.
 """
@@ -15,6 +16,7 @@ from scipy.special import expit
 from riskalign.baselines.scorer_data import Kind
 from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
+from riskalign.evaluation.clustered_mean import few_differ, mean_interval
 from riskalign.evaluation.metrics import Interval
 from riskalign.evaluation.resampling import Bootstrap, Statistic, auc_statistic
 from riskalign.scorers.logistic import Floats
@@ -77,10 +79,19 @@ def judge(
     statistics["brier"] = mean_statistic((probabilities - outcomes) ** 2, owners, M)
     statistics["ece"] = ece_statistic(probabilities, outcomes, owners, M)
     bootstrap = Bootstrap(n_boot, seed, confidence)
-    return {
+    found = {
         name: bootstrap.interval(statistic, M, entries=len(owners))
         for name, statistic in statistics.items()
     }
+    every = np.ones(len(right), dtype=bool)
+    for name, of in (("pair_accuracy", every), ("mixed_pair_accuracy", mixed)):
+        if name in found:
+            pairs: Floats = np.bincount(pair_prompts[of]).astype(np.float64)
+            sums: Floats = np.bincount(pair_prompts[of], right[of]).astype(np.float64)
+            asked = pairs > 0
+            if few_differ((sums[asked] / pairs[asked]).round(12).tolist()):
+                found[name] = mean_interval(sums[asked], pairs[asked], confidence)
+    return found
 
 
 def _owner(row: Judged) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from riskalign.data.schema import Message, checked_text
+from riskalign.data.schema import Message, checked_text, encodable
 from riskalign.data.sources import source_rows, text_lines
 from riskalign.environments import Prompt
 from riskalign.errors import InputError
@@ -191,7 +191,7 @@ def _category(row: Mapping[str, Any], field: str | None, where: str) -> str | No
     value = row[name]
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where}: field '{name}' is {value!r}. Give the category's name.")
-    return value.strip()
+    return encodable(value.strip(), name, where)
 
 
 def _label(row: Mapping[str, Any], field: str, where: str) -> Label:

@@ -27,6 +27,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from riskalign.data.schema import encodable
 from riskalign.data.sources import source_rows
 from riskalign.environments import Prompt
 from riskalign.errors import InputError
@@ -252,7 +253,7 @@ def _optional(row: Mapping[str, Any], field: str, where: str) -> str:
     value = row.get(field)
     if value is not None and not isinstance(value, str):
         raise InputError(f"{where}: field '{field}' is {type(value).__name__}. Give text.")
-    return (value or "").strip()
+    return encodable((value or "").strip(), field, where)
 
 
 def _lines(contents: Any, where: str) -> list[str]:
@@ -276,6 +277,7 @@ def _lines(contents: Any, where: str) -> list[str]:
                 lines.append(
                     f"{role}: {text}" if field == "content" else f"{role}, {field}: {text}"
                 )
+    encodable("\n".join(lines), "contents", where)
     if not lines:
         raise InputError(f"{where}: field 'contents' holds no text. Write what was said and done.")
     return lines

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riskalign.errors import InputError
+from riskalign.evaluation.clustered_mean import few_differ, mean_interval
 from riskalign.evaluation.metrics import Interval, binomial_interval, rare_rate_interval
 from riskalign.evaluation.resampling import Bootstrap
 
@@ -24,7 +25,8 @@ def clustered_rate(
 
     Events may be fractions (half a win). Percentiles of a bootstrap over prompts; where fewer than
     ten prompts inform the rate, the exact interval of `rare_rate_interval`, which has a width even
-    where nothing happened. None without prompts.
+    where nothing happened, and where as few have another share than the commonest one, as ties
+    all have, that of `mean_interval`. None without prompts.
 
     Raises:
         InputError: lengths that differ, or events outside [0, size].
@@ -40,5 +42,7 @@ def clustered_rate(
     exact = rare_rate_interval(e, s, bootstrap.confidence)
     if exact is not None:
         return Interval(value, *exact)
+    if few_differ([round(share, 12) for share in (e / s).tolist()]):
+        return mean_interval(e, s, bootstrap.confidence)
     many = np.concatenate([(draw @ e) / (draw @ s) for draw in bootstrap.draws(len(e))])
     return bootstrap.ends(value, many)
