@@ -77,9 +77,12 @@ STUDY = {
     "dpo-safe": ("", "dpo-safe"),
     "sacpo": ("", "sacpo"),
     "rsa-tail": ("", "rsa-tail"),
-    "rsa-tail, alpha 0.05": ("alpha005", "rsa-tail"),
-    "rsa-tail, beta 0.05": ("beta", "rsa-tail"),
-    "rsa-tail, own answers": ("own", "rsa-tail"),
+    "dpo-safe, 1 epoch": ("epoch1", "dpo-safe"),
+    "sacpo, 1 epoch": ("epoch1", "sacpo"),
+    "rsa-tail, 1 epoch": ("epoch1", "rsa-tail"),
+    "rsa-tail, 1 epoch, alpha 0.05": ("alpha005", "rsa-tail"),
+    "rsa-tail, 1 epoch, beta 0.05": ("beta", "rsa-tail"),
+    "rsa-tail, 1 epoch, own answers": ("own", "rsa-tail"),
 }
 
 
@@ -171,6 +174,24 @@ def test_the_saferlhf_pages_sets_are_those_of_the_evaluation() -> None:
             for value, span in (sets_table.shown(metric, row["cells"][i]) for row in table["rows"])
         ]
     assert "| | " + " | ".join(names) + " |" in (SAFERLHF / "README.md").read_text("utf-8")
+    text = json.dumps(content)
+    assert '"answer"' not in text
+    assert '"messages"' not in text
+
+
+def test_the_saferlhf_pages_wider_evaluation_is_that_of_its_file() -> None:
+    content = json.loads((SAFERLHF / "study" / "more" / "evaluate.json").read_text("utf-8"))
+    table = content["table"]
+    columns = {c["label"].lower(): (i, c["metric"]) for i, c in enumerate(table["columns"])}
+    rows = _rows(SAFERLHF / "README.md", r"([A-Za-z][^|:]*), (\d+) prompts \| (.*) \|$")
+    assert len(rows) >= 3
+    for label, n, cells in rows:
+        assert int(n) == content["sets"]["prompts"]["n"]
+        i, metric = columns[label.lower()]
+        assert cells.split(" | ") == [
+            f"{value} ({span})"
+            for value, span in (sets_table.shown(metric, row["cells"][i]) for row in table["rows"])
+        ]
     text = json.dumps(content)
     assert '"answer"' not in text
     assert '"messages"' not in text
