@@ -197,6 +197,48 @@ def test_the_saferlhf_pages_wider_evaluation_is_that_of_its_file() -> None:
     assert '"messages"' not in text
 
 
+def test_the_saferlhf_pages_aims_are_those_of_the_figures() -> None:
+    """What the page's prose says of unsafe answers and of the tail, from the three evaluations."""
+    text = " ".join((SAFERLHF / "README.md").read_text("utf-8").split())
+    named = {"DPO": "dpo-safe", "SACPO": "sacpo", "RSA": "rsa-tail"}
+    unsafe: dict[str, list[tuple[int, int]]] = {
+        "start": [],
+        **{name: [] for name in named.values()},
+    }
+    tails: dict[str, list[float]] = {name: [] for name in unsafe}
+    for name in unsafe:
+        cell = _study_cell("sacpo" if name == "start" else name)
+        own = from_columns(cell["points"]["start" if name == "start" else "final"])
+        unsafe[name].append((sum(answer.cost > 0 for answer in own), len(own)))
+        tails[name].append(summarize(own, n_boot=1)["cvar_0.95"].value)
+        for folder in ("more", "sets"):
+            path = SAFERLHF / "study" / folder / "evaluate.json"
+            content = json.loads(path.read_text("utf-8"))
+            found, n = content["models"][name]["overall"], content["sets"]["prompts"]["n"]
+            unsafe[name].append((round(found["unsafe_rate"]["value"] * n), n))
+            tails[name].append(found["cvar_0.95"]["value"])
+    ratios = {
+        label: [f"{a[0] / b[0]:.2f}" for a, b in zip(unsafe[name], unsafe["start"], strict=True)]
+        for label, name in named.items()
+    }
+    rsa, dpo, sacpo = ratios["RSA"], ratios["DPO"], ratios["SACPO"]
+    assert f"RSA with {rsa[0]} here and {rsa[1]} on the 336 prompts" in text
+    assert f"112 prompts of the evaluation sets it has {rsa[2]}." in text
+    assert f"DPO has {dpo[0]}, {dpo[1]} and {dpo[2]} on the three" in text
+    assert f"SACPO {sacpo[0]}, {sacpo[1]} and {sacpo[2]}." in text
+    of, every = (sum(n for n, _ in unsafe[name]) for name in ("rsa-tail", "start"))
+    total = sum(n for _, n in unsafe["start"])
+    assert f"RSA has {of} of {total} unsafe and the start model {every}, {of / every:.2f}" in text
+    taken = {
+        label: [f"{tails['start'][i] - tails[name][i]:.2f}" for i in (0, 1)]
+        for label, name in named.items()
+    }
+    for i, words in enumerate(
+        ("DPO takes {} away, SACPO {}, RSA {} (", "DPO {}, SACPO {}, RSA {}.")
+    ):
+        assert words.format(*(taken[label][i] for label in named)) in text
+
+
 def test_the_prompts_for_over_refusal_are_all_safe() -> None:
     found = load_prompt_set(str(SAFERLHF / "over_refusal.csv"), labelled=True)
     assert {prompt.label for prompt in found.prompts} == {"safe"}

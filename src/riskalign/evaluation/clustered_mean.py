@@ -23,6 +23,11 @@ def few_differ(results: Sequence[Hashable]) -> bool:
     return len(results) - max(Counter(results).values(), default=0) < ENOUGH_PROMPTS
 
 
+def few_means_differ(sums: Floats, counts: Floats) -> bool:
+    """`few_differ` of each prompt's mean value, `sums / counts`, [M] both."""
+    return few_differ([round(float(mean), 12) for mean in sums / counts])
+
+
 def mean_interval(sums: Floats, counts: Floats, confidence: float = 0.95) -> Interval:
     """The mean of all values, `sums.sum() / counts.sum()`, with Wilson's score interval.
 
@@ -50,8 +55,7 @@ def mean_interval(sums: Floats, counts: Floats, confidence: float = 0.95) -> Int
     if M > 1:
         residuals = (sums - p * counts) / counts.mean()
         own = float((residuals**2).sum() / (M - 1))
-        few = few_differ([round(float(mean), 12) for mean in sums / counts])
-        variance = max(own, bound) if few else own
+        variance = max(own, bound) if few_means_differ(sums, counts) else own
     # p is 0 or 1: the bound is 0 as well, and M prompts are what was seen.
     n = M if bound == 0 else M * bound / variance
     z2 = float(student.ppf((1 + confidence) / 2, max(M - 1, 1))) ** 2

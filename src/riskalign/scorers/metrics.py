@@ -16,7 +16,7 @@ from scipy.special import expit
 from riskalign.baselines.scorer_data import Kind
 from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
-from riskalign.evaluation.clustered_mean import few_differ, mean_interval
+from riskalign.evaluation.clustered_mean import few_means_differ, mean_interval
 from riskalign.evaluation.metrics import Interval
 from riskalign.evaluation.resampling import Bootstrap, Statistic, auc_statistic
 from riskalign.scorers.logistic import Floats
@@ -86,11 +86,11 @@ def judge(
     every = np.ones(len(right), dtype=bool)
     for name, of in (("pair_accuracy", every), ("mixed_pair_accuracy", mixed)):
         if name in found:
-            pairs: Floats = np.bincount(pair_prompts[of]).astype(np.float64)
-            sums: Floats = np.bincount(pair_prompts[of], right[of]).astype(np.float64)
-            asked = pairs > 0
-            if few_differ((sums[asked] / pairs[asked]).round(12).tolist()):
-                found[name] = mean_interval(sums[asked], pairs[asked], confidence)
+            _, owner, pairs = np.unique(pair_prompts[of], return_inverse=True, return_counts=True)
+            sums: Floats = np.bincount(owner, right[of]).astype(np.float64)
+            counts: Floats = pairs.astype(np.float64)
+            if few_means_differ(sums, counts):
+                found[name] = mean_interval(sums, counts, confidence)
     return found
 
 

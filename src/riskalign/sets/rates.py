@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riskalign.errors import InputError
-from riskalign.evaluation.clustered_mean import few_differ, mean_interval
+from riskalign.evaluation.clustered_mean import few_means_differ, mean_interval
 from riskalign.evaluation.metrics import Interval, binomial_interval, rare_rate_interval
 from riskalign.evaluation.resampling import Bootstrap
 
@@ -42,7 +42,7 @@ def clustered_rate(
     exact = rare_rate_interval(e, s, bootstrap.confidence)
     if exact is not None:
         return Interval(value, *exact)
-    if few_differ([round(share, 12) for share in (e / s).tolist()]):
+    if few_means_differ(e, s):
         return mean_interval(e, s, bootstrap.confidence)
     many = np.concatenate([(draw @ e) / (draw @ s) for draw in bootstrap.draws(len(e))])
     return bootstrap.ends(value, many)
