@@ -1,6 +1,20 @@
-"""Risk measures of a loss under a discrete distribution, each with its worst-case density."""
+"""Risk measures of a loss under a discrete distribution, of tokens and of whole answers."""
 
+from riskalign.risk.answers import TailCost, answer_risk, tail_cost
+from riskalign.risk.optimum import TailOptimum, strength_for, tail_optimum
 from riskalign.risk.registry import RISKS, Measure, Risk, get_risk
 from riskalign.risk.value import RiskValue
 
-__all__ = ["RISKS", "Measure", "Risk", "RiskValue", "get_risk"]
+__all__ = [
+    "RISKS",
+    "Measure",
+    "Risk",
+    "RiskValue",
+    "TailCost",
+    "TailOptimum",
+    "answer_risk",
+    "get_risk",
+    "strength_for",
+    "tail_cost",
+    "tail_optimum",
+]

@@ -21,13 +21,15 @@ class Measure(NamedTuple):
 
     `function(losses, log_probs)` or `function(losses, log_probs, parameter)` returns a
     `RiskValue`. `low <= parameter < high`, or `low < parameter` where `open_low`; a family
-    without a parameter has `low` None.
+    without a parameter has `low` None. `law_invariant`: whether the value depends on the losses'
+    distribution alone, as that of whole answers must.
     """
 
     function: Callable[..., RiskValue]
     low: float | None = None
     high: float = math.inf
     open_low: bool = False
+    law_invariant: bool = True
 
     def accepts(self, parameter: float) -> bool:
         """Whether `parameter` lies in the family's range."""
@@ -49,8 +51,8 @@ RISKS: Mapping[str, Measure] = {
     "mean": Measure(mean),
     "cvar": Measure(cvar, low=0.0, high=1.0),
     "erm": Measure(entropic, low=0.0, open_low=True),
-    "paper_code": Measure(paper_code, low=0.0, high=1.0),
-    "paper_code_halves": Measure(paper_code_halves, low=0.0, high=1.0),
+    "paper_code": Measure(paper_code, low=0.0, high=1.0, law_invariant=False),
+    "paper_code_halves": Measure(paper_code_halves, low=0.0, high=1.0, law_invariant=False),
 }
 
 
