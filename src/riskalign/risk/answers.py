@@ -77,7 +77,7 @@ def tail_cost(costs: Tensor, risk: str | Risk, weights: Tensor | None = None) ->
     `costs` [N] with `weights` [N] (at least 0, not all 0; without them equal). It is read off at
     nodes of vanishing mass between the costs, from the measure's own `(value, density)`, so that a
     measure of the registry needs nothing more to have a tail cost. `phi` is the derivative of the
-    risk as a distribution moves, up to a constant (docs/method.md, section 9; for CVaR
+    risk as a distribution moves, up to a constant (docs/method.md, section 8; for CVaR
     Rockafellar and Uryasev, 2000): for CVaR the hinge `(c - eta)_+ / (1 - a)`, also where an atom
     at the quantile `eta` is split, for the entropic measure `exp(mu (c - rho)) / mu`.
 

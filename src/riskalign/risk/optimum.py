@@ -47,9 +47,9 @@ def tail_optimum(
     prompt: Tensor | None = None,
     starts: int = 64,
 ) -> TailOptimum:
-    """The fixed point `w ∝ base exp(-strength phi_w(C))` of least `strength rho(C) + KL(w || base)`.
+    """The tilt `w ∝ base exp(-strength phi_w(C))` of least `strength rho(C) + KL(w || base)`.
 
-    docs/method.md, section 9: for a fixed tail cost `phi` the best policy is a tilt by it,
+    docs/method.md, section 8: for a fixed tail cost `phi` the best policy is a tilt by it,
     and `phi` belongs to the costs' distribution under that very policy; `strength` is lambda/beta.
     A law-invariant coherent risk is concave in the distribution, so that a tilt by the `phi` of
     any distribution never raises the objective: it is repeated until nothing moves, from `starts`
