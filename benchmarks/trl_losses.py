@@ -105,7 +105,7 @@ def losses(loss: str) -> dict[str, tuple[float, Any]]:
             value = trainer.compute_loss(trainer.model, batch)
             value.backward()
             if library == "riskalign" and loss == "kto":
-                kl = trainer.pair_losses(trainer.model, batch).metrics["kl"][0]
+                kl = trainer.row_losses(trainer.model, batch).metrics["kl"][0]
                 if not kl > 0.05:
                     raise RuntimeError(f"the KL of this batch is {float(kl)}, too small to tell")
             found[library] = value.item(), gradient(trainer.model)

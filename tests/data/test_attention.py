@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from riskalign.data import PairCollator, packed, response_hidden
+from riskalign.data import RowCollator, packed, response_hidden
 from riskalign.data.attention import NAME, _Repack, _Unpack
 from riskalign.tokens import backbone_of
 from tests import tiny
@@ -41,7 +41,7 @@ def test_other_calls_are_sdpa() -> None:
         before = model(ids, attention_mask=mask).logits
         made = model.generate(ids[:1], max_new_tokens=5, do_sample=False)
         pairs = [{"prompt_ids": [5], "chosen_ids": [6], "rejected_ids": [7], "gap": 0.0}]
-        response_hidden(backbone_of(model), PairCollator(2, True)(pairs))
+        response_hidden(backbone_of(model), RowCollator(2, True)(pairs))
         assert model.config._attn_implementation == NAME
         assert torch.equal(model(ids, attention_mask=mask).logits, before)
         assert torch.equal(model.generate(ids[:1], max_new_tokens=5, do_sample=False), made)
@@ -56,7 +56,7 @@ def test_a_checkpointed_layer_is_packed_again_in_the_backward_pass() -> None:
         if checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         model.train()
-        response_hidden(backbone_of(model), PairCollator(2, True)(pairs)).square().sum().backward()
+        response_hidden(backbone_of(model), RowCollator(2, True)(pairs)).square().sum().backward()
         grads.append([p.grad for p in model.parameters() if p.grad is not None])
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from riskalign.data import PairCollator
+from riskalign.data import RowCollator
 
 PAIRS = [
     {"prompt_ids": [1, 2], "chosen_ids": [3, 4, 5], "rejected_ids": [6], "gap": 0.5},
@@ -11,7 +11,7 @@ PAIRS = [
 
 
 def test_plain_rows_by_hand() -> None:
-    batch = PairCollator(pad_token_id=0)(PAIRS)
+    batch = RowCollator(pad_token_id=0)(PAIRS)
     assert batch["gap"].tolist() == [0.5, -1.0]
     # Prompt by prompt, its chosen response's row before its rejected one's.
     assert batch["input_ids"].tolist() == [
@@ -21,13 +21,15 @@ def test_plain_rows_by_hand() -> None:
         [7, 9, 10, 0, 0],
     ]
     assert batch["attention_mask"].sum(-1).tolist() == [5, 3, 2, 3]
-    assert batch["target_ids"].tolist() == [3, 4, 5, 8, 6, 9, 10]
+    assert batch["target_ids"].tolist() == [3, 4, 5, 6, 8, 9, 10]
     assert batch["sequence"].tolist() == [0, 0, 0, 1, 2, 3, 3]
-    assert batch["hidden_index"].tolist() == [1, 2, 3, 10, 6, 15, 16]
+    assert batch["row"].tolist() == [0, 0, 1, 1]
+    assert batch["pairs"].tolist() == [[0, 2], [1, 3]]
+    assert batch["hidden_index"].tolist() == [1, 2, 3, 6, 10, 15, 16]
 
 
 def test_packed_by_hand() -> None:
-    batch = PairCollator(pad_token_id=0, shared_prompt=True)(PAIRS)
+    batch = RowCollator(pad_token_id=0, shared_prompt=True)(PAIRS)
     assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 2, 0, 1, 1, 2]]
     assert batch["unpack"].tolist() == [
@@ -39,14 +41,14 @@ def test_packed_by_hand() -> None:
     assert batch["repack"].tolist() == [0, 1, 2, 3, 4, 7, 10, 11, 16, 17]
     assert batch["again"].tolist() == [[0, 1, 6], [5, 6, 15]]
     # The prompt's last position predicts the first token of both responses.
-    assert batch["hidden_index"].tolist() == [1, 2, 3, 6, 1, 6, 8]
-    assert batch["target_ids"].tolist() == [3, 4, 5, 8, 6, 9, 10]
+    assert batch["hidden_index"].tolist() == [1, 2, 3, 1, 6, 6, 8]
+    assert batch["target_ids"].tolist() == [3, 4, 5, 6, 8, 9, 10]
     assert batch["sequence"].tolist() == [0, 0, 0, 1, 2, 3, 3]
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_each_target_follows_its_hidden_state(shared: bool) -> None:
-    batch = PairCollator(pad_token_id=0, shared_prompt=shared)(PAIRS)
+    batch = RowCollator(pad_token_id=0, shared_prompt=shared)(PAIRS)
     positions = batch["position_ids"].flatten()
     tokens = batch["input_ids"].flatten()
     for index, target in zip(batch["hidden_index"], batch["target_ids"], strict=True):

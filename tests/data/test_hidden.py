@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from riskalign.data import (
-    PairCollator,
+    RowCollator,
     can_share_prompt,
     load_pairs,
     response_hidden,
@@ -38,7 +38,7 @@ def rows(n: int) -> list[dict[str, Any]]:
 
 
 def hidden_and_gradient(model: PreTrainedModel, shared: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    batch = PairCollator(2, shared)(rows(3))
+    batch = RowCollator(2, shared)(rows(3))
     model.zero_grad()
     hidden = response_hidden(backbone_of(model), batch)
     weights = torch.linspace(-1, 1, hidden.numel()).view_as(hidden)
@@ -61,13 +61,13 @@ def test_shared_prompts_give_the_same_values_and_gradients(model_type: str) -> N
 @pytest.mark.parametrize("shared", [False, True])
 def test_log_probabilities_equal_the_models_own(shared: bool) -> None:
     model, pairs = tiny.make_model("qwen2"), rows(3)
-    batch = PairCollator(2, shared)(pairs)
+    batch = RowCollator(2, shared)(pairs)
     head = head_of(model)
     with torch.no_grad():
         hidden = response_hidden(backbone_of(model), batch)
         got = head.logits(hidden).log_softmax(-1).gather(-1, batch["target_ids"][:, None])[:, 0]
         for n, (pair, side) in enumerate(
-            [(p, "chosen_ids") for p in pairs] + [(p, "rejected_ids") for p in pairs]
+            [(p, side) for p in pairs for side in ("chosen_ids", "rejected_ids")]
         ):
             ids = torch.tensor([pair["prompt_ids"] + pair[side]])
             log_probs = model(ids).logits[0].log_softmax(-1)

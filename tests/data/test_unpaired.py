@@ -90,9 +90,10 @@ def test_one_kind_of_rows() -> None:
 def test_each_prompt_also_gets_the_response_before_it(shared_prompt: bool) -> None:
     rows, _ = tokenize_unpaired(ROWS, tiny.make_tokenizer(), max_length=None)
     batch = UnpairedCollator(2, shared_prompt)(list(rows))
-    own = [token for row in rows for token in row["completion_ids"]]
     ids = rows["completion_ids"]
-    assert batch["target_ids"].tolist() == own + ids[2] + ids[0] + ids[1]
+    assert batch["target_ids"].tolist() == [
+        token for i in range(3) for token in (*ids[i], *ids[i - 1])
+    ]
     assert batch["gap"].tolist() == [1.0, -1.0, 1.0]
     assert batch["sequence"].max() == 5
 
@@ -101,4 +102,4 @@ def test_mismatched_responses_keep_within_the_length() -> None:
     rows, _ = tokenize_unpaired(ROWS, tiny.make_tokenizer(), max_length=None)
     batch = UnpairedCollator(2, max_length=max(rows["length"]))(list(rows))
     assert batch["input_ids"].shape[1] == max(rows["length"])
-    assert torch.bincount(batch["sequence"])[4] < len(rows["completion_ids"][0]) + 1
+    assert torch.bincount(batch["sequence"])[3] < len(rows["completion_ids"][0]) + 1

@@ -31,8 +31,8 @@ def pair_losses(stats: TokenStats, pair: Tensor, n: int) -> Tensor:
 
 def grouped(case: Case, spec: str, ends: tuple[int, ...]) -> Tensor:
     def loss(group: Group, stats: TokenStats) -> Tensor:
-        n = group.pairs.stop - group.pairs.start
-        return pair_losses(stats, PAIR_OF[group.tokens] - group.pairs.start, n)
+        n = group.rows.stop - group.rows.start
+        return pair_losses(stats, PAIR_OF[group.tokens] - group.rows.start, n)
 
     return grouped_losses(*case, get_risk(spec), groups=groups(*ends), loss=loss)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from riskalign.data import PairCollator
+from riskalign.data import RowCollator
 from riskalign.training.cache import HiddenCache
 
 PAIRS = [
@@ -24,7 +24,7 @@ PAIRS = [
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_known_pairs_come_from_the_cache(where: str, kind: torch.dtype, tmp_path: Path) -> None:
     cache = HiddenCache(tmp_path / "new" if where == "disk" else None)
-    collate = PairCollator(0)
+    collate = RowCollator(0)
     computed = []
 
     def get(*which: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from peft import LoraConfig
 from torch import nn
 from transformers import AutoModelForCausalLM, TrainingArguments
 
-from riskalign.data import PairCollator
+from riskalign.data import RowCollator
 from riskalign.errors import InputError
 from riskalign.training import RSATrainer
 from tests import tiny
@@ -118,6 +118,8 @@ def test_models_that_do_not_fit_are_refused(make_trainer: MakeTrainer) -> None:
 def test_missing_pad_token_is_replaced(make_trainer: MakeTrainer) -> None:
     tokenizer = tiny.make_tokenizer(pad_token=None)
     trainer = make_trainer(trainer={"processing_class": tokenizer})
-    assert trainer.data_collator == PairCollator(tokenizer.eos_token_id, shared_prompt=True)
+    assert trainer.data_collator == RowCollator(
+        tokenizer.eos_token_id, shared_prompt=True, ties=False
+    )
     assert tokenizer.pad_token is None
     trainer.train()

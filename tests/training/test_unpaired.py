@@ -56,7 +56,7 @@ def test_loss_and_gradient_equal_the_naive_ones(
     held: Any = trainer.train_dataset
     own_model: Any = trainer.model
     batch = trainer.data_collator(list(held))
-    loss, metrics = trainer.pair_losses(own_model, batch)
+    loss, metrics = trainer.row_losses(own_model, batch)
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(metrics["kl"][0], kl, atol=1e-4, rtol=1e-5)
     loss.mean().backward()

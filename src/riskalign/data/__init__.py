@@ -1,6 +1,7 @@
-"""Preference pairs: sources, checks, tokenization and collation."""
+"""Preference pairs and groups of answers: sources, checks, tokenization and collation."""
 
-from riskalign.data.collate import PairCollator
+from riskalign.data.collate import RowCollator
+from riskalign.data.groups import TokenizedGroup, is_grouped, load_groups, tokenize_groups
 from riskalign.data.hidden import can_share_prompt, response_hidden
 from riskalign.data.layout import Layout, packed, plain
 from riskalign.data.preferences import (
@@ -24,20 +25,24 @@ __all__ = [
     "Layout",
     "Message",
     "Pair",
-    "PairCollator",
     "PairCounts",
     "PreferenceSettings",
     "Preferences",
+    "RowCollator",
+    "TokenizedGroup",
     "TokenizedPair",
     "TokenizedResponse",
     "UnpairedCollator",
     "can_share_prompt",
+    "is_grouped",
     "is_unpaired",
+    "load_groups",
     "load_pairs",
     "load_preferences",
     "packed",
     "plain",
     "response_hidden",
+    "tokenize_groups",
     "tokenize_pairs",
     "tokenize_unpaired",
     "unpaired_rows",

@@ -1,8 +1,10 @@
-"""From tokenized pairs to one batch of tensors.
+"""From tokenized rows to one batch of tensors.
 
-Shapes: B pairs, N response tokens (chosen ones of all pairs first, then rejected ones).
+Shapes: R rows (prompts), S responses, P pairs of responses, N response tokens. A row of a pair has
+two responses and is one pair; a row of a group has k and is every pair of different scores.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,42 +12,72 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from riskalign.data.layout import packed, plain
+from riskalign.data.layout import Ids, packed, plain
 
 
 @dataclass(frozen=True)
-class PairCollator:
-    """Collates `TokenizedPair`s: plain rows, or with `shared_prompt` packed ones (`layout.py`).
+class RowCollator:
+    """Collates `TokenizedPair`s or `TokenizedGroup`s: plain rows, or packed ones (`layout.py`).
 
     Calling it returns the layout's inputs and
 
-    - `gap` [B]: score gaps, NaN where there are no scores;
     - `hidden_index` [N]: where in the flattened hidden states the state lies that predicts each
       response token;
-    - `target_ids` [N]: the response tokens;
-    - `sequence` [N]: their sequence, in [0, B) for chosen and [B, 2B) for rejected;
-    - `index` [B]: the pairs' own `index`, if they have one.
+    - `target_ids` [N]: the response tokens, response by response;
+    - `sequence` [N]: their response in [0, S), row by row, a pair's chosen one first;
+    - `row` [S]: each response's row in [0, R);
+    - `pairs` [2, P]: the chosen and the rejected response of each pair, row by row;
+    - `gap` [P]: the pairs' score gaps, NaN where there are no scores;
+    - `index` [R]: the rows' own `index`, if they have one.
+
+    Of a group's pairs those of equal scores are left out unless `ties`: they have no order, but a
+    gap of 0.
     """
 
     pad_token_id: int
     shared_prompt: bool = False
+    ties: bool = True
 
-    def __call__(self, pairs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Collate a list of pairs; see the class."""
-        rows = [(pair["prompt_ids"], (pair["chosen_ids"], pair["rejected_ids"])) for pair in pairs]
-        layout = packed(rows) if self.shared_prompt else plain(rows, self.pad_token_id)
-        responses = [responses[side] for side in (0, 1) for _, responses in rows]
-        index = [places[side] for side in (0, 1) for places in layout.hidden_index]
-        lengths = torch.tensor([len(response) for response in responses])
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Collate a list of rows; see the class."""
+        responses = [_responses(row) for row in rows]
+        prompts = [(row["prompt_ids"], own) for row, own in zip(rows, responses, strict=True)]
+        layout = packed(prompts) if self.shared_prompt else plain(prompts, self.pad_token_id)
+        flat = [response for own in responses for response in own]
+        lengths = torch.tensor([len(response) for response in flat])
+        counts = torch.tensor([len(own) for own in responses])
+        first = (counts.cumsum(0) - counts).tolist()
+        pairs = [
+            (at + better, at + worse, gap)
+            for at, row in zip(first, rows, strict=True)
+            for better, worse, gap in _pairs(row, self.ties)
+        ]
         batch = {
             **layout.inputs,
-            "gap": torch.tensor([pair["gap"] for pair in pairs], dtype=torch.float32),
-            "hidden_index": torch.cat(index),
-            "target_ids": torch.cat(
-                [torch.as_tensor(response, dtype=torch.long) for response in responses]
-            ),
-            "sequence": torch.repeat_interleave(torch.arange(2 * len(pairs)), lengths),
+            "gap": torch.tensor([gap for _, _, gap in pairs], dtype=torch.float32),
+            "pairs": torch.tensor([pair[:2] for pair in pairs]).T,
+            "row": torch.repeat_interleave(torch.arange(len(rows)), counts),
+            "hidden_index": torch.cat([place for own in layout.hidden_index for place in own]),
+            "target_ids": torch.cat([torch.as_tensor(ids, dtype=torch.long) for ids in flat]),
+            "sequence": torch.repeat_interleave(torch.arange(len(flat)), lengths),
         }
-        if "index" in pairs[0]:
-            batch["index"] = torch.tensor([pair["index"] for pair in pairs])
+        if "index" in rows[0]:
+            batch["index"] = torch.tensor([row["index"] for row in rows])
         return batch
+
+
+def _responses(row: Mapping[str, Any]) -> Sequence[Ids]:
+    if "completions_ids" in row:
+        completions: Sequence[Ids] = row["completions_ids"]
+        return completions
+    return (row["chosen_ids"], row["rejected_ids"])
+
+
+def _pairs(row: Mapping[str, Any], ties: bool) -> list[tuple[int, int, float]]:
+    """Chosen, rejected and gap of each pair of a row's responses."""
+    if "completions_ids" not in row:
+        return [(0, 1, row["gap"])]
+    scores = row["scores"]
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    found = [(i, j, scores[i] - scores[j]) for i, j in itertools.combinations(order, 2)]
+    return [pair for pair in found if ties or pair[2] > 0]

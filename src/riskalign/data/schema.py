@@ -154,8 +154,11 @@ def encodable(text: str, field: str, where: str) -> str:
 
 def _score(row: Mapping[str, Any], field: str, where: str) -> float | None:
     value = row.get(field)
-    if value is None:
-        return None
+    return None if value is None else checked_score(value, field, where)
+
+
+def checked_score(value: Any, field: str, where: str) -> float:
+    """A finite number; `InputError` names `where`, field and remedy."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{where}: field '{field}' is {value!r}. Give a finite number.")
     return float(value)

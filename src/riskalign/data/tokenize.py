@@ -39,6 +39,7 @@ class PairCounts:
     dropped_identical: int = 0
     truncated_prompts: int = 0
     truncated_responses: int = 0
+    cut_scores: int = 0
 
     def summary(self) -> str:
         """One line naming what is not zero."""
@@ -100,13 +101,7 @@ def tokenize_pairs(
         columns["length"].append(len(prompt) + len(chosen) + len(rejected))
     kept = len(columns["gap"])
     counts = PairCounts(rows, kept, empty, identical, cut_prompts, cut_responses)
-    if not kept:
-        raise InputError(
-            f"No preference pair is left to train on ({counts.summary() or 'no rows'}). "
-            "Give pairs whose two responses differ and are not empty."
-        )
-    if kept < rows or cut_prompts or cut_responses:
-        logger.warning("Preference pairs: %s.", counts.summary())
+    report_counts(counts, "preference pair")
     ids_feature = [Value("int32")]
     features = Features(
         prompt_ids=ids_feature,
@@ -116,6 +111,17 @@ def tokenize_pairs(
         length=Value("int32"),
     )
     return Dataset.from_dict(columns, features=features), counts
+
+
+def report_counts(counts: PairCounts, what: str) -> None:
+    """Warn of rows that were dropped or cut; `InputError` if none is left."""
+    if not counts.kept:
+        raise InputError(
+            f"No {what} is left to train on ({counts.summary() or 'no rows'}). "
+            "Give rows whose responses differ and are not empty."
+        )
+    if any(n for name, n in asdict(counts).items() if name not in ("rows", "kept")):
+        logger.warning("%ss: %s.", what.capitalize(), counts.summary())
 
 
 def tokenize_pair(

@@ -12,7 +12,7 @@ from datasets import Dataset, Features, Value
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from riskalign.data.collate import PairCollator
+from riskalign.data.collate import RowCollator
 from riskalign.data.schema import check_row, checked_text
 from riskalign.data.sources import Source, source_rows
 from riskalign.data.tokenize import (
@@ -134,7 +134,7 @@ def tokenize_unpaired(
 
 @dataclass(frozen=True)
 class UnpairedCollator:
-    """Collates `TokenizedResponse`s as `PairCollator` does pairs, for KTO.
+    """Collates `TokenizedResponse`s as `RowCollator` does pairs, for KTO.
 
     In place of the chosen response stands the row's own, in place of the rejected one the response
     of the row before it (before the first, of the last): the mismatched responses that KTO's
@@ -160,4 +160,4 @@ class UnpairedCollator:
                     "gap": 1.0 if row["label"] else -1.0,
                 }
             )
-        return PairCollator(self.pad_token_id, self.shared_prompt)(pairs)
+        return RowCollator(self.pad_token_id, self.shared_prompt)(pairs)

@@ -63,7 +63,7 @@ def held_out_accuracy(
     margins: list[float] = []
     with torch.no_grad():
         for batch in trainer.get_eval_dataloader():
-            margins += trainer.pair_losses(policy.model, batch).metrics["margin"].tolist()
+            margins += trainer.row_losses(policy.model, batch).metrics["margin"].tolist()
             if update is not None:
                 update(len(margins), len(few), "")
     found = torch.tensor(margins, dtype=torch.float64)

@@ -32,7 +32,7 @@ from riskalign.pipeline.rlhf import ppo_step
 from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.steps import sample_pairs, train_step, training_config
 from riskalign.sampling import checked_prompts
-from riskalign.training.preparation import prepare_pairs
+from riskalign.training.preparation import prepare_rows
 
 # Step settings that decide other stages, or count by what they resolve to.
 _EVALUATION = ("eval_data", "max_eval_samples", "per_device_eval_batch_size")
@@ -175,7 +175,7 @@ def _check_fit(job: Job, loaded: LoadedModel, given: Mapping[Kind, Dataset], fie
         if field == "eval_data":  # only the order counts
             step = dataclasses.replace(step, loss_type="dpo", target="hard", cache_reference=None)
         settings = training_config(step, beta=1.0, seed=0, bf16=False, folder=job.folder / kind)
-        prepare_pairs(pairs, f"{kind}.{field}", loaded.tokenizer, loaded.model, settings)
+        prepare_rows(pairs, f"{kind}.{field}", loaded.tokenizer, loaded.model, settings)
 
 
 def _check_prompts(job: Job, loaded: LoadedModel) -> None:

@@ -1,9 +1,10 @@
 """Losses of groups of tokens with their gradients, in one pass over the vocabulary.
 
-Shape legend: N response tokens, B pairs, C tokens of one group, V vocabulary, H hidden.
+Shape legend: N response tokens, R rows (a prompt's pair or group of responses), C tokens of one
+group of rows, V vocabulary, H hidden.
 
-A pair's loss, and with it the weights of its tokens' derivatives, depends on that pair's tokens
-alone. So a group of pairs whose logits fit into the workspace needs them once: statistics, loss,
+A row's loss, and with it the weights of its tokens' derivatives, depends on that row's tokens
+alone. So a group of rows whose logits fit into the workspace needs them once: statistics, loss,
 gradient, and on to the next. That takes the four matrix products of dense code, three where the
 head is frozen, and no more memory than the workspace.
 """
@@ -26,9 +27,9 @@ _WORKSPACE_ELEMENTS = {"cpu": 1 << 25, "other": 1 << 28}
 
 
 class Group(NamedTuple):
-    """Some pairs, a slice of B, and all of their tokens, an index [C] into N."""
+    """Some rows, a slice of R, and all of their tokens, an index [C] into N."""
 
-    pairs: slice
+    rows: slice
     tokens: Tensor
 
 
@@ -59,10 +60,10 @@ def _run(
     labels_N: Tensor,
     bias_V: Tensor | None,
     wanted: tuple[bool, ...],
-    weights_B: Tensor | None,
-    losses_B: Tensor,
+    weights_R: Tensor | None,
+    losses_R: Tensor,
 ) -> Accumulated:
-    """Fill `losses_B` and return the gradients of their sum, weighted where weights are given."""
+    """Fill `losses_R` and return the gradients of their sum, weighted where weights are given."""
     grads = Accumulated(hidden_NH, work.head.weight, bias_V, wanted)
     most = max((len(group.tokens) for group in work.groups), default=0)
     with torch.autocast(hidden_NH.device.type, enabled=False):
@@ -70,17 +71,17 @@ def _run(
             work.head, work.head_ref, work.risk, work.product_dtype, work.stats_dtype, most
         )
         for group in work.groups:
-            rows = group.tokens
-            hidden_CH = hidden_NH[rows]
-            tile = tiles(hidden_CH, hidden_ref_NH[rows], labels_N[rows])
+            own = group.tokens
+            hidden_CH = hidden_NH[own]
+            tile = tiles(hidden_CH, hidden_ref_NH[own], labels_N[own])
             with torch.enable_grad():
                 stats = TokenStats(*tile.stats.unbind(0))
                 leaves = [stats.logp_policy.requires_grad_(), stats.risk.requires_grad_()]
                 loss = work.loss(group, stats)
-                total = (loss if weights_B is None else loss * weights_B[group.pairs]).sum()
-            losses_B[group.pairs] = loss.detach()
+                total = (loss if weights_R is None else loss * weights_R[group.rows]).sum()
+            losses_R[group.rows] = loss.detach()
             by_logp, by_risk = torch.autograd.grad(total, leaves, materialize_grads=True)
-            grads.add(tile.gradient(by_logp, by_risk, False), hidden_CH, rows, tiles)
+            grads.add(tile.gradient(by_logp, by_risk, False), hidden_CH, own, tiles)
     return grads
 
 
@@ -93,10 +94,10 @@ class _GroupedLosses(torch.autograd.Function):
         bias_V: Tensor | None,
         hidden_ref_NH: Tensor,
         labels_N: Tensor,
-        n_pairs: int,
+        n_rows: int,
         work: _Work,
     ) -> Tensor:
-        losses = hidden_NH.new_zeros(n_pairs, dtype=work.stats_dtype)
+        losses = hidden_NH.new_zeros(n_rows, dtype=work.stats_dtype)
         grads = _run(
             work, hidden_NH, hidden_ref_NH, labels_N, bias_V, ctx.needs_input_grad, None, losses
         )
@@ -106,12 +107,12 @@ class _GroupedLosses(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_R: Tensor) -> tuple[Tensor | None, ...]:
         hidden_NH, _, bias_V, hidden_ref_NH, labels_N = ctx.saved_tensors
-        if ctx.grads is not None and grad_B.numel() and bool((grad_B == grad_B[0]).all()):
-            # A mean or a sum over pairs: what the forward pass has found, by one factor, which a
+        if ctx.grads is not None and grad_R.numel() and bool((grad_R == grad_R[0]).all()):
+            # A mean or a sum over rows: what the forward pass has found, by one factor, which a
             # second pass over a retained graph no longer finds.
-            found = tuple(None if grad is None else grad.mul_(grad_B[0]) for grad in ctx.grads)
+            found = tuple(None if grad is None else grad.mul_(grad_R[0]) for grad in ctx.grads)
             ctx.grads = None
         else:
             found = _run(
@@ -121,8 +122,8 @@ class _GroupedLosses(torch.autograd.Function):
                 labels_N,
                 bias_V,
                 ctx.needs_input_grad,
-                grad_B,
-                torch.empty_like(grad_B),
+                grad_R,
+                torch.empty_like(grad_R),
             ).results()
         return (*found, None, None, None, None)
 
@@ -138,19 +139,19 @@ def grouped_losses(
     groups: Sequence[Group],
     loss: GroupLoss,
 ) -> Tensor:
-    """The losses [B] of pairs of responses, differentiable once by hidden states and head.
+    """The losses [R] of rows of responses, differentiable once by hidden states and head.
 
-    Shapes: as for `token_stats`; `groups` part the B pairs and their tokens among them, each small
-    enough that `fits`. `loss(group, stats)` gives the losses of the group's pairs from the
+    Shapes: as for `token_stats`; `groups` part the R rows and their tokens among them, each small
+    enough that `fits`. `loss(group, stats)` gives the losses of the group's rows from the
     statistics of its tokens (each [C], in the order of `group.tokens`), by operations that torch
     can differentiate; it runs once in the forward pass, and again in the backward pass where that
-    weighs the pairs unequally, which costs as much again.
+    weighs the rows unequally, which costs as much again.
 
     Values and gradients are those of the same losses of `token_stats`, at the cost of fewer
     matrix products. Raises `ValueError` as `token_stats` does.
     """
     check_inputs(hidden_policy, head_policy, hidden_ref, head_ref, labels)
-    n_pairs = max((group.pairs.stop for group in groups), default=0)
+    n_rows = max((group.rows.stop for group in groups), default=0)
     dtypes = precisions(hidden_policy, head_policy)
     work = _Work(groups, loss, head_policy, head_ref, risk, *dtypes)
     losses: Tensor = _GroupedLosses.apply(  # type: ignore[no-untyped-call]
@@ -159,7 +160,7 @@ def grouped_losses(
         head_policy.bias,
         hidden_ref.detach(),
         labels,
-        n_pairs,
+        n_rows,
         work,
     )
     return losses

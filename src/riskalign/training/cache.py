@@ -11,53 +11,47 @@ from torch import Tensor
 
 
 class HiddenCache:
-    """Keeps the reference's hidden states of each pair's response tokens.
+    """Keeps the reference's hidden states of each row's response tokens.
 
     In main memory, or with `folder` in a file there that goes with the process; `4 * H` bytes a
     response token in float32. Saves the reference's forward pass, about a quarter of a step's
-    arithmetic, whenever every pair of a batch has been seen before. What comes back then is bit by
+    arithmetic, whenever every row of a batch has been seen before. What comes back then is bit by
     bit what was computed first; another batch's products may round otherwise in the last bit.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._kept: dict[int, Tensor] = {}
         self._file: IO[bytes] | None = None
-        self._places: dict[int, tuple[int, tuple[int, int], torch.dtype, int]] = {}
+        self._places: dict[int, tuple[int, int, int, torch.dtype]] = {}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
             weakref.finalize(self, self._file.close)
 
     def get(self, batch: Mapping[str, Tensor], compute: Callable[[], Tensor]) -> Tensor:
-        """Hidden states [N, H] of a batch of `PairCollator`; `compute` gives what is missing."""
+        """Hidden states [N, H] of a batch of `RowCollator`; `compute` gives what is missing."""
         keys = batch["index"].tolist()
-        n = len(keys)
         if all(key in self._kept or key in self._places for key in keys):
-            pairs = [self._read(key) for key in keys]
-            sides = [chosen for chosen, _ in pairs] + [rejected for _, rejected in pairs]
-            return torch.cat(sides).to(batch["sequence"].device)
+            kept = torch.cat([self._read(key) for key in keys])
+            return kept.to(batch["sequence"].device)
         hidden = compute()
-        lengths = torch.bincount(batch["sequence"], minlength=2 * n).tolist()
-        parts = hidden.detach().cpu().split(lengths)
-        for i, key in enumerate(keys):
-            self._write(key, parts[i], parts[n + i])
+        lengths = torch.bincount(batch["row"][batch["sequence"]], minlength=len(keys)).tolist()
+        for key, states in zip(keys, hidden.detach().cpu().split(lengths), strict=True):
+            self._write(key, states)
         return hidden
 
-    def _write(self, key: int, chosen: Tensor, rejected: Tensor) -> None:
+    def _write(self, key: int, states: Tensor) -> None:
         if self._file is None:
-            self._kept.setdefault(key, (chosen.clone(), rejected.clone()))
+            self._kept.setdefault(key, states.clone())
         elif key not in self._places:
             at = self._file.seek(0, 2)
-            for side in (chosen, rejected):
-                self._file.write(side.contiguous().view(torch.uint8).numpy().tobytes())
-            lengths = (len(chosen), len(rejected))
-            self._places[key] = (at, lengths, chosen.dtype, chosen.shape[1])
+            self._file.write(states.contiguous().view(torch.uint8).numpy().tobytes())
+            self._places[key] = (at, *states.shape, states.dtype)
 
-    def _read(self, key: int) -> tuple[Tensor, Tensor]:
+    def _read(self, key: int) -> Tensor:
         if self._file is None:
             return self._kept[key]
-        at, lengths, dtype, width = self._places[key]
+        at, length, width, dtype = self._places[key]
         self._file.seek(at)
-        content = bytearray(self._file.read(sum(lengths) * width * dtype.itemsize))
-        chosen, rejected = torch.frombuffer(content, dtype=dtype).view(-1, width).split(lengths)
-        return chosen, rejected
+        content = bytearray(self._file.read(length * width * dtype.itemsize))
+        return torch.frombuffer(content, dtype=dtype).view(-1, width)

@@ -27,6 +27,8 @@ class RSAConfig(TrainingArguments):
         alpha: weight of the risk term of `rsa2` and `tdpo2`, >= 0.
         target: `"hard"` (order only), `"soft"` or `"gap"` (these need scores).
         gap_scale: the score gap is multiplied by this before it becomes a target, > 0.
+        max_gap: no score counts for more than so many nats (times `beta`) below its row's best:
+            a squared loss would learn little but the few that are far off. None cuts nothing.
         label_smoothing: assumed share of swapped labels, in [0, 0.5).
         desirable_weight: KTO's weight of desirable responses, > 0.
         undesirable_weight: the same for the others.
@@ -63,6 +65,7 @@ class RSAConfig(TrainingArguments):
     alpha: float = field(default=0.5, metadata={"help": "Weight of the risk term."})
     target: str = field(default="hard", metadata={"help": "Target of the margin."})
     gap_scale: float = field(default=1.0, metadata={"help": "Factor on score gaps."})
+    max_gap: float | None = field(default=None, metadata={"help": "Cut-off of gaps in nats."})
     label_smoothing: float = field(default=0.0, metadata={"help": "Share of swapped labels."})
     desirable_weight: float = field(default=1.0, metadata={"help": "KTO's, of desirable ones."})
     undesirable_weight: float = field(default=1.0, metadata={"help": "KTO's, of the others."})
@@ -155,6 +158,12 @@ def _check(config: RSAConfig) -> None:
         ("beta", config.beta > 0, "a number above 0, such as 0.1"),
         ("alpha", config.alpha >= 0, "a number of at least 0, such as 0.5"),
         ("gap_scale", config.gap_scale > 0, "a number above 0"),
+        ("max_gap", config.max_gap is None or config.max_gap > 0, "None or a number above 0"),
+        (
+            "max_gap",
+            config.max_gap is None or config.target != "hard",
+            "None, or target 'soft' or 'gap': 'hard' has no use for the size of a gap",
+        ),
         ("desirable_weight", config.desirable_weight > 0, "a number above 0"),
         ("undesirable_weight", config.undesirable_weight > 0, "a number above 0"),
         *_unpaired_rules(config),

@@ -1,9 +1,10 @@
 """What is settled before the first step: model, tokenizer, vocabulary, data."""
 
+import dataclasses
 import logging
-import math
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from safetensors import SafetensorError
@@ -12,9 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from riskalign.data import (
     PairCounts,
+    TokenizedGroup,
     TokenizedPair,
     TokenizedResponse,
+    is_grouped,
+    load_groups,
     load_pairs,
+    tokenize_groups,
     tokenize_pairs,
     tokenize_unpaired,
     unpaired_rows,
@@ -104,7 +109,7 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return 0
 
 
-def prepare_pairs(
+def prepare_rows(
     data: Any,
     name: str,
     tokenizer: PreTrainedTokenizerBase,
@@ -113,47 +118,94 @@ def prepare_pairs(
     *,
     split: str = "train",
 ) -> tuple[Dataset, PairCounts]:
-    """Load, check and tokenize a data set; one that is tokenized already is taken as it is.
+    """Load, check and tokenize pairs, groups or (for KTO) single responses.
+
+    What is tokenized already is taken as it is. Scores are cut off at `max_gap`.
 
     Raises:
-        InputError: see `load_pairs` and `tokenize_pairs`; also where scores are missing that
-            the target needs, or a pair is longer than the model's positions.
+        InputError: see `load_pairs`, `load_groups` and what tokenizes them; also where scores are
+            missing that the target needs, or a row is longer than the model's positions.
     """
     unpaired = config.loss_type in UNPAIRED
-    columns = TokenizedResponse if unpaired else TokenizedPair
-    if isinstance(data, Dataset) and set(columns.__annotations__) <= {*data.column_names}:
-        pairs, counts = data, PairCounts(rows=len(data), kept=len(data))
+    kinds = (TokenizedResponse,) if unpaired else (TokenizedPair, TokenizedGroup)
+    known = {*data.column_names} if isinstance(data, Dataset) else set()
+    if any(set(columns.__annotations__) <= known for columns in kinds):
+        rows, counts = data, PairCounts(rows=len(data), kept=len(data))
     else:
-        rows: Any
-        if unpaired:
-            rows = list(unpaired_rows(data, split=split, name=name))
-        else:
-            rows = load_pairs(data, split=split, name_for_errors=name)
-        tokenize: Any = tokenize_unpaired if unpaired else tokenize_pairs
-        try:
-            pairs, counts = tokenize(
-                rows,
-                tokenizer,
-                max_length=config.max_length,
-                max_prompt_length=config.max_prompt_length,
-                truncation_mode=config.truncation_mode,
-            )
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
-    if config.target != "hard" and any(math.isnan(gap) for gap in pairs["gap"]):
-        raise InputError(
-            f"{name}: target {config.target!r} needs the columns 'score_chosen' and "
-            "'score_rejected' in every row. Add them, or use target 'hard'."
-        )
+        rows, counts = _tokenized(data, name, tokenizer, config, split)
+    if config.target != "hard":
+        rows, cut = _cut_scores(rows, name, config)
+        counts = dataclasses.replace(counts, cut_scores=cut)
+        if cut:
+            logger.warning("%s: %d scores cut off at max_gap %g.", name, cut, config.max_gap)
     limit = getattr(model.config, "max_position_embeddings", None)
-    sides = ("completion_ids",) if unpaired else ("chosen_ids", "rejected_ids")
-    longest = max(len(row["prompt_ids"]) + max(len(row[side]) for side in sides) for row in pairs)
+    longest = max(len(row["prompt_ids"]) + max(map(len, _responses(row))) for row in rows)
     if isinstance(limit, int) and longest > limit:
         raise InputError(
             f"{name}: the longest sequence has {longest} tokens but the model has positions for "
             f"{limit} only. Set max_length to at most {limit}."
         )
-    return pairs, counts
+    return rows, counts
+
+
+def _tokenized(
+    data: Any, name: str, tokenizer: PreTrainedTokenizerBase, config: RSAConfig, split: str
+) -> tuple[Dataset, PairCounts]:
+    options: dict[str, Any] = {
+        "max_length": config.max_length,
+        "max_prompt_length": config.max_prompt_length,
+        "truncation_mode": config.truncation_mode,
+    }
+    tokenize: Any = tokenize_pairs
+    rows: Any
+    grouped = is_grouped(data, split=split, name=name)
+    if config.loss_type in UNPAIRED:
+        if grouped:
+            raise InputError(
+                f"{name}: holds groups of scored answers, and loss_type {config.loss_type!r} takes "
+                "pairs or single responses. Give these, or choose a loss of pairs."
+            )
+        tokenize, rows = tokenize_unpaired, list(unpaired_rows(data, split=split, name=name))
+    elif grouped:
+        tokenize, rows = tokenize_groups, load_groups(data, split=split, name=name)
+        options["ties"] = config.target != "hard"
+    else:
+        rows = load_pairs(data, split=split, name_for_errors=name)
+    try:
+        found: tuple[Dataset, PairCounts] = tokenize(rows, tokenizer, **options)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    return found
+
+
+def _responses(row: Any) -> list[list[int]]:
+    names = ("completion_ids", "chosen_ids", "rejected_ids")
+    return row["completions_ids"] if "scores" in row else [row[n] for n in names if n in row]
+
+
+def _cut_scores(rows: Dataset, name: str, config: RSAConfig) -> tuple[Dataset, int]:
+    """No score further than `max_gap` nats below its row's best, and how many were."""
+    column = "scores" if "scores" in rows.column_names else "gap"
+    scores = rows[column]
+    if column == "gap" and bool(np.isnan(np.asarray(scores)).any()):
+        raise InputError(
+            f"{name}: target {config.target!r} needs the columns 'score_chosen' and "
+            "'score_rejected' in every row. Add them, or use target 'hard'."
+        )
+    if config.max_gap is None:
+        return rows, 0
+    # A margin is beta times nats, and scores are multiplied by gap_scale before they are targets.
+    limit = config.max_gap * config.beta / config.gap_scale
+    if column == "gap":
+        cut = [min(max(gap, -limit), limit) for gap in scores]
+        changed = sum(a != b for a, b in zip(cut, scores, strict=True))
+    else:
+        cut = [[max(s, max(own) - limit) for s in own] for own in scores]
+        changed = sum(
+            a != b for x, y in zip(cut, scores, strict=True) for a, b in zip(x, y, strict=True)
+        )
+    feature = rows.features[column]
+    return rows.remove_columns(column).add_column(column, cut, feature=feature), changed
 
 
 def disable_dropout(model: nn.Module) -> None:

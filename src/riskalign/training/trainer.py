@@ -20,8 +20,8 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from riskalign.data import (
-    PairCollator,
     PairCounts,
+    RowCollator,
     UnpairedCollator,
     can_share_prompt,
     response_hidden,
@@ -31,7 +31,6 @@ from riskalign.errors import InputError, TrainingDiverged
 from riskalign.losses import (
     UNPAIRED,
     LossOutput,
-    SequenceStats,
     kto,
     pair_loss,
     reference_point,
@@ -44,10 +43,10 @@ from riskalign.training.cache import HiddenCache
 from riskalign.training.compiled import compiled_layers
 from riskalign.training.config import RSAConfig
 from riskalign.training.forward import call_through
-from riskalign.training.groups import pair_groups, sequence_in_group
 from riskalign.training.metrics import MetricSums
 from riskalign.training.precision import bf16_is_fast
 from riskalign.training.reference import with_reference
+from riskalign.training.rows import Rows, all_rows, mean_by_row, row_groups, rows_of, sides
 
 Batch = dict[str, Tensor]
 
@@ -55,21 +54,22 @@ logger = logging.getLogger(__name__)
 
 
 class RSATrainer(Trainer):
-    """Trains a policy on preference pairs against a frozen reference.
+    """Trains a policy on preference pairs, or groups of scored answers, against a frozen reference.
 
-    The loss is the mean over all pairs of the global batch, however that is split over
-    devices and accumulation steps. Logged as averages since the last log, with the prefix
-    `eval_` in evaluation: `loss`, `rewards/*`, `logps/*`, `risk/*` (sequential risk ratio),
-    `kl/*`, `margin`; sums over response tokens in nats, rewards in units of the margin.
+    The loss is the mean over all rows of the global batch, however that is split over devices and
+    accumulation steps; a group's is the mean over all pairs of its answers. Logged as averages
+    since the last log, with the prefix `eval_` in evaluation: `loss`, `rewards/*`, `logps/*`,
+    `risk/*` (sequential risk ratio), `kl/*`, `margin`; sums over response tokens in nats, rewards
+    in units of the margin.
 
     Args:
         model: a causal language model (full fine-tuning, or a PEFT model), or its name.
         ref_model: the reference; without it the reference is `model` as given: with a new
             adapter, the adapter switched off; else a frozen copy of the weights in memory.
         args: settings.
-        data_collator: replaces `riskalign.data.PairCollator`; must return the same fields.
-        train_dataset: rows as `riskalign.data.load_pairs` takes them (for KTO also as
-            `unpaired_rows` does); of a source with splits, the split `train`.
+        data_collator: replaces `riskalign.data.RowCollator`; must return the same fields.
+        train_dataset: rows as `riskalign.data.load_pairs` takes them, or groups as `load_groups`
+            does (for KTO also as `unpaired_rows`); of a source with splits, the split `train`.
         eval_dataset: the same with the split `test`, or a dict of such data sets.
         processing_class: the tokenizer; without it, the one of the model's name.
         callbacks: as for `Trainer`.
@@ -123,7 +123,7 @@ class RSATrainer(Trainer):
 
         def prepared(data: Any, name: str, keep: bool = True) -> Dataset:
             split = "train" if name == "train_dataset" else "test"
-            pairs, counts = preparation.prepare_pairs(
+            pairs, counts = preparation.prepare_rows(
                 data, name, tokenizer, policy, args, split=split
             )
             if "index" in pairs.column_names:  # another trainer's, or another set's
@@ -184,10 +184,10 @@ class RSATrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | int | None]:
-        """One optimizer step's micro-batches and the pairs in them over all processes."""
+        """One optimizer step's micro-batches and the rows in them over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        pairs = torch.tensor([sum(len(batch["gap"]) for batch in batches)], device=device)
-        return batches, self.accelerator.gather(pairs).sum()
+        rows = torch.tensor([sum(int(batch["row"][-1]) + 1 for batch in batches)], device=device)
+        return batches, self.accelerator.gather(rows).sum()
 
     def compute_loss(
         self,
@@ -196,8 +196,8 @@ class RSATrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Mean loss over the pairs of the global batch (of these inputs, without a count)."""
-        output = self.pair_losses(model, inputs)
+        """Mean loss over the rows of the global batch (of these inputs, without a count)."""
+        output = self.row_losses(model, inputs)
         self._refuse_divergence(output.loss, "loss")
         self._train_sums.add(output.metrics)
         if num_items_in_batch is None:
@@ -207,12 +207,12 @@ class RSATrainer(Trainer):
             loss = output.loss.sum() * (self.accelerator.num_processes / num_items_in_batch)
         return (loss, output) if return_outputs else loss
 
-    def pair_losses(self, model: nn.Module, batch: Batch) -> LossOutput:
-        """Loss and metrics of each pair of a collated batch; `model` may be wrapped."""
+    def row_losses(self, model: nn.Module, batch: Batch) -> LossOutput:
+        """Loss and metrics of each row of a collated batch; `model` may be wrapped."""
         policy = self.accelerator.unwrap_model(model)
-        return call_through(model, policy, lambda: self._pair_losses(policy, batch))
+        return call_through(model, policy, lambda: self._row_losses(policy, batch))
 
-    def _pair_losses(self, policy: nn.Module, batch: Batch) -> LossOutput:
+    def _row_losses(self, policy: nn.Module, batch: Batch) -> LossOutput:
         def hidden_of(model: nn.Module) -> Tensor:
             return response_hidden(backbone_of(model), batch)
 
@@ -225,20 +225,19 @@ class RSATrainer(Trainer):
                 head_ref = head_of(ref)
             hidden, head = hidden_of(policy), head_of(policy)
             inputs = (hidden, head, hidden_ref, head_ref, batch["target_ids"], self.risk)
-            n, sequence = len(batch["gap"]), batch["sequence"]
             # Gradients taken in the forward pass would miss the factor that fp16 needs.
             at_once = torch.is_grad_enabled() and not self.args.fp16
             # KTO's loss of one response depends on the whole batch's KL.
             at_once = at_once and self.args.loss_type not in UNPAIRED
-            groups = pair_groups(sequence, n, head) if at_once else None
+            groups = row_groups(batch, head) if at_once else None
             if groups is None or self.args.chunk_size is not None:
-                stats = token_stats(*inputs, chunk_size=self.args.chunk_size)
-                return self._loss(sum_by_sequence(stats, sequence, 2 * n), batch["gap"])
+                return self._loss(
+                    token_stats(*inputs, chunk_size=self.args.chunk_size), all_rows(batch)
+                )
             outputs: list[LossOutput] = []
 
             def loss(group: Group, stats: TokenStats) -> Tensor:
-                own = sum_by_sequence(stats, *sequence_in_group(group, sequence, n))
-                outputs.append(self._loss(own, batch["gap"][group.pairs]))
+                outputs.append(self._loss(stats, rows_of(group, batch)))
                 return outputs[-1].loss
 
             losses = grouped_losses(*inputs, groups=groups, loss=loss)
@@ -248,31 +247,31 @@ class RSATrainer(Trainer):
             }
         return LossOutput(losses, metrics)
 
-    def _loss(self, stats: SequenceStats, gap: Tensor) -> LossOutput:
-        """Of B pairs, from the statistics [2 B] of chosen and then rejected responses."""
-        n = len(gap)
-        first = SequenceStats(*(values[:n] for values in stats))
-        second = SequenceStats(*(values[n:] for values in stats))
+    def _loss(self, stats: TokenStats, rows: Rows) -> LossOutput:
+        """Of R rows, from the statistics of their responses' tokens."""
+        by_response = sum_by_sequence(stats, rows.sequence, rows.n_responses)
+        first, second = sides(by_response, rows.pairs)
         if self.args.loss_type in UNPAIRED:  # see `UnpairedCollator` for what the two are
             kl = self.accelerator.reduce(reference_point(second), reduction="mean")
             return kto(
                 first,
                 beta=self.args.beta,
-                desirable=gap > 0,
+                desirable=rows.gap > 0,
                 kl=torch.as_tensor(kl).clamp(min=0),
                 desirable_weight=self.args.desirable_weight,
                 undesirable_weight=self.args.undesirable_weight,
             )
-        return pair_loss(
+        output = pair_loss(
             self.args.loss_type,
             first,
             second,
             beta=self.args.beta,
             alpha=self.args.alpha,
             target=self.args.target,
-            gap=None if self.args.target == "hard" else gap * self.args.gap_scale,
+            gap=None if self.args.target == "hard" else rows.gap * self.args.gap_scale,
             label_smoothing=self.args.label_smoothing,
         )
+        return mean_by_row(output, rows)
 
     def evaluate(
         self,
@@ -312,7 +311,7 @@ class RSATrainer(Trainer):
         """Add one batch to the evaluation's averages; there are no predictions to return."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
-            output = self.pair_losses(model, inputs)
+            output = self.row_losses(model, inputs)
         self._refuse_divergence(output.loss, "loss")
         metrics = {"loss": output.loss, **output.metrics}
         self._eval_sums.add(self.accelerator.gather_for_metrics(metrics))
@@ -374,7 +373,7 @@ def _collator(
         positions = getattr(policy.config, "max_position_embeddings", None)
         limits = [n for n in (args.max_length, positions) if isinstance(n, int)]
         return UnpairedCollator(padding, shared_prompt, min(limits, default=None))
-    return PairCollator(padding, shared_prompt)
+    return RowCollator(padding, shared_prompt, ties=args.target != "hard")
 
 
 def _decide_shared_prompt(wanted: bool | None, policy: nn.Module, ref: nn.Module) -> bool:
