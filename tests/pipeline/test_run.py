@@ -15,7 +15,7 @@ from riskalign import align
 from riskalign.environments import Prompt
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.models import fingerprint, load_model, save_model
-from riskalign.pipeline import run, steps
+from riskalign.pipeline import step_data, steps
 from riskalign.training import RSATrainer
 from tests import tiny
 from tests.pipeline import conftest
@@ -298,7 +298,7 @@ def test_full_disk_is_said(job: Make, monkeypatch: pytest.MonkeyPatch, tmp_path:
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run, "write_json_lines", full)
+    monkeypatch.setattr(step_data, "write_json_lines", full)
     with pytest.raises(InputError, match=r"the disk is full.*finished stages are kept"):
         align(job(evaluation=None))
     assert not (tmp_path / "run" / "pairs").exists()

@@ -2,63 +2,19 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
 
-from riskalign.atomic import write_json_lines
-from riskalign.data import load_pairs
-from riskalign.models import LoadedModel, fingerprint
+from riskalign.models import LoadedModel
 from riskalign.pipeline.settings import SamplingConfig, StepConfig
-from riskalign.pipeline.steps import for_inference, sample_pairs, training_config
-from riskalign.sampling import BACKENDS, sample
+from riskalign.pipeline.steps import for_inference, training_config
 from tests import tiny
-from tests.pipeline.conftest import Letters
 
 SAMPLING = SamplingConfig(prompts=5, answers_per_prompt=4, max_new_tokens=6, batch_size=8)
 
 
 def _loaded() -> LoadedModel:
     return LoadedModel(tiny.make_model(), tiny.make_tokenizer(), "tiny", "")
-
-
-def test_pairs_are_ranked_by_the_world_and_read_back(tmp_path: Path) -> None:
-    world, loaded = Letters(), _loaded()
-    before = fingerprint(loaded.model)
-    rows, counts = sample_pairs(world, loaded, "helpful", SAMPLING, seed=1)
-    assert counts["answers"] == 20
-    assert counts["pairs"] == len(rows) <= 5
-    assert 0 < counts["mean_reward"] < 1
-    for row in rows:
-        assert row["score_chosen"] > row["score_rejected"]
-        prompt = world.prompts("train", 1, 1)[0]
-        assert world.reward(prompt, row["chosen"][0]["content"]) == row["score_chosen"]
-    assert fingerprint(loaded.model) == before
-    write_json_lines(tmp_path / "pairs.jsonl", rows)
-    assert len(load_pairs(tmp_path / "pairs.jsonl")) == len(rows)
-    assert sample_pairs(world, loaded, "helpful", SAMPLING, seed=1)[0] == rows
-    assert sample_pairs(world, loaded, "helpful", SAMPLING, seed=2)[0] != rows
-
-
-def test_answers_are_split_over_the_temperatures(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[float, int]] = []
-    told: list[tuple[int, int]] = []
-
-    def recorded(*arguments: Any, **options: Any) -> Any:
-        asked.append((options["temperature"], options["answers_per_prompt"]))
-        return sample(*arguments, **options)
-
-    monkeypatch.setitem(BACKENDS, "transformers", recorded)
-    both = dataclasses.replace(SAMPLING, temperatures=(0.5, 2.0))
-    _, counts = sample_pairs(
-        Letters(), _loaded(), "helpful", both, seed=1,
-        update=lambda n, total, note: told.append((n, total)),
-    )  # fmt: skip
-    assert asked == [(0.5, 2), (2.0, 2)]
-    assert counts["answers"] == 20
-    assert [n for n, _ in told] == [8, 10, 18, 20]
-    assert {total for _, total in told} == {20}
 
 
 def test_inference_copy_leaves_the_original() -> None:
@@ -83,6 +39,7 @@ def test_every_step_setting_reaches_the_trainer(tmp_path: Path) -> None:
     )  # fmt: skip
     elsewhere = {
         "skip", "data", "beta", "bf16", "sampling", "own_answers", "eval_data", "max_eval_samples",
+        "answer_risk", "limit", "max_gap",
     }  # fmt: skip
     assert all(
         getattr(step, field.name) != field.default
@@ -98,3 +55,5 @@ def test_every_step_setting_reaches_the_trainer(tmp_path: Path) -> None:
             assert value == getattr(step, field.name), field.name
     assert (made.beta, made.seed, made.bf16, made.warmup_steps) == (0.7, 5, False, 0.1)
     assert made.disable_tqdm
+    cut = dataclasses.replace(step, target="gap", label_smoothing=0.0, max_gap=3.0)
+    assert training_config(cut, beta=0.7, seed=5, bf16=False, folder=tmp_path).max_gap == 3.0

@@ -58,7 +58,7 @@ def test_a_row_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def group(k: int, seed: int) -> tuple[SequenceStats, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(7, k, generator=generator, dtype=torch.float64)
-    stats = SequenceStats(*values[:5].requires_grad_().unbind(0), torch.ones(k))
+    stats = SequenceStats(*values[:6].requires_grad_())
     return stats, values[6].detach()
 
 

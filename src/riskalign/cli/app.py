@@ -157,8 +157,9 @@ def sample(
     counts = _with_progress(
         lambda progress: write_sampled_pairs(settings, kind, out, progress=progress)
     )
+    made = "groups" if "groups" in counts else "pairs"
     console.print(
-        f"{counts['pairs']} {kind} pairs from {counts['answers']} answers: mean reward "
+        f"{counts[made]} {kind} {made} from {counts['answers']} answers: mean reward "
         f"{counts['mean_reward']:.3f}, unsafe {counts['unsafe_rate']:.1%}\n[bold]{out}[/bold]",
         soft_wrap=True,
         highlight=False,

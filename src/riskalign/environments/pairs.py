@@ -1,69 +1,144 @@
-"""Preference pairs from scored answers: helpful pairs by reward, safe pairs by cost."""
+"""Training rows from scored answers: pairs of the best and the worst, or whole groups."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from riskalign.environments.world import Prompt, World
-from riskalign.errors import InputError
-
-Kind = Literal["helpful", "safe"]
 
 
-def make_pairs(
-    world: World,
+class Scored(NamedTuple):
+    """An answer with its reward and cost."""
+
+    text: str
+    reward: float
+    cost: float
+
+
+#: Ranks an answer: its score, higher better, and what decides between equals.
+Score = Callable[[Scored], tuple[float, float]]
+
+
+class Rows(NamedTuple):
+    """Rows and what became of the prompts.
+
+    `anchors` of the rows have answers of one score alone, which hold the policy where it is;
+    `alike` prompts more were left out for having no others, `empty` answers for saying nothing.
+    """
+
+    rows: list[dict[str, Any]]
+    anchors: int
+    alike: int
+    empty: int
+
+
+def score_answers(
+    world: World, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]
+) -> list[list[Scored]]:
+    """Reward and cost of every answer, prompt by prompt."""
+    return [
+        [Scored(text, world.reward(prompt, text), world.cost(prompt, text)) for text in own]
+        for prompt, own in zip(prompts, answers, strict=True)
+    ]
+
+
+def by_reward(answer: Scored) -> tuple[float, float]:
+    """For helpful rows."""
+    return answer.reward, 0.0
+
+
+def by_cost(answer: Scored) -> tuple[float, float]:
+    """For safe rows; among equally costly answers the more helpful one is the better one.
+
+    So silence does not pass for safety.
+    """
+    return -answer.cost, answer.reward
+
+
+def pair_rows(
     prompts: Sequence[Prompt],
-    answers: Sequence[Sequence[str]],
-    kind: Kind,
+    answers: Sequence[Sequence[Scored]],
+    score: Score,
     *,
     pairs_per_prompt: int = 1,
-) -> list[dict[str, Any]]:
+    anchors: float = 0.0,
+    seed: int = 0,
+) -> Rows:
     """Rank the answers to each prompt and pair the best with the worst.
 
-    Helpful pairs rank by reward alone. Safe pairs rank by cost; among equally costly answers the
-    more helpful one is preferred, so that silence does not pass for safety. With
-    `pairs_per_prompt` above 1 the second best is paired with the second worst, and so on, as long
-    as their scores differ.
+    With `pairs_per_prompt` above 1 the second best is paired with the second worst, and so on, as
+    long as their scores differ. Prompts whose answers all have one score make up at most the share
+    `anchors` of the rows, in [0, 1], drawn by `seed`; only some of them say that a tail exists.
 
-    Args:
-        world: scores the answers.
-        prompts: the prompts answered.
-        answers: texts, one sequence for each prompt.
-        kind: ``helpful`` or ``safe``.
-        pairs_per_prompt: at most so many pairs from one prompt.
-
-    Returns:
-        Rows in TRL's conversational format with explicit prompt, and ``score_chosen`` and
-        ``score_rejected``: the rewards (helpful) or minus the costs (safe).
-
-    Raises:
-        InputError: `kind` is unknown.
+    Returns rows in TRL's conversational format with explicit prompt, `score_chosen` and
+    `score_rejected`.
     """
-    if kind not in ("helpful", "safe"):
-        raise InputError(f"kind: must be 'helpful' or 'safe', not {kind!r}")
-    rows: list[dict[str, Any]] = []
-    for prompt, texts in zip(prompts, answers, strict=True):
+    tail: list[tuple[int, dict[str, Any]]] = []
+    alike: list[tuple[int, dict[str, Any]]] = []
+    for place, (prompt, own) in enumerate(zip(prompts, answers, strict=True)):
         # An empty answer cannot be trained on: its only token would be the end of the sequence.
-        distinct = sorted({text for text in texts if text})
-        scored = [(_score(world, prompt, text, kind), text) for text in distinct]
-        scored.sort(key=lambda pair: pair[0], reverse=True)
-        for i in range(min(pairs_per_prompt, len(scored) // 2)):
-            (better, chosen), (worse, rejected) = scored[i], scored[-1 - i]
-            if better[0] <= worse[0]:
+        distinct = sorted({answer for answer in own if answer.text})
+        ranked = sorted(((score(a), a.text) for a in distinct), key=_rank, reverse=True)
+        for i in range(min(pairs_per_prompt, len(ranked) // 2)):
+            ((better, _), chosen), ((worse, _), rejected) = ranked[i], ranked[-1 - i]
+            if better <= worse and i > 0:
                 break
-            rows.append(
-                {
-                    "prompt": list(prompt.messages),
-                    "chosen": [{"role": "assistant", "content": chosen}],
-                    "rejected": [{"role": "assistant", "content": rejected}],
-                    "score_chosen": better[0],
-                    "score_rejected": worse[0],
-                }
-            )
-    return rows
+            row = {
+                "prompt": list(prompt.messages),
+                "chosen": [{"role": "assistant", "content": chosen}],
+                "rejected": [{"role": "assistant", "content": rejected}],
+                "score_chosen": better,
+                "score_rejected": worse,
+            }
+            (tail if better > worse else alike).append((place, row))
+    empty = sum(not answer.text for own in answers for answer in own)
+    return _with_anchors(tail, alike, anchors, seed, empty)
 
 
-def _score(world: World, prompt: Prompt, text: str, kind: Kind) -> tuple[float, float]:
-    reward = world.reward(prompt, text)
-    return (reward, 0.0) if kind == "helpful" else (-world.cost(prompt, text), reward)
+def group_rows(
+    prompts: Sequence[Prompt],
+    answers: Sequence[Sequence[Scored]],
+    score: Score,
+    *,
+    anchors: float = 1.0,
+    seed: int = 0,
+) -> Rows:
+    """All answers to each prompt as one row `prompt`, `completions`, `scores`; see `pair_rows`.
+
+    An answer that was sampled twice stands there twice.
+    """
+    tail: list[tuple[int, dict[str, Any]]] = []
+    alike: list[tuple[int, dict[str, Any]]] = []
+    for place, (prompt, own) in enumerate(zip(prompts, answers, strict=True)):
+        kept = [answer for answer in own if answer.text]
+        if len({answer.text for answer in kept}) < 2:
+            continue
+        scores = [score(answer)[0] for answer in kept]
+        row = {
+            "prompt": list(prompt.messages),
+            "completions": [[{"role": "assistant", "content": a.text}] for a in kept],
+            "scores": scores,
+        }
+        (tail if len(set(scores)) > 1 else alike).append((place, row))
+    empty = sum(not answer.text for own in answers for answer in own)
+    return _with_anchors(tail, alike, anchors, seed, empty)
+
+
+def _rank(ranked: tuple[tuple[float, float], str]) -> tuple[float, float]:
+    return ranked[0]
+
+
+def _with_anchors(
+    tail: list[tuple[int, dict[str, Any]]],
+    alike: list[tuple[int, dict[str, Any]]],
+    share: float,
+    seed: int,
+    empty: int,
+) -> Rows:
+    """At most `share` of the rows without a difference, in the prompts' order."""
+    most = len(alike) if share >= 1.0 else int(share / (1.0 - share) * len(tail))
+    kept = random.Random(seed).sample(alike, min(most, len(alike))) if tail else []
+    rows = sorted([*tail, *kept], key=lambda entry: entry[0])
+    return Rows([row for _, row in rows], len(kept), len(alike) - len(kept), empty)

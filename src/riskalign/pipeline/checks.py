@@ -8,7 +8,7 @@ from transformers.trainer_utils import SchedulerType
 from riskalign.errors import InputError
 from riskalign.losses import LOSSES, UNPAIRED
 from riskalign.pipeline.settings import EvaluationConfig, Problem, SamplingConfig, StepConfig
-from riskalign.risk import get_risk
+from riskalign.risk import answer_risk, get_risk
 
 
 def step_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
@@ -61,8 +61,49 @@ def step_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
         step.label_smoothing > 0 and step.target != "hard",
         f"needs {kind}.target hard; the other targets have their probabilities from the scores",
     )
+    if step.max_gap is not None:
+        yield from positive(f"{kind}.max_gap", step.max_gap)
+        yield from wrong(
+            f"{kind}.max_gap",
+            step.target == "hard",
+            f"needs {kind}.target soft or gap; hard has no use for the size of a gap",
+        )
+    yield from _tail_problems(kind, step)
     if step.sampling is not None:
         yield from sampling_problems(f"{kind}.sampling", step.sampling)
+
+
+def _tail_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
+    for name in ("answer_risk", "limit"):
+        given = getattr(step, name) is not None
+        yield from wrong(
+            f"{kind}.{name}", given and kind != "safe", "is of the costs; give safe." + name
+        )
+        yield from wrong(
+            f"{kind}.{name}",
+            given and step.loss_type in UNPAIRED,
+            f"needs scores of pairs or groups, and {kind}.loss_type {step.loss_type!r} has labels",
+        )
+    if step.answer_risk is not None:
+        try:
+            answer_risk(step.answer_risk)
+        except InputError as error:
+            yield f"{kind}.answer_risk", str(error)
+    yield from wrong(
+        f"{kind}.limit",
+        step.limit is not None and step.answer_risk is None,
+        f"needs {kind}.answer_risk, the risk that it limits (mean for the mean cost)",
+    )
+    yield from wrong(
+        f"{kind}.limit",
+        step.limit is not None and step.target == "hard",
+        f"needs {kind}.target gap or soft; hard learns no sizes",
+    )
+    yield from wrong(
+        f"{kind}.limit",
+        step.limit is not None and step.beta is not None,
+        f"is given and {kind}.beta is as well; the limit decides it",
+    )
 
 
 def _unpaired_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
@@ -91,6 +132,9 @@ def sampling_problems(name: str, sampling: SamplingConfig) -> Iterator[Problem]:
         f"{name}.answers_per_prompt",
         n > 0 and sampling.answers_per_prompt % n != 0,
         f"{sampling.answers_per_prompt} cannot be split evenly over {n} temperatures",
+    )
+    yield from wrong(
+        f"{name}.anchors", not 0 <= sampling.anchors <= 1, f"{sampling.anchors} is not in [0, 1]"
     )
     for field_name in ("prompts", "pairs_per_prompt"):
         yield from least(f"{name}.{field_name}", getattr(sampling, field_name), 1)

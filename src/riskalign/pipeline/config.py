@@ -28,6 +28,7 @@ from riskalign.pipeline.settings import (
     StepConfig,
     StepKind,
 )
+from riskalign.pipeline.tail import TailAim
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,21 @@ class AlignConfig:
         rounds = max(1, sum(other == kind for other in self.order))
         return rounds * (derived.helpful if kind == "helpful" else derived.safe)
 
+    def tail_aim(self, name: str, kind: Kind) -> TailAim | None:
+        """What the step called `name` asks of whole answers; None where it does not."""
+        step = self.step(kind)
+        if step.answer_risk is None:
+            return None
+        names = [other for other, of in self.steps() if of == kind]
+        return TailAim(
+            risk=step.answer_risk,
+            limit=step.limit,
+            beta=self.step_beta(kind),
+            gap_scale=step.gap_scale,
+            rounds=len(names) - (names.index(name) if name in names else 0),
+            ordered=step.target == "hard",
+        )
+
     def own_answers(self) -> list[Kind]:
         """The kinds of steps that learn from their model's answers to a data set's prompts."""
         kinds: tuple[Kind, ...] = ("helpful", "safe")
@@ -151,6 +167,12 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
         yield from step_problems(kind, step)
         wanted = kind in config.pair_kinds()
         yield from wrong(
+            f"{kind}.sampling.anchors",
+            step.target == "hard" and config.step_sampling(kind).anchors > 0 and wanted,
+            f"is above 0, which needs {kind}.target gap or soft: hard learns an order, and anchors "
+            "have none",
+        )
+        yield from wrong(
             f"{kind}.own_answers",
             step.own_answers and (config.data is None or step.data is not None),
             "is true, which needs the job's data to label answers by, and no data of its own",
@@ -170,6 +192,12 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
     yield from wrong(
         "order", not config.steps(), "leaves no step to do; every step in it has skip: true"
     )
+    for kind in config.pair_kinds(without_steps=True):
+        yield from wrong(
+            f"{kind}.sampling.rows",
+            config.step_sampling(kind).rows == "groups",
+            "is groups, and the step ppo's scorers and ptx take pairs",
+        )
     yield from wrong(
         "order",
         "ppo" in config.order and config.world is None,

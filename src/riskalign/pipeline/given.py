@@ -3,7 +3,14 @@
 from datasets import Dataset
 
 from riskalign.baselines.scorer_data import Kind as ScorerKind
-from riskalign.data import Preferences, is_unpaired, load_pairs, unpaired_rows
+from riskalign.data import (
+    Preferences,
+    is_grouped,
+    is_unpaired,
+    load_groups,
+    load_pairs,
+    unpaired_rows,
+)
 from riskalign.data.preferences import Side
 from riskalign.errors import InputError
 from riskalign.losses import UNPAIRED
@@ -41,6 +48,14 @@ def given_data(config: AlignConfig, preferences: Preferences | None = None) -> d
                     "pairs. Give pairs, which KTO takes too, or leave out ppo's scorers and ptx."
                 )
             given[kind] = Dataset.from_list(list(unpaired_rows(step.data, name=f"{kind}.data")))
+            continue
+        if is_grouped(step.data):
+            if kind in config.pair_kinds(without_steps=True) or step.loss_type in UNPAIRED:
+                raise InputError(
+                    f"{kind}.data: {step.data}: holds groups of scored answers, and the step ppo "
+                    "and the loss kto take pairs. Give these, or a loss of pairs."
+                )
+            given[kind] = load_groups(step.data)
             continue
         given[kind] = _scored(config, kind, load_pairs(step.data), step.data)
     return given

@@ -9,9 +9,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from riskalign.atomic import link_or_copy, new_folder, write_json_lines
-from riskalign.cache import file_sha256
-from riskalign.data import load_pairs
+from riskalign.atomic import link_or_copy, new_folder
 from riskalign.errors import InputError
 from riskalign.losses import WITH_ALPHA
 from riskalign.models import LoadedModel, check_4bit, fingerprint, load_model
@@ -30,13 +28,18 @@ from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.progress import Progress, Silent, Update, quiet_libraries
 from riskalign.pipeline.rlhf import ppo_step
 from riskalign.pipeline.settings import Kind
-from riskalign.pipeline.steps import sample_pairs, train_step, training_config
+from riskalign.pipeline.step_data import StepData, step_pairs, step_rows
+from riskalign.pipeline.steps import train_step, training_config
 from riskalign.sampling import checked_prompts
 from riskalign.training.preparation import prepare_rows
 
 # Step settings that decide other stages, or count by what they resolve to.
 _EVALUATION = ("eval_data", "max_eval_samples", "per_device_eval_batch_size")
-_SEPARATE = ("skip", "data", "own_answers", "sampling", "beta", "bf16", *_EVALUATION)
+# What becomes of answer_risk and limit is in the rows and the temperature.
+_SEPARATE = (
+    *("skip", "data", "own_answers", "sampling", "beta", "bf16", "answer_risk", "limit"),
+    *_EVALUATION,
+)
 
 _CHECKPOINT_WEIGHTS = 3  # the weights and Adam's two moments
 
@@ -124,14 +127,19 @@ def train_steps(job: Job, given: Mapping[Kind, Dataset]) -> Trained:
             models["step1"] = current
         if kind == "ppo":
             current, training[name] = ppo_step(
-                job, name, current, lambda pairs, of, model: _pairs(job, pairs, of, model, given)
+                job,
+                name,
+                current,
+                lambda pairs, of, model: step_pairs(job, pairs, of, model, given),
             )
         else:
-            pairs, data_hash = _pairs(job, name, kind, current, given)
+            data = step_rows(job, name, kind, current, given, job.config.tail_aim(name, kind))
             before = current
-            current, training[name] = _train(job, name, kind, current, pairs, data_hash)
+            current, training[name] = _train(job, name, kind, current, data)
             if kind in judged:
-                held_out[name] = _held_out(job, name, kind, before, current, judged[kind])
+                held_out[name] = _held_out(
+                    job, name, kind, before, current, judged[kind], data.beta
+                )
         folders[name] = Path(current.name)
         last_kind = kind
     models["rsa" if "step1" in models else "step1"] = current
@@ -208,46 +216,8 @@ def _disk_need(job: Job, model: PreTrainedModel) -> int:
     return need - machine.disk_used(job.folder)
 
 
-def _pairs(
-    job: Job, name: str, kind: Kind, current: ModelOnDisk, given: Mapping[Kind, Dataset]
-) -> tuple[Dataset, str]:
-    """The step's pairs, given or sampled from the model that the step starts from, and a hash."""
-    if kind in given:
-        rows_hash = content_hash(list(given[kind]))
-        about: dict[str, Any] = {"source": job.config.step(kind).data, "pairs": len(given[kind])}
-        if about["source"] is None and job.preferences is not None:
-            about |= {"source": job.preferences.source, "counts": dict(job.preferences.counts)}
-        job.manifest.note("data", name, {**about, "sha256": rows_hash})
-        return given[kind], rows_hash
-    world = job.world if job.labelling is None else job.labelling
-    assert world is not None
-    identity = job.world_identity() if job.labelling is None else job.labelling.identity()
-    stage, path = f"pairs-{name}", job.folder / "pairs" / f"{name}.jsonl"
-    seed, sampling = job.seed(stage), job.config.step_sampling(kind)
-    inputs = {
-        "model": current.weights,
-        "world": identity,
-        "kind": kind,
-        "sampling": dataclasses.asdict(sampling),
-        "bf16": machine.use_bf16(job.config.bf16),
-        "seed": seed,
-    }
-
-    def work(key: str, update: Update) -> Outcome:
-        rows, counts = sample_pairs(
-            world, current.load(), kind, sampling, seed=seed, bf16=job.config.bf16, update=update
-        )
-        write_json_lines(path, rows)
-        return {"counts": counts, "files": [job.relative(path)]}
-
-    outcome = job.stage(stage, inputs, work)
-    sha256 = file_sha256(path)
-    job.manifest.note("data", name, {"source": str(path), "sha256": sha256, **outcome["counts"]})
-    return load_pairs(path), sha256
-
-
 def _train(
-    job: Job, name: str, kind: Kind, current: ModelOnDisk, pairs: Dataset, data_hash: str
+    job: Job, name: str, kind: Kind, current: ModelOnDisk, data: StepData
 ) -> tuple[ModelOnDisk, list[dict[str, Any]]]:
     """Train one step from `current`, which is also its reference; the result and its log."""
     config, step = job.config, job.config.step(kind)
@@ -255,13 +225,13 @@ def _train(
     seed = job.seed(stage)
     inputs = {
         "model": current.weights,
-        "data": data_hash,
+        "data": data.sha256,
         "step": {
             k: v
             for k, v in vars(step).items()
             if k not in _SEPARATE and (k != "alpha" or step.loss_type in WITH_ALPHA)
         },
-        "beta": config.step_beta(kind),
+        "beta": data.beta,
         "peft": config.peft and dataclasses.asdict(config.peft),
         "bf16": machine.use_bf16(step.bf16 if step.bf16 is not None else config.bf16),
         "seed": seed,
@@ -271,11 +241,19 @@ def _train(
 
     def work(key: str, update: Update) -> Outcome:
         outcome = train_step(
-            current, pairs, config, kind, folder=folder, key=key, seed=seed, update=update
+            current,
+            data.rows,
+            config,
+            kind,
+            beta=data.beta,
+            folder=folder,
+            key=key,
+            seed=seed,
+            update=update,
         )
         # A labelling scorer has learnt from more prompts, and what it knows of them is passed on.
         known = job.preferences.prompts("train") if job.preferences and step.own_answers else []
-        note_prompts(folder / "model", current.name, prompts=[*pairs["prompt"], *known])
+        note_prompts(folder / "model", current.name, prompts=[*data.rows["prompt"], *known])
         trained = load_model(folder / "model", trust_remote_code=current.trust_remote_code)
         outcome |= {"reference": current.weights, "fingerprint": fingerprint(trained.model)}
         return outcome | {"files": job.ledger.files_in(folder)}
@@ -296,6 +274,7 @@ def _held_out(
     reference: ModelOnDisk,
     trained: ModelOnDisk,
     pairs: Dataset,
+    beta: float,
 ) -> dict[str, float]:
     step, stage = job.config.step(kind), f"accuracy-{name}"
     seed, bf16 = job.seed(stage), machine.use_bf16(job.config.bf16)
@@ -308,7 +287,7 @@ def _held_out(
             for key, value in vars(step).items()
             if key in {*_EVALUATION, "loss_type", "risk", "alpha", "max_length"}
         },
-        "beta": job.config.step_beta(kind),
+        "beta": beta,
         "bf16": bf16,
         "seed": seed,
     }
@@ -319,7 +298,7 @@ def _held_out(
             reference.load(),
             pairs,
             step,
-            beta=job.config.step_beta(kind),
+            beta=beta,
             seed=seed,
             bf16=bf16,
             folder=job.folder / name,

@@ -26,12 +26,17 @@ class SamplingConfig:
 
     `answers_per_prompt` are split evenly over `temperatures`. A low one beside 1 pairs sober
     answers with wild ones, which teaches a model whose own distribution is too wide to narrow it.
+    `rows` pairs takes the best and the worst answers to a prompt, `pairs_per_prompt` times; groups
+    hands over all of them, for a loss over all their pairs. Prompts whose answers all score alike
+    make up at most the share `anchors` of the rows: their gap of 0 holds the policy where it is.
     `backend` vllm samples by that engine, if it is installed.
     """
 
     prompts: int = 256
     answers_per_prompt: int = 8
+    rows: Literal["pairs", "groups"] = "pairs"
     pairs_per_prompt: int = 1
+    anchors: float = 0.0
     temperatures: tuple[float, ...] = (1.0,)
     top_p: float = 1.0
     max_new_tokens: int = 48
@@ -48,10 +53,14 @@ class StepConfig:
     `own_answers` is for a job on judged answers: in place of that file's pairs the step trains on
     pairs of its start model's answers to the file's training prompts, sampled and paired as in a
     world, and labelled by scorers that learnt from the training records.
-    KTO takes a pair as two responses, and its batch sizes count responses. `beta` replaces the
-    temperature that the schedule gives. `sampling` replaces the job's `sampling` for this step's
-    pairs. `bf16` is the job's unless given. A checkpoint to resume from is kept after each epoch,
-    every `save_steps` steps or never, by `save_strategy`.
+    `answer_risk`, for the safe step, is the risk of whole answers (docs/method.md, section 8): each
+    cost C is replaced by what the measure charges it, `phi(C)`, solved before training for the
+    policy that the step arrives at; null takes the cost as it is. With `limit` the temperature is
+    solved as well, so that this risk comes down to the limit. `max_gap` cuts gaps off at so many
+    nats. KTO takes a pair as two responses, and its batch sizes count responses. `beta` replaces
+    the temperature that the schedule gives. `sampling` replaces the job's for this step's rows.
+    `bf16` is the job's unless given. A checkpoint to resume from is kept after each epoch, every
+    `save_steps` steps or never, by `save_strategy`.
     """
 
     skip: bool = False
@@ -64,6 +73,9 @@ class StepConfig:
     target: Literal["hard", "soft", "gap"] = "gap"
     alpha: float = 0.5
     gap_scale: float = 1.0
+    max_gap: float | None = None
+    answer_risk: str | None = None
+    limit: float | None = None
     label_smoothing: float = 0.0
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0

@@ -22,7 +22,8 @@ from riskalign.pipeline.learnt import note_prompts, prompts_of
 from riskalign.pipeline.machine import check_folder
 from riskalign.pipeline.manifest import stage_seed
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
-from riskalign.pipeline.steps import sample_pairs
+from riskalign.pipeline.sampled import sample_rows
+from riskalign.pipeline.settings import Kind
 
 
 def config_text(config: AlignConfig) -> str:
@@ -34,10 +35,11 @@ def config_text(config: AlignConfig) -> str:
 def write_sampled_pairs(
     config: AlignConfig, kind: str, out: Path, *, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Sample `config.model` in `config.world` and write `kind` pairs to `out`.
+    """Sample `config.model` in `config.world` and write `kind` pairs or groups to `out`.
 
     `out` ends in ``.jsonl`` or ``.jsonl.gz`` and is written whole or not at all; the same
-    configuration and machine give the same bytes. Returns `sample_pairs`' counts.
+    configuration and machine give the same bytes. Returns `sample_rows`' counts, and under `tail`
+    what was solved for the risk of whole answers.
 
     Raises:
         InputError: no such kind, no world, another ending, no folder to write to, or no pairs to
@@ -56,15 +58,19 @@ def write_sampled_pairs(
         loaded = load_model(config.model, trust_remote_code=config.trust_remote_code)
         progress.done()
         progress.stage(f"pairs-{kind}")
-        rows, counts = sample_pairs(
+        of: Kind = "helpful" if kind == "helpful" else "safe"
+        rows, counts, plan = sample_rows(
             world,
             loaded,
-            "helpful" if kind == "helpful" else "safe",
-            config.step_sampling("helpful" if kind == "helpful" else "safe"),
+            of,
+            config.step_sampling(of),
             seed=stage_seed(config, f"pairs-{kind}"),
             bf16=config.bf16,
             update=lambda n, total, note: progress.update(n, note, total),
+            aim=config.tail_aim(of, of),
         )
+        if plan is not None:
+            counts["tail"] = plan.summary
         progress.done()
     text = json_lines(rows).encode()
     # A fixed time stamp: the same pairs must give the same file.

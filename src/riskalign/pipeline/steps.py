@@ -1,11 +1,10 @@
-"""One step: pairs sampled from the model in a world, then training against that same model."""
+"""One step: training a model against itself as it came in."""
 
 import copy
 import dataclasses
 import gc
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,12 @@ from transformers import (
 )
 
 from riskalign.atomic import write_text
-from riskalign.environments import Prompt, World
-from riskalign.environments.pairs import make_pairs
-from riskalign.errors import InputError
 from riskalign.models import LoadedModel, load_in_4bit, save_model
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.job import ModelOnDisk
 from riskalign.pipeline.machine import best_device, model_dtype, use_bf16
 from riskalign.pipeline.progress import TrainingProgress, Update
-from riskalign.pipeline.settings import Kind, LoraSettings, SamplingConfig, StepConfig
-from riskalign.sampling import BACKENDS, Answer
+from riskalign.pipeline.settings import Kind, LoraSettings, StepConfig
 from riskalign.training import RSAConfig, RSATrainer
 
 
@@ -41,71 +36,6 @@ def for_inference(loaded: LoadedModel, bf16: bool) -> PreTrainedModel:
     model.to(device=best_device(), dtype=model_dtype(bf16))
     moved: PreTrainedModel = model.eval()
     return moved
-
-
-def sample_pairs(
-    world: World,
-    loaded: LoadedModel,
-    kind: Kind,
-    sampling: SamplingConfig,
-    *,
-    seed: int,
-    bf16: bool | None = None,
-    update: Update | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Preference rows from the model's own answers to the world's training prompts.
-
-    Returns the rows, in TRL's conversational format with scores, and counts: prompts, answers,
-    their tokens, pairs, the answers' mean reward and cost and their unsafe rate.
-
-    Raises `InputError` when no prompt got answers of different score.
-    """
-    prompts: list[Prompt] = world.prompts("train", sampling.prompts, seed)
-    model = for_inference(loaded, use_bf16(bf16))
-    total = sampling.prompts * sampling.answers_per_prompt
-    answers: list[list[Answer]] = [[] for _ in prompts]
-    for i, temperature in enumerate(sampling.temperatures):
-        done = total * i // len(sampling.temperatures)
-        more = BACKENDS[sampling.backend](
-            model,
-            loaded.tokenizer,
-            prompts,
-            answers_per_prompt=sampling.answers_per_prompt // len(sampling.temperatures),
-            temperature=temperature,
-            top_p=sampling.top_p,
-            max_new_tokens=sampling.max_new_tokens,
-            batch_size=sampling.batch_size,
-            seed=seed + i,
-            progress=None if update is None else _offset(update, done, total),
-        )
-        for own, new in zip(answers, more, strict=True):
-            own += new
-    tokens = sum(len(answer.token_ids) for own in answers for answer in own)
-    texts = [[answer.text for answer in own] for own in answers]
-    rows = make_pairs(world, prompts, texts, kind, pairs_per_prompt=sampling.pairs_per_prompt)
-    scored = [(p, text) for p, own in zip(prompts, texts, strict=True) for text in own]
-    rewards = [world.reward(prompt, text) for prompt, text in scored]
-    costs = [world.cost(prompt, text) for prompt, text in scored]
-    if not rows:
-        raise InputError(
-            f"world {world.name!r}: no {kind} pairs from {len(scored)} answers to {len(prompts)} "
-            "prompts, because all answers to a prompt score alike. Raise sampling.prompts, "
-            "sampling.answers_per_prompt or sampling.temperatures."
-        )
-    counts = {
-        "prompts": len(prompts),
-        "answers": len(scored),
-        "tokens": tokens,
-        "pairs": len(rows),
-        "mean_reward": sum(rewards) / len(rewards),
-        "mean_cost": sum(costs) / len(costs),
-        "unsafe_rate": sum(cost > 0 for cost in costs) / len(costs),
-    }
-    return rows, counts
-
-
-def _offset(update: Update, done: int, total: int) -> Callable[[int, int], None]:
-    return lambda n, _: update(done + n, total, "")
 
 
 def training_config(
@@ -136,12 +66,13 @@ def train_step(
     config: AlignConfig,
     kind: Kind,
     *,
+    beta: float,
     folder: Path,
     key: str,
     seed: int,
     update: Update | None = None,
 ) -> dict[str, Any]:
-    """Train a model on the pairs; its reference is the model as it comes in.
+    """Train a model on the rows at temperature `beta`; its reference is the model as it comes in.
 
     Leaves `folder/model` (plain weights, an adapter merged), `folder/adapter` for LoRA and
     `folder/log.json`. Checkpoints stay in `folder/checkpoints` until the end; a later call with
@@ -165,9 +96,7 @@ def train_step(
     caches = loaded.model.config.use_cache
     trainer = RSATrainer(
         model=policy,
-        args=training_config(
-            step, beta=config.step_beta(kind), seed=seed, bf16=bf16, folder=checkpoints
-        ),
+        args=training_config(step, beta=beta, seed=seed, bf16=bf16, folder=checkpoints),
         train_dataset=pairs,
         processing_class=loaded.tokenizer,
         peft_config=None if config.peft is None else lora_config(config.peft),
@@ -189,7 +118,7 @@ def train_step(
     outcome = {
         "steps": trainer.state.global_step,
         "bf16": bf16,
-        "beta": config.step_beta(kind),
+        "beta": beta,
         "data": dataclasses.asdict(trainer.data_counts["train_dataset"]),
     }
     del trainer, trained

@@ -1,0 +1,120 @@
+"""A step's rows from its start model's own answers in a world."""
+
+from collections.abc import Callable
+from typing import Any
+
+from riskalign.environments import Prompt, World
+from riskalign.environments.pairs import (
+    Score,
+    Scored,
+    by_cost,
+    by_reward,
+    group_rows,
+    pair_rows,
+    score_answers,
+)
+from riskalign.errors import InputError
+from riskalign.models import LoadedModel
+from riskalign.pipeline.machine import use_bf16
+from riskalign.pipeline.progress import Update
+from riskalign.pipeline.settings import Kind, SamplingConfig
+from riskalign.pipeline.steps import for_inference
+from riskalign.pipeline.tail import TailAim, TailPlan, plan_tail
+from riskalign.sampling import BACKENDS, Answer
+
+
+def sample_rows(
+    world: World,
+    loaded: LoadedModel,
+    kind: Kind,
+    sampling: SamplingConfig,
+    *,
+    seed: int,
+    bf16: bool | None = None,
+    update: Update | None = None,
+    aim: TailAim | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, Any], TailPlan | None]:
+    """Preference rows from the model's own answers to the world's training prompts.
+
+    Returns the rows, in TRL's conversational format with scores (as pairs or as groups); counts:
+    prompts, answers, their tokens, rows, the answers' mean reward and cost and their unsafe rate;
+    and where `aim` is given what costs are charged for the risk of whole answers.
+
+    Raises `InputError` when no prompt got answers of different score.
+    """
+    prompts: list[Prompt] = world.prompts("train", sampling.prompts, seed)
+    answers = _answers(loaded, prompts, sampling, seed, use_bf16(bf16), update)
+    tokens = sum(len(answer.token_ids) for own in answers for answer in own)
+    scored = score_answers(world, prompts, [[answer.text for answer in own] for own in answers])
+    plan = None
+    score: Score = by_reward if kind == "helpful" else by_cost
+    if aim is not None:
+        costs, rewards = ([[a[i] for a in own] for own in scored] for i in (2, 1))
+        plan = plan_tail(costs, aim, rewards)  # type: ignore[arg-type]
+        score = plan.score
+    found = (
+        group_rows(prompts, scored, score, anchors=sampling.anchors, seed=seed)
+        if sampling.rows == "groups"
+        else pair_rows(
+            prompts,
+            scored,
+            score,
+            pairs_per_prompt=sampling.pairs_per_prompt,
+            anchors=sampling.anchors,
+            seed=seed,
+        )
+    )
+    flat: list[Scored] = [answer for own in scored for answer in own]
+    if not found.rows:
+        raise InputError(
+            f"world {world.name!r}: no {kind} pairs from {len(flat)} answers to {len(prompts)} "
+            "prompts, because all answers to a prompt score alike. Raise sampling.prompts, "
+            "sampling.answers_per_prompt or sampling.temperatures."
+        )
+    counts: dict[str, Any] = {
+        "prompts": len(prompts),
+        "answers": len(flat),
+        "tokens": tokens,
+        sampling.rows: len(found.rows),
+        "anchors": found.anchors,
+        "left_out_alike": found.alike,
+        "empty_answers": found.empty,
+        "mean_reward": sum(answer.reward for answer in flat) / len(flat),
+        "mean_cost": sum(answer.cost for answer in flat) / len(flat),
+        "unsafe_rate": sum(answer.cost > 0 for answer in flat) / len(flat),
+    }
+    return found.rows, counts, plan
+
+
+def _answers(
+    loaded: LoadedModel,
+    prompts: list[Prompt],
+    sampling: SamplingConfig,
+    seed: int,
+    bf16: bool,
+    update: Update | None,
+) -> list[list[Answer]]:
+    model = for_inference(loaded, bf16)
+    total = sampling.prompts * sampling.answers_per_prompt
+    answers: list[list[Answer]] = [[] for _ in prompts]
+    for i, temperature in enumerate(sampling.temperatures):
+        done = total * i // len(sampling.temperatures)
+        more = BACKENDS[sampling.backend](
+            model,
+            loaded.tokenizer,
+            prompts,
+            answers_per_prompt=sampling.answers_per_prompt // len(sampling.temperatures),
+            temperature=temperature,
+            top_p=sampling.top_p,
+            max_new_tokens=sampling.max_new_tokens,
+            batch_size=sampling.batch_size,
+            seed=seed + i,
+            progress=None if update is None else _offset(update, done, total),
+        )
+        for own, new in zip(answers, more, strict=True):
+            own += new
+    return answers
+
+
+def _offset(update: Update, done: int, total: int) -> Callable[[int, int], None]:
+    return lambda n, _: update(done + n, total, "")

@@ -1,0 +1,105 @@
+"""A step's rows: given ones, or sampled from the model that the step starts from."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+
+from riskalign.atomic import write_json_lines
+from riskalign.cache import file_sha256
+from riskalign.data import is_grouped, load_groups, load_pairs
+from riskalign.pipeline import machine
+from riskalign.pipeline.job import Job, ModelOnDisk
+from riskalign.pipeline.ledger import Outcome, content_hash
+from riskalign.pipeline.progress import Update
+from riskalign.pipeline.sampled import sample_rows
+from riskalign.pipeline.settings import Kind
+from riskalign.pipeline.tail import TailAim, charged_rows, tail_words
+
+
+@dataclass(frozen=True)
+class StepData:
+    """A step's rows, their hash, and the temperature that it trains at."""
+
+    rows: Dataset
+    sha256: str
+    beta: float
+
+
+def step_pairs(
+    job: Job, name: str, kind: Kind, current: ModelOnDisk, given: Mapping[Kind, Dataset]
+) -> tuple[Dataset, str]:
+    """Rows for a step that has no use for temperatures and risks, and their hash."""
+    data = step_rows(job, name, kind, current, given, None)
+    return data.rows, data.sha256
+
+
+def step_rows(
+    job: Job,
+    name: str,
+    kind: Kind,
+    current: ModelOnDisk,
+    given: Mapping[Kind, Dataset],
+    aim: TailAim | None,
+) -> StepData:
+    """The step's rows, given or sampled from the model that the step starts from.
+
+    With an `aim` for whole answers their scores are minus what its risk charges the costs.
+    """
+    beta = job.config.step_beta(kind)
+    if kind in given:
+        rows = given[kind]
+        about: dict[str, Any] = {"source": job.config.step(kind).data, "pairs": len(rows)}
+        if about["source"] is None and job.preferences is not None:
+            about |= {"source": job.preferences.source, "counts": dict(job.preferences.counts)}
+        if aim is not None:
+            rows, plan = charged_rows(rows, aim, about["source"])
+            beta = plan.beta
+            about |= {"pairs": len(rows), "left_out_alike": about["pairs"] - len(rows)}
+            job.note(tail_words(name, plan.summary))
+            about["tail"] = plan.summary
+        rows_hash = content_hash(list(rows))
+        job.manifest.note("data", name, {**about, "sha256": rows_hash})
+        return StepData(rows, rows_hash, beta)
+    world = job.world if job.labelling is None else job.labelling
+    assert world is not None
+    identity = job.world_identity() if job.labelling is None else job.labelling.identity()
+    stage, path = f"pairs-{name}", job.folder / "pairs" / f"{name}.jsonl"
+    seed, sampling = job.seed(stage), job.config.step_sampling(kind)
+    inputs = {
+        "model": current.weights,
+        "world": identity,
+        "kind": kind,
+        "sampling": dataclasses.asdict(sampling),
+        "bf16": machine.use_bf16(job.config.bf16),
+        "seed": seed,
+    }
+    if aim is not None:
+        inputs["aim"] = dataclasses.asdict(aim)
+
+    def work(key: str, update: Update) -> Outcome:
+        rows, counts, plan = sample_rows(
+            world,
+            current.load(),
+            kind,
+            sampling,
+            seed=seed,
+            bf16=job.config.bf16,
+            update=update,
+            aim=aim,
+        )
+        write_json_lines(path, rows)
+        tail = {} if plan is None else {"tail": plan.summary}
+        return {"counts": counts, "files": [job.relative(path)], **tail}
+
+    outcome = job.stage(stage, inputs, work)
+    about = {"source": str(path), "sha256": file_sha256(path), **outcome["counts"]}
+    if "tail" in outcome:
+        beta = outcome["tail"]["beta"]
+        job.note(tail_words(name, outcome["tail"]))
+        about["tail"] = outcome["tail"]
+    job.manifest.note("data", name, about)
+    rows = load_groups(str(path)) if is_grouped(str(path)) else load_pairs(path)
+    return StepData(rows, about["sha256"], beta)
