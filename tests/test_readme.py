@@ -14,6 +14,7 @@ import pytest
 from riskalign.cli import main
 from riskalign.cli.quickstart import quickstart_config
 from riskalign.environments import World, get_world
+from riskalign.evaluation import read_results
 from riskalign.models import save_model
 from riskalign.pipeline import load_config
 from tests import tiny
@@ -133,7 +134,7 @@ def test_python_blocks(here: Path) -> None:
 
 def test_quickstart_table_is_that_of_the_committed_results() -> None:
     """`docs/quickstart.json` is the results.json of the run that the README shows."""
-    results = json.loads((ROOT / "docs" / "quickstart.json").read_text(encoding="utf-8"))
+    results = read_results(ROOT / "docs" / "quickstart.json")
     section = README.split("<!-- quickstart-table -->")[1]
     rows = {
         cells[0]: cells[1:]

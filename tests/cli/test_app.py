@@ -101,10 +101,10 @@ def test_sample_train_and_evaluate_are_the_job_in_parts(
     assert not (trained / "results.json").exists()
 
     compared = tmp_path / "compared"
-    flags = ["--rsa", str(trained / "model"), f"--output_dir={compared}"]
+    flags = ["--final", str(trained / "model"), f"--output_dir={compared}"]
     assert run(monkeypatch, "evaluate", "-c", recipe, *flags) == 0
     results = json.loads((compared / "results.json").read_text())
-    assert set(results["models"]) == {"start", "rsa"}
+    assert set(results["models"]) == {"start", "final"}
     assert results["dial"] == []
     command = ["riskalign", "evaluate", "-c", recipe, *flags]
     assert shlex.split(results["reproduce"]["command"]) == command
@@ -129,7 +129,8 @@ def test_sample_train_and_evaluate_are_the_job_in_parts(
         (["sample", "--kind", "safe", "--out", "x.txt"], ".jsonl"),
         (["sample", "--kind", "safe", "--out", "/dev/null/x.jsonl"], "cannot be written"),
         (["report", "nowhere"], "nowhere"),
-        (["evaluate", "--rsa", "x", "--world", "null"], "world"),
+        (["evaluate", "--rsa", "x", "--world", "null"], "world"),  # what --final was called
+        (["evaluate", "--rsa", "x", "--final", "x"], "old name"),
         (["nonsense"], "nonsense"),
     ],
 )

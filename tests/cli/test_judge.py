@@ -139,7 +139,7 @@ def test_a_runs_answers_and_its_prompts(
         return prefers_longer(body)
 
     stub = serve(noted)
-    own = [f"{name}={tmp_path}/run/evaluation/{name}.jsonl" for name in ("rsa", "start")]
+    own = [f"{name}={tmp_path}/run/evaluation/{name}.jsonl" for name in ("final", "start")]
     given = ["--answers", own[0], "--against", own[1], *flags(stub)[6:]]
     given += ["--output_dir", str(tmp_path / "out")]
     assert run(monkeypatch, *given) == 2

@@ -57,9 +57,9 @@ def test_a_set_then_again(
         (["--prompts", "prompts.json", "--model", "no/such/model"], "no/such/model"),
         (["--prompts", "prompts.json", "--model", "base", "--temprature", "1"], "'temperature'"),
         (["--prompts", "prompts.json", "--model", "base", "--top_p", "2"], "top_p is 2.0"),
-        (["--prompts", "prompts.json", "--rsa", "base"], "--rsa measures in a world"),
-        (["--rsa", "base", "--model", "base", "--model", "base"], "one --model"),
-        (["--prompts", "prompts.json", "--step1", "base"], "go with --rsa"),
+        (["--prompts", "prompts.json", "--final", "base"], "--final measures in a world"),
+        (["--final", "base", "--model", "base", "--model", "base"], "one --model"),
+        (["--prompts", "prompts.json", "--step1", "base"], "go with --final"),
     ],
 )
 def test_bad_input_ends_with_code_2(
@@ -81,5 +81,5 @@ def test_help_has_an_example_of_each_kind(
 ) -> None:
     assert run(monkeypatch, "evaluate", "--help") == 0
     shown = capsys.readouterr().out
-    for words in ("--rsa runs/x/model", "--over_refusal xstest_prompts.csv", "--max_new_tokens"):
+    for words in ("--final runs/x/model", "--over_refusal xstest_prompts.csv", "--max_new_tokens"):
         assert words in shown

@@ -78,7 +78,7 @@ def example(question: str, start: str, rsa: str, cost: float) -> dict[str, Any]:
         "answers": {
             "start": {"text": start, "reward": 0.0, "cost": cost},
             "step1": {"text": start + " Sent on Tuesday.", "reward": 0.5, "cost": cost},
-            "rsa": {"text": rsa, "reward": 1.0, "cost": 0.0},
+            "final": {"text": rsa, "reward": 1.0, "cost": 0.0},
         },
     }
 
@@ -94,7 +94,7 @@ def make(
         answers = {
             "start": draw_answers(0, reward=0.10, unsafe=0.11, severity=6),
             "step1": draw_answers(1, reward=0.36, unsafe=0.14, severity=7),
-            "rsa": draw_answers(2, reward=0.31, unsafe=0.008, severity=1),
+            "final": draw_answers(2, reward=0.31, unsafe=0.008, severity=1),
         }
     final = list(answers)[-1]
     # As a world that knows its largest cost: without one, tails so heavy have no upper end.
@@ -106,6 +106,7 @@ def make(
         "riskalign_version": "0.1.0",
         "title": "SmolLM2-135M aligned in the vault",
         "world": "vault",
+        "method": "RSA",
         "model": "smollm2-135m",
         "models": {name: summarize(scored, **options) for name, scored in answers.items()},
         "n_prompts": 64,

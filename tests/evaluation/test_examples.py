@@ -22,10 +22,10 @@ def test_failures_come_first_and_the_rest_is_even() -> None:
     rest evenly over what is left (p0, p1, p2, p4, p5, p6 after four were taken)."""
     start = scored({"p3": [1.0, 9.0], "p7": [20.0, 0.0], "p8": [4.0, 0.0]})
     rsa = scored({"p9": [0.0, 2.0], "p7": [1.0, 0.0]})
-    chosen = choose_examples(PROMPTS, {"start": start, "rsa": rsa}, n=6)
+    chosen = choose_examples(PROMPTS, {"start": start, "final": rsa}, n=6)
     asked = [entry["prompt"][0]["content"] for entry in chosen]
     assert asked == [f"question {i}" for i in (9, 7, 3, 8, 0, 4)]
-    assert chosen[0]["answers"]["rsa"] == {"text": "answer 1", "reward": 0.5, "cost": 2.0}
+    assert chosen[0]["answers"]["final"] == {"text": "answer 1", "reward": 0.5, "cost": 2.0}
     assert chosen[0]["answers"]["start"]["text"] == "answer 0"
 
 

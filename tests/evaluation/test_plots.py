@@ -45,14 +45,14 @@ def test_exceedance_steps_by_hand() -> None:
 @pytest.mark.parametrize(
     "costs",
     [
-        {"start": [0.0] * 5, "rsa": [0.0] * 5},
-        {"start": [1e12, 1e-9, 0.0], "rsa": [3.0]},
+        {"start": [0.0] * 5, "final": [0.0] * 5},
+        {"start": [1e12, 1e-9, 0.0], "final": [3.0]},
         {"start": [4.0] * 200, "<b>": [1.0, 0.0], "dpo": [2.0]},
     ],
 )
 def test_exceedance_survives(costs: dict[str, list[float]]) -> None:
     rates = {key: ends(0.1, 0.0, 0.2) for key in costs}
-    svg = parsed(exceedance(costs, rates, list(costs)))
+    svg = parsed(exceedance(costs, rates, list(costs), {key: key for key in costs}))
     titles = [t.text for t in svg.iter("title")]
     assert len(titles) == len(costs)
     curves = [p for p in svg.iter("path") if p.get("class") == "line"]
@@ -61,9 +61,9 @@ def test_exceedance_survives(costs: dict[str, list[float]]) -> None:
 
 def test_an_open_end_runs_to_the_edge() -> None:
     risk = ends(4.0, 2.0, float("inf"))
-    parsed(strip("cvar_0.95", risk, risk, "start", "rsa"))
+    parsed(strip("cvar_0.95", risk, risk, "start", "final"))
     models = {"start": {"cvar_0.95": risk, "reward": ends(0.1, 0.0, 0.2)}}
-    parsed(frontier(models, ["start"], []))
+    parsed(frontier(models, ["start"], [], {"start": "Start model"}))
 
 
 def test_frontier_names_every_point() -> None:
@@ -73,9 +73,10 @@ def test_frontier_names_every_point() -> None:
             "reward": ends(reward, reward - 0.05, reward + 0.05),
         }
 
-    models = {"start": metrics(10, 0.1), "step1": metrics(12, 0.4), "rsa": metrics(0, 0.3)}
+    models = {"start": metrics(10, 0.1), "step1": metrics(12, 0.4), "final": metrics(0, 0.3)}
     dial = [{"w": w, "metrics": metrics(12 * (1 - w / 2), 0.4 - w / 10)} for w in (1.5, 0.0, 1.0)]
-    svg = parsed(frontier(models, list(models), [*dial, {"w": 9.0, "metrics": {}}]))
+    called = {"start": "Start model", "step1": "After step 1", "final": "RSA"}
+    svg = parsed(frontier(models, list(models), [*dial, {"w": 9.0, "metrics": {}}], called))
     names = [t.text for t in svg.iter("text") if t.get("class") == "name"]
     assert names == ["w = 0", "w = 1", "w = 1.5", "Start model", "After step 1", "RSA"]
 
@@ -95,10 +96,10 @@ def test_training_panels_skip_what_is_not_logged() -> None:
 
 
 def test_small_drawings() -> None:
-    parsed(strip("unsafe_rate", ends(0.1, 0.05, 0.2), ends(0, 0, 0), "start", "rsa"))
+    parsed(strip("unsafe_rate", ends(0.1, 0.05, 0.2), ends(0, 0, 0), "start", "final"))
     parsed(swatch("dpo", ["start", "dpo"]))
     parsed(time_bar(0.0, 0.0))
-    assert series_class("rsa", []) == "s-rsa"
+    assert series_class("final", []) == "s-final"
     many = ["a", "b", "c", "d"]
     assert [series_class(key, many) for key in many] == [
         "s-other1",

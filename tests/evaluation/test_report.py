@@ -32,7 +32,7 @@ def hostile_results(make_results: MakeResults) -> dict[str, Any]:
         answers={
             "start": draw_answers(0, reward=0.1, unsafe=0.1, severity=6, n_prompts=20),
             name: draw_answers(1, reward=0.2, unsafe=0.1, severity=6, n_prompts=20),
-            "rsa": draw_answers(2, reward=0.3, unsafe=0.0, severity=0, n_prompts=20),
+            "final": draw_answers(2, reward=0.3, unsafe=0.0, severity=0, n_prompts=20),
         },
         title=HOSTILE,
         model=HOSTILE,

@@ -20,9 +20,9 @@ def test_round_trip(tmp_path: Path, make_results: MakeResults) -> None:
     path = tmp_path / "results.json"
     write_results(path, results)
     back = read_results(path)
-    rate = results["models"]["rsa"]["unsafe_rate"]
+    rate = results["models"]["final"]["unsafe_rate"]
     assert isinstance(rate, Interval)
-    assert back["models"]["rsa"]["unsafe_rate"] == {
+    assert back["models"]["final"]["unsafe_rate"] == {
         "value": rate.value,
         "low": rate.low,
         "high": rate.high,
@@ -36,15 +36,15 @@ def test_round_trip(tmp_path: Path, make_results: MakeResults) -> None:
 
 def test_an_interval_may_have_no_end(tmp_path: Path, make_results: MakeResults) -> None:
     results = make_results()
-    results["models"]["rsa"]["cvar_0.99"] = Interval(3.0, 1.0, np.inf)
-    results["differences"]["rsa_minus_start"]["cvar_0.99"] = Interval(-2.0, -np.inf, np.inf)
+    results["models"]["final"]["cvar_0.99"] = Interval(3.0, 1.0, np.inf)
+    results["differences"]["final_minus_start"]["cvar_0.99"] = Interval(-2.0, -np.inf, np.inf)
     path = tmp_path / "results.json"
     write_results(path, results)
-    as_json = json.loads(path.read_text())["models"]["rsa"]["cvar_0.99"]
+    as_json = json.loads(path.read_text())["models"]["final"]["cvar_0.99"]
     assert as_json == {"value": 3.0, "low": 1.0, "high": None}
     back = read_results(path)
-    assert back["models"]["rsa"]["cvar_0.99"]["high"] == np.inf
-    assert back["differences"]["rsa_minus_start"]["cvar_0.99"]["low"] == -np.inf
+    assert back["models"]["final"]["cvar_0.99"]["high"] == np.inf
+    assert back["differences"]["final_minus_start"]["cvar_0.99"]["low"] == -np.inf
 
 
 def test_other_types_become_plain(tmp_path: Path, make_results: MakeResults) -> None:
@@ -69,18 +69,18 @@ def test_other_types_become_plain(tmp_path: Path, make_results: MakeResults) -> 
         ({"schema": 2}, r"field schema: expected 1, found 2"),
         ({"models": {}}, r"field models: expected at least 1 entry"),
         (
-            {"models": {"rsa": {"cost": {"value": 1.0, "low": 0.0, "high": float("nan")}}}},
-            r"field models\.rsa\.cost\.high: expected a finite number, found nan",
+            {"models": {"final": {"cost": {"value": 1.0, "low": 0.0, "high": float("nan")}}}},
+            r"field models\.final\.cost\.high: expected a finite number, found nan",
         ),
         (
-            {"models": {"rsa": {"cost": {"value": 1.0, "low": 2.0, "high": 1.0}}}},
-            r"field models\.rsa\.cost: low 2\.0 is above high 1\.0",
+            {"models": {"final": {"cost": {"value": 1.0, "low": 2.0, "high": 1.0}}}},
+            r"field models\.final\.cost: low 2\.0 is above high 1\.0",
         ),
         (
-            {"models": {"rsa": {"cost": {"value": 1.0, "low": 0.0}}}},
-            r"field models\.rsa\.cost\.high: this field is missing",
+            {"models": {"final": {"cost": {"value": 1.0, "low": 0.0}}}},
+            r"field models\.final\.cost\.high: this field is missing",
         ),
-        ({"costs": {"rsa": [1.0, -0.5]}}, r"field costs\.rsa\.1: expected a cost of 0 or more"),
+        ({"costs": {"final": [1.0, -0.5]}}, r"field costs\.final\.1: expected a cost of 0 or more"),
         ({"n_prompts": True}, r"field n_prompts: expected a whole number"),
         ({"n_prompts": 0}, r"field n_prompts: expected a whole number of 1 or more, found 0"),
         ({"title": None}, r"field title: expected a text, found None"),
@@ -144,3 +144,30 @@ def test_failed_write_leaves_the_old_file(
     monkeypatch.undo()
     assert json.loads(path.read_text())["title"] == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_file_of_before_is_read_as_one_of_today(
+    tmp_path: Path, make_results: MakeResults
+) -> None:
+    """Its last model is called `rsa` wherever models are named."""
+    path = tmp_path / "results.json"
+    write_results(path, make_results(bounds={"final": {"cvar_0.95": 4.0}}))
+    today = json.loads(path.read_text())
+    today["seconds"]["evaluate-final"] = 2.0
+    path.write_text(json.dumps(today))
+    expected = read_results(path)
+    before = json.dumps(today).replace('"final', '"rsa').replace("evaluate-final", "evaluate-rsa")
+    for method, losses in (("RSA", ["dpo", "rsa2"]), (None, ["dpo", "dpo"])):
+        old = json.loads(before)
+        del old["method"]
+        old["settings"] = {
+            kind: {"loss_type": loss}
+            for kind, loss in zip(("helpful", "safe"), losses, strict=True)
+        }
+        path.write_text(json.dumps(old))
+        found = read_results(path)
+        assert found == expected | {"method": method, "settings": old["settings"]}
+    assert {*found["models"]} == {"start", "step1", "final"}
+    assert set(found["differences"]) == {"final_minus_start", "final_minus_step1"}
+    assert set(found["examples"][0]["answers"]) == {"start", "step1", "final"}
+    assert found["seconds"]["evaluate-final"] == 2.0

@@ -26,7 +26,7 @@ def test_table_holds_values_and_intervals(
     assert "Unsafe" in text
     assert "After" in text
     if width == 140:
-        reward = results["models"]["rsa"]["reward"]
+        reward = results["models"]["final"]["reward"]
         assert f"{reward['value']:.3f}" in text
         assert f"{reward['low']:.3f} to {reward['high']:.3f}" in text
         assert "pp ✓" in text

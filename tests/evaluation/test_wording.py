@@ -13,6 +13,7 @@ from riskalign.evaluation.wording import (
     cautions,
     final_model,
     headline,
+    model_names,
     model_order,
     number,
     ratio,
@@ -30,8 +31,9 @@ def ends(value: float, low: float, high: float) -> dict[str, float]:
 def results(reward: dict[str, float], tail: dict[str, float], **more: Any) -> dict[str, Any]:
     metrics = {key: ends(1.0, 0.5, 1.5) for key in ("reward", "unsafe_rate", "cvar_0.95")}
     return {
-        "models": {"start": metrics, "rsa": metrics},
-        "differences": {"rsa_minus_start": {"reward": reward, "cvar_0.95": tail}},
+        "models": {"start": metrics, "final": metrics},
+        "differences": {"final_minus_start": {"reward": reward, "cvar_0.95": tail}},
+        "method": "Tail RSA",
         "max_cost": None,
         "bounds": {},
         "costs": {},
@@ -130,7 +132,7 @@ def test_verdicts_say_what_was_lost() -> None:
             DOWN,
             models={
                 "start": {"reward": ends(0.4, 0.3, 0.5), "cvar_0.95": ends(10, 5, 15)},
-                "rsa": {"reward": ends(0.2, 0.1, 0.3), "cvar_0.95": ends(10, 5, 15)},
+                "final": {"reward": ends(0.2, 0.1, 0.3), "cvar_0.95": ends(10, 5, 15)},
             },
         )
     )
@@ -144,18 +146,18 @@ def test_cautions_name_thin_evidence() -> None:
         results(
             UP,
             OPEN,
-            models={"start": rates, "rsa": rates},
-            costs={"start": [0.0] * 256, "rsa": [3.0] + [0.0] * 255},
+            models={"start": rates, "final": rates},
+            costs={"start": [0.0] * 256, "final": [3.0] + [0.0] * 255},
             n_prompts=64,
         )
     )
     assert "cannot show a gain in safety" in notes[0]
-    assert "RSA (1 of 256; its unsafe rate may be as high as 5.60\u00a0%)" in notes[1]
+    assert "Tail RSA (1 of 256; its unsafe rate may be as high as 5.60\u00a0%)" in notes[1]
     assert "CVaR 0.99 rests on the worst 2.56 of 256 answers" in notes[2]
     assert cautions(results(UP, DOWN)) == []
-    bounded = results(UP, DOWN, max_cost=25.0, bounds={"rsa": {"cvar_0.95": 11.25}})
+    bounded = results(UP, DOWN, max_cost=25.0, bounds={"final": {"cvar_0.95": 11.25}})
     [note] = cautions(bounded)
-    assert "costs up to 25.0, CVaR 0.95 of RSA is at most 11.2" in note
+    assert "costs up to 25.0, CVaR 0.95 of Tail RSA is at most 11.2" in note
 
 
 def test_an_open_end_is_said() -> None:
@@ -168,9 +170,20 @@ def test_an_open_end_is_said() -> None:
 
 
 def test_model_order() -> None:
-    assert model_order({"rsa": 0, "dpo": 0, "start": 0, "step1": 0}) == [
+    assert model_order({"final": 0, "dpo": 0, "start": 0, "step1": 0}) == [
         "start",
         "step1",
         "dpo",
-        "rsa",
+        "final",
     ]
+
+
+def test_the_last_model_is_called_by_its_method() -> None:
+    models: dict[str, Any] = {key: {} for key in ("start", "step1", "merge-0.5", "final")}
+    names = model_names({"models": models, "method": "SACPO"})
+    assert list(names.values()) == ["Start model", "After step 1", "Weights at 0.5", "SACPO"]
+    assert model_names({"models": models, "method": None})["final"] == "Final model"
+    assert model_names({"models": {"start": {}, "dpo": {}}, "method": "SACPO"}) == {
+        "start": "Start model",
+        "dpo": "dpo",
+    }

@@ -59,7 +59,7 @@ def test_one_file_gives_pairs_prompts_and_scorers(data_job: Make, tmp_path: Path
     result = align(config, progress=recorder)
     assert recorder.stages == [
         "load", "judge-reward", "judge-cost", "train-helpful", "accuracy-helpful", "train-safe",
-        "accuracy-safe", "model", "evaluate-start", "evaluate-step1", "evaluate-rsa",
+        "accuracy-safe", "model", "evaluate-start", "evaluate-step1", "evaluate-final",
         "evaluate-dial-0.5", "report",
     ]  # fmt: skip
     found = load_preferences(PreferenceSettings(**config["data"]))

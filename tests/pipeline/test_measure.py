@@ -80,13 +80,13 @@ def test_comparison_has_every_part() -> None:
             for i in range(2)
         ]
 
-    scored = {"start": answers(2.0), "step1": answers(1.0), "rsa": answers(0.0)}
-    found = compare(PROMPTS, scored, {1.0: scored["rsa"], 0.5: scored["step1"]}, EVALUATION, 0)
+    scored = {"start": answers(2.0), "step1": answers(1.0), "final": answers(0.0)}
+    found = compare(PROMPTS, scored, {1.0: scored["final"], 0.5: scored["step1"]}, EVALUATION, 0)
     assert found["models"]["start"]["cost"].value == 1.0
     assert set(found["differences"]) == {
-        "step1_minus_start", "rsa_minus_start", "rsa_minus_step1",
+        "step1_minus_start", "final_minus_start", "final_minus_step1",
     }  # fmt: skip
-    assert found["differences"]["rsa_minus_start"]["cost"].value == -1.0
+    assert found["differences"]["final_minus_start"]["cost"].value == -1.0
     assert [point["w"] for point in found["dial"]] == [0.5, 1.0]
     assert found["costs"]["start"] == [2.0, 2.0, 2.0, 0.0, 0.0, 0.0]
     assert len(found["examples"]) == 2

@@ -10,7 +10,7 @@ import pytest
 from riskalign import align
 from riskalign.errors import InputError
 from riskalign.pipeline import load_config, preset_names, preset_text
-from riskalign.pipeline.presets import laid_over
+from riskalign.pipeline.presets import display_name, laid_over, method_name
 
 HELPFUL_DPO = {"helpful.loss_type": "dpo", "helpful.risk": "mean"}
 CVAR = "cvar:0.95"
@@ -69,6 +69,26 @@ def test_every_preset_trains(name: str, job: Callable[..., dict[str, Any]]) -> N
     assert len(set(prints)) == len(prints)
     for before, step in zip(prints, result.steps, strict=False):
         assert models[step]["reference"] == before
+
+
+def test_a_job_is_called_by_what_it_does() -> None:
+    """By the preset that its settings make, whoever wrote them; else by its steps."""
+    for name in METHODS:
+        assert method_name(load_config(None, preset=name)) == display_name(name)
+        assert 0 < len(display_name(name)) <= 24
+    assert len({display_name(name) for name in METHODS}) == len(METHODS)
+    dpo = {"loss_type": "dpo", "risk": "cvar:0.9", "alpha": 0.3}  # neither of which dpo has
+    assert method_name(load_config({"helpful": dpo, "safe": dpo})) == "SACPO"
+    assert method_name(load_config({"helpful": dpo, "safe": {**dpo, "skip": True}})) == (
+        "DPO on helpful pairs"
+    )
+    given = ["order=[safe,safe]", "safe.risk=cvar:0.99"]
+    found = method_name(load_config(None, given, "rsa"))
+    assert found == "RSA2 (cvar:0.99) on safe pairs in 2 rounds"
+    found = method_name(load_config(None, ["safe.risk=erm:0.5", "merges=[0.5]"], "rsa-tail"))
+    assert found == "DPO on helpful pairs, then RSA2 (erm:0.5) on safe pairs, averaged"
+    found = method_name(load_config(None, ["order=[safe,ppo]"], "sacpo"))
+    assert found == "DPO on safe pairs, then PPO-Lagrangian"
 
 
 def test_overrides_lie_over_presets() -> None:

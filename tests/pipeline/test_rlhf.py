@@ -59,7 +59,7 @@ def test_after_the_helpful_step_and_nothing_twice(
     assert not (tmp_path / "run" / "ppo" / "checkpoints").exists()
     assert result.results is not None
     models = json.loads(result.results.read_text())["models"]
-    assert list(models) == ["start", "step1", "rsa"]
+    assert list(models) == ["start", "step1", "final"]
     again = Recorder()
     align(config, progress=again)
     told = dict(zip(again.stages, again.notes, strict=True))

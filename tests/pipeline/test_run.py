@@ -15,7 +15,8 @@ from riskalign import align
 from riskalign.environments import Prompt
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.models import fingerprint, load_model, save_model
-from riskalign.pipeline import step_data, steps
+from riskalign.pipeline import load_config, step_data, steps
+from riskalign.pipeline.presets import method_name
 from riskalign.training import RSATrainer
 from tests import tiny
 from tests.pipeline import conftest
@@ -44,7 +45,7 @@ class Recorder:
 
 STAGES = [
     "load", "pairs-helpful", "train-helpful", "pairs-safe", "train-safe", "model",
-    "evaluate-start", "evaluate-step1", "evaluate-rsa", "evaluate-dial-0.5", "report",
+    "evaluate-start", "evaluate-step1", "evaluate-final", "evaluate-dial-0.5", "report",
 ]  # fmt: skip
 
 
@@ -66,18 +67,19 @@ def test_whole_job_and_nothing_twice(job: Make, tmp_path: Path) -> None:
     assert recorder.notes == [""] * len(STAGES)
     assert recorder.positions["train-safe"][-1] == (3, 3)
     assert recorder.positions["pairs-safe"][-1] == (24, 24)
-    assert recorder.positions["evaluate-rsa"][-1] == (16, 16)
+    assert recorder.positions["evaluate-final"][-1] == (16, 16)
 
     assert result.results is not None
     assert result.report is not None
     results = json.loads(result.results.read_text())
-    assert list(results["models"]) == ["start", "step1", "rsa"]
-    assert {"rsa_minus_start", "rsa_minus_step1"} <= set(results["differences"])
+    assert list(results["models"]) == ["start", "step1", "final"]
+    assert (results["title"], results["method"]) == ("A test", method_name(load_config(job())))
+    assert {"final_minus_start", "final_minus_step1"} <= set(results["differences"])
     assert [point["w"] for point in results["dial"]] == [0.0, 0.5, 1.0]
     assert {point["n_prompts"] for point in results["dial"]} == {3}
     assert [entry["step"] for entry in results["training"]["safe"]] == [1, 2, 3]
     assert results["models"]["start"]["kl"]["value"] == 0
-    assert results["models"]["rsa"]["kl"]["value"] > 0
+    assert results["models"]["final"]["kl"]["value"] > 0
     assert "A test" in result.report.read_text(encoding="utf-8")
 
     manifest = _manifest(result.output_dir)

@@ -172,14 +172,15 @@ def evaluate(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="With --rsa the start model. On sets NAME=FOLDER, or a folder or hub id; repeat "
+            help="With --final the start model. On sets NAME=FOLDER, or a folder or hub id; repeat "
             "it for more models.",
             show_default=False,
         ),
     ] = None,
-    rsa: Annotated[
+    final: Annotated[
         str | None, typer.Option(help="In a world: the aligned model, folder or hub id.")
     ] = None,
+    rsa: Annotated[str | None, typer.Option(hidden=True)] = None,  # what --final was called
     step1: Annotated[
         str | None, typer.Option(help="In a world: the model after the first step, for the dial.")
     ] = None,
@@ -201,17 +202,22 @@ def evaluate(
         "scorer_cost": scorer_cost,
     }
     given = {name: value for name, value in named.items() if value is not None}
-    if rsa is None:
+    if final is not None and rsa is not None:
+        raise InputError("evaluate: --rsa is the old name of --final. Give --final alone.")
+    final = final or rsa
+    if final is None:
         if step1 is not None or config is not None:
-            raise InputError("evaluate: --step1 and --config go with --rsa. Give --rsa as well.")
+            raise InputError(
+                "evaluate: --step1 and --config go with --final. Give --final as well."
+            )
         sets_command.evaluate_sets(model or [], given, parse_overrides(ctx.args))
         return
     if given:
         raise InputError(
-            f"evaluate: --rsa measures in a world and --{next(iter(given))} on a set. Give one."
+            f"evaluate: --final measures in a world and --{next(iter(given))} on a set. Give one."
         )
     if model and len(model) > 1:
-        raise InputError("evaluate: with --rsa there is one --model, the start model.")
+        raise InputError("evaluate: with --final there is one --model, the start model.")
     from riskalign.pipeline import evaluate_models, load_config
 
     overrides = parse_overrides(ctx.args) + [f"model={json.dumps(name)}" for name in model or []]
@@ -219,7 +225,7 @@ def evaluate(
     command = shlex.join(["riskalign", *sys.argv[1:]])
     results, report = _with_progress(
         lambda progress: evaluate_models(
-            settings, rsa=rsa, step1=step1, progress=progress, command=command
+            settings, final=final, step1=step1, progress=progress, command=command
         )
     )
     _show(results, report, None)

@@ -17,7 +17,7 @@ from rich.table import Table
 EPILOG = (
     "Example: [cyan]riskalign judge --answers new.jsonl --against old.jsonl "
     "--base_url http://127.0.0.1:8000/v1 --judge_model NAME --output_dir runs/judged[/cyan]\n\n"
-    "Answers of a run: [cyan]riskalign judge --answers runs/x/evaluation/rsa.jsonl "
+    "Answers of a run: [cyan]riskalign judge --answers runs/x/evaluation/final.jsonl "
     "--against runs/x/evaluation/start.jsonl --prompts runs/x ... --dry_run[/cyan]\n\n"
     "The same command again asks only what was not answered."
 )

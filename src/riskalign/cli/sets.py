@@ -12,12 +12,12 @@ import typer
 from rich.console import Console
 
 EPILOG = (
-    "Example: [cyan]riskalign evaluate --model smollm2-135m --rsa runs/x/model "
+    "Example: [cyan]riskalign evaluate --model smollm2-135m --final runs/x/model "
     "--output_dir runs/compared[/cyan]\n\n"
-    "Example: [cyan]riskalign evaluate --model start=./base --model rsa=runs/x/model "
+    "Example: [cyan]riskalign evaluate --model start=./base --model final=runs/x/model "
     "--prompts prompts.json --over_refusal xstest_prompts.csv --r_judge ./R-Judge/data "
     "--scorer_reward ./reward --scorer_cost ./cost --output_dir runs/sets[/cyan]\n\n"
-    "With --rsa any field of the configuration is a flag. On sets, these are: --output_dir "
+    "With --final any field of the configuration is a flag. On sets, these are: --output_dir "
     "--baseline --answers_per_prompt --temperature --top_p --max_new_tokens --batch_size --backend "
     "--trained_with --max_prompts --split --prompt_field --category_field --distance_prompts "
     "--risk --threshold --max_length --seed --n_boot --confidence --bf16 --trust_remote_code "

@@ -17,9 +17,9 @@ from riskalign.evaluation.axes import (
     marker,
     path,
 )
-from riskalign.evaluation.wording import Ends, model_name, number, tick_text
+from riskalign.evaluation.wording import Ends, number, tick_text
 
-_SHAPES = {"start": "circle", "step1": "square", "rsa": "diamond"}
+_SHAPES = {"start": "circle", "step1": "square", "final": "diamond"}
 _OTHERS = 3
 _WIDE = Frame(width=560, height=380, left=58, top=34, right=548, bottom=328)
 _SMALL = Frame(width=320, height=230, left=46, top=16, right=310, bottom=190)
@@ -91,7 +91,10 @@ def strip(metric: str, before: Ends, after: Ends, before_key: str, after_key: st
 
 
 def exceedance(
-    costs: Mapping[str, Sequence[float]], rates: Mapping[str, Ends], models: Sequence[str]
+    costs: Mapping[str, Sequence[float]],
+    rates: Mapping[str, Ends],
+    models: Sequence[str],
+    names: Mapping[str, str],
 ) -> str:
     """Share of answers whose cost exceeds a value, the share on a logarithmic axis.
 
@@ -136,9 +139,7 @@ def exceedance(
             inside.append(
                 marker(x(worst), y(1 / len(costs[key])), _SHAPES.get(key, "triangle"), 4.5)
             )
-        parts.append(
-            element("g", hover(model_name(key)), *inside, class_=series_class(key, models))
-        )
+        parts.append(element("g", hover(names[key]), *inside, class_=series_class(key, models)))
     return frame.svg(*parts, title="Share of answers whose cost exceeds a value, by model")
 
 
@@ -172,6 +173,7 @@ def frontier(
     models: Mapping[str, Mapping[str, Ends]],
     order: Sequence[str],
     dial: Sequence[Mapping[str, Any]],
+    names: Mapping[str, str],
     metric: str = "cvar_0.95",
 ) -> str:
     """Mean reward against the tail of the cost, for the models and along the dial."""
@@ -182,7 +184,7 @@ def frontier(
     ]
     made = [
         Point(
-            model_name(key),
+            names[key],
             series_class(key, order),
             _SHAPES.get(key, "triangle"),
             models[key][metric],

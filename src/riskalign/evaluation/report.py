@@ -109,6 +109,7 @@ def _headline(results: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "order": wording.model_order(models),
         "final": final,
+        "names": wording.model_names(results),
         "cards": cards,
         "differences": differences,
         "headline": wording.headline(results),
@@ -120,6 +121,7 @@ def _headline(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def _charts(results: Mapping[str, Any]) -> dict[str, Any]:
     models, order = results["models"], wording.model_order(results["models"])
+    names = wording.model_names(results)
     costs = {key: results["costs"][key] for key in order if results["costs"].get(key)}
     rates = {key: m["unsafe_rate"] for key, m in models.items() if "unsafe_rate" in m}
     placed = any("reward" in m and "cvar_0.95" in m for m in models.values())
@@ -127,7 +129,7 @@ def _charts(results: Mapping[str, Any]) -> dict[str, Any]:
         "legend": [
             {
                 "swatch": Markup(plots.swatch(key, order)),
-                "name": wording.model_name(key),
+                "name": names[key],
                 "css": plots.series_class(key, order),
                 "answers": len(costs.get(key, ())),
                 "unsafe": sum(cost > 0 for cost in costs.get(key, ())),
@@ -137,8 +139,8 @@ def _charts(results: Mapping[str, Any]) -> dict[str, Any]:
         "css_of": {key: plots.series_class(key, order) for key in order},
         "dial_swatch": Markup(plots.DIAL_SWATCH),
         "has_costs": bool(costs),
-        "exceedance": Markup(plots.exceedance(costs, rates, order)) if costs else "",
-        "frontier": Markup(plots.frontier(models, order, results["dial"])) if placed else "",
+        "exceedance": Markup(plots.exceedance(costs, rates, order, names)) if costs else "",
+        "frontier": Markup(plots.frontier(models, order, results["dial"], names)) if placed else "",
         "training": {
             step: [
                 {"title": title, "note": note, "curves": curves, "svg": Markup(svg)}

@@ -146,6 +146,7 @@ _RESULTS = _record(
     },
     {
         "world": _text_or_null,
+        "method": _text_or_null,
         "confidence": _share,
         "differences": _mapping(_METRICS),
         "max_cost": _number_or_null,
@@ -180,6 +181,7 @@ _RESULTS = _record(
 )
 _DEFAULTS: dict[str, Callable[[], Any]] = {
     "world": lambda: None,
+    "method": lambda: None,
     "confidence": lambda: 0.95,
     "differences": dict,
     "max_cost": lambda: None,
@@ -277,6 +279,8 @@ def write_results(path: str | Path, results: Mapping[str, Any]) -> None:
 def read_results(path: str | Path) -> dict[str, Any]:
     """The checked content of a `results.json`, absent optional fields filled with empty ones.
 
+    A file of before, whose last model is called `rsa` whatever its method, is read as one of today.
+
     Raises InputError, naming file and field or line, for a file that is missing, cut short, not
     JSON or not of this schema.
     """
@@ -298,9 +302,35 @@ def read_results(path: str | Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not usable JSON: {error}") from error
     _check(results, str(path))
+    if "rsa" in results["models"] and "final" not in results["models"]:
+        results = _renamed(results)
     for name in _WITH_INTERVALS & results.keys():
         results[name] = open_ends(results[name], to_json=False)
     return {**{name: make() for name, make in _DEFAULTS.items() if name not in results}, **results}
+
+
+def _renamed(results: dict[str, Any]) -> dict[str, Any]:
+    """The content of an old file with its last model called `final`, as by now all are."""
+
+    def new(key: str) -> str:
+        for old, now in (("rsa_minus_", "final_minus_"), ("_minus_rsa", "_minus_final")):
+            key = key.replace(old, now)
+        return {"rsa": "final", "evaluate-rsa": "evaluate-final"}.get(key, key)
+
+    def under(value: Any) -> Any:
+        return {new(key): item for key, item in value.items()}
+
+    named = ("models", "differences", "bounds", "costs", "rewards", "seconds")
+    renamed = results | {name: under(results[name]) for name in named if name in results}
+    if "examples" in results:
+        renamed["examples"] = [
+            example | {"answers": under(example["answers"])} for example in results["examples"]
+        ]
+    steps = [results.get("settings", {}).get(kind) for kind in ("helpful", "safe")]
+    losses = [str(step.get("loss_type")) for step in steps if isinstance(step, dict)]
+    if any(loss.startswith("rsa") for loss in losses):
+        renamed.setdefault("method", "RSA")
+    return renamed
 
 
 def _refuse_constant(name: str) -> None:

@@ -59,7 +59,7 @@ def score_answers(
         prompts: the prompts answered.
         answers: for each prompt its answers, as `riskalign.sampling.sample` returns them.
         policy: the model that gave them; or, for the dial, pairs (model, power) of a product of
-            powers, for instance ``[(step1, 1 - w), (rsa, w)]``; or None, which leaves the
+            powers, for instance ``[(step1, 1 - w), (final, w)]``; or None, which leaves the
             distances unmeasured (NaN) and costs no forward pass.
         start: the model to measure the distance from; where it is `policy` itself nothing is
             computed and the distances are 0. It must not share adapters that `policy` switches.

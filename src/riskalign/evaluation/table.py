@@ -22,7 +22,7 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
     final = wording.final_model(results)
     differences = results["differences"].get(f"{final}_minus_start", {})
     percent = wording.percent_of(results["confidence"])
-    order = wording.model_order(results["models"])
+    order, names = wording.model_order(results["models"]), wording.model_names(results)
     table = Table(
         title=escape(f"{results['title']}: {wording.headline(results)}"),
         caption=f"Second lines: {percent} intervals, bootstrapped over prompts.",
@@ -31,7 +31,7 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
     )
     table.add_column("metric")
     for key in order:
-        table.add_column(escape(wording.model_name(key)), justify="right")
+        table.add_column(escape(names[key]), justify="right")
     if differences:
         table.add_column("change from start", justify="right")
     for key in _SHOWN:

@@ -54,19 +54,24 @@ METRIC_GROUPS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
 METRIC = {metric.key: metric for _, metrics in METRIC_GROUPS for metric in metrics}
 HEADLINE = ("reward", "unsafe_rate", "cvar_0.95")
 
-_MODEL_NAMES = {"start": "Start model", "step1": "After step 1", "rsa": "RSA"}
+_MODEL_NAMES = {"start": "Start model", "step1": "After step 1", "final": "Final model"}
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def model_name(key: str) -> str:
-    """The display name of a model's key in results.json."""
-    return _MODEL_NAMES.get(key, key)
+def model_names(results: Mapping[str, Any]) -> dict[str, str]:
+    """The display name of each model of results.json; the last one's is its method's."""
+    names = {key: _MODEL_NAMES.get(key, key) for key in results["models"]}
+    for key in names:
+        kind, dash, w = key.partition("-")
+        if kind == "merge" and dash:
+            names[key] = f"Weights at {w}"
+    return names | ({"final": results["method"]} if "final" in names and results["method"] else {})
 
 
 def model_order(models: Mapping[str, Any]) -> list[str]:
     """Keys of the models in the order they were made, unknown ones before the last."""
     others = [key for key in models if key not in _MODEL_NAMES]
-    return [key for key in ("start", "step1", *others, "rsa") if key in models]
+    return [key for key in ("start", "step1", *others, "final") if key in models]
 
 
 def final_model(results: Mapping[str, Any]) -> str | None:
@@ -202,7 +207,7 @@ def verdicts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def cautions(results: Mapping[str, Any]) -> list[str]:
     """What a reader must know before leaning on the intervals."""
     notes = []
-    costs = results["costs"]
+    costs, names = results["costs"], model_names(results)
     percent = percent_of(results["confidence"])
     if costs.get("start") and not any(costs["start"]):
         notes.append(
@@ -214,7 +219,7 @@ def cautions(results: Mapping[str, Any]) -> list[str]:
         unsafe = sum(cost > 0 for cost in costs.get(key, ()))
         if costs.get(key) and unsafe < ENOUGH_PROMPTS and rate:
             rare.append(
-                f"{model_name(key)} ({unsafe} of {len(costs[key])}; its unsafe rate may be as high "
+                f"{names[key]} ({unsafe} of {len(costs[key])}; its unsafe rate may be as high "
                 f"as {amount('unsafe_rate', rate['high'])})"
             )
     if rare:
@@ -225,11 +230,12 @@ def cautions(results: Mapping[str, Any]) -> list[str]:
             "those seen of any model here; mean cost, VaR and worst of k are resampled from the "
             "costs seen and cannot foresee worse ones."
         )
-    bound = results["bounds"].get(final_model(results), {}).get("cvar_0.95")
-    if bound is not None:
+    final = final_model(results)
+    bound = results["bounds"].get(final, {}).get("cvar_0.95")
+    if final is not None and bound is not None:
         notes.append(
             f"Whatever the distribution of costs up to {number(results['max_cost'])}, CVaR 0.95 of "
-            f"{model_name(str(final_model(results)))} is at most {number(bound)} ({percent} sure)."
+            f"{names[final]} is at most {number(bound)} ({percent} sure)."
         )
     answers = results["n_prompts"] * results["answers_per_prompt"]
     thin = [level for level in (0.9, 0.95, 0.99) if (1 - level) * answers < 10]
@@ -241,7 +247,7 @@ def cautions(results: Mapping[str, Any]) -> list[str]:
             + ": the interval is widened for what so few cannot show."
         )
     endless = [
-        f"{METRIC[key].label} of {model_name(model)}"
+        f"{METRIC[key].label} of {names[model]}"
         for model in model_order(results["models"])
         for key, ends in results["models"][model].items()
         if math.isinf(ends["high"])

@@ -178,8 +178,7 @@ def _cell(
     with job.recorded():
         trained = train_steps(job, given)
         scored, dial = evaluate(job, trained.models)
-    last = "rsa" if "rsa" in scored else "step1"
-    files = {"final" if point == last else point: file for point, file in scored.items()}
+    files = dict(scored)
     files |= {f"dial-{w:g}": file for w, file in dial.items() if file not in scored.values()}
     cell = {
         "schema": 1,

@@ -41,15 +41,15 @@ class _Loaded:
         return self._kept[name][1]
 
     def merged(self, name: str, w: float) -> PreTrainedModel:
-        """The model whose weights lie at `w` between the named one's and `rsa`'s."""
-        return merge(self[name], self["rsa"], w)
+        """The model whose weights lie at `w` between the named one's and the last's."""
+        return merge(self[name], self["final"], w)
 
     def tokenizer(self, name: str) -> Any:
         return self._kept[name][0].tokenizer
 
 
 def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Path]]:
-    """Scored answers of each model and merge, and of each point of the dial up to `rsa`."""
+    """Scored answers of each model and merge, and of each point of the dial up to `final`."""
     evaluation = job.config.evaluation
     assert evaluation is not None
     loaded = _Loaded(models, machine.use_bf16(job.config.bf16))
@@ -58,9 +58,9 @@ def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Pat
     for w in job.config.merges:
         scored[f"merge-{w:g}"] = _scored(job, models, loaded, f"merge-{w:g}", "step1", n, w, True)
     dial: dict[float, Path] = {}
-    if {"step1", "rsa"} <= models.keys() and evaluation.dial_prompts:
+    if {"step1", "final"} <= models.keys() and evaluation.dial_prompts:
         few = min(n, evaluation.dial_prompts)
-        ends = {0.0: scored["step1"], 1.0: scored["rsa"]}
+        ends = {0.0: scored["step1"], 1.0: scored["final"]}
         for w in dict.fromkeys(evaluation.dial):
             dial[w] = (
                 ends[w]
@@ -80,7 +80,7 @@ def _scored(
     w: float | None = None,
     merged: bool = False,
 ) -> Path:
-    """Answers of one model to the first `n` prompts, or of one between it and `rsa`.
+    """Answers of one model to the first `n` prompts, or of one between it and `final`.
 
     At `w` it is the dial, or where `merged` the average of the weights.
     """
@@ -91,7 +91,7 @@ def _scored(
     seed = job.seed("evaluate")
     inputs: dict[str, Any] = {
         "model": models[name].weights,
-        "dial": None if w is None else [models["rsa"].weights, w],
+        "dial": None if w is None else [models["final"].weights, w],
         "merged": merged,
         "start": models["start"].weights,
         "prompts": n,
@@ -110,7 +110,7 @@ def _scored(
             start=loaded["start"],
             tokenizer=loaded.tokenizer("start"),
             seed=seed,
-            dial_to=None if w is None or merged else (loaded["rsa"], w),
+            dial_to=None if w is None or merged else (loaded["final"], w),
             update=update,
         )
         write_scored(path, scored)
@@ -138,6 +138,7 @@ def report(
     }
     inputs = {
         "title": job.title,
+        "method": job.method,
         "command": job.command,
         "settings": resolve(job.config),
         "scored": {name: file_sha256(path) for name, path in scored.items()},
@@ -167,6 +168,7 @@ def report(
                 "created": now(),
                 "riskalign_version": __version__,
                 "title": job.title,
+                "method": job.method,
                 "world": job.config.world if job.preferences is None else job.preferences.source,
                 "model": job.config.model,
                 **compare(job.eval_prompts, own, points, evaluation, seed, job.max_cost),

@@ -1,6 +1,7 @@
 """What all stages of a job share: configuration, world, folder, ledger, manifest, progress."""
 
 import contextlib
+import dataclasses
 import inspect
 import json
 import math
@@ -29,6 +30,7 @@ from riskalign.pipeline.judged import (
 )
 from riskalign.pipeline.ledger import Ledger, Outcome
 from riskalign.pipeline.manifest import Manifest, stage_seed
+from riskalign.pipeline.presets import method_name
 from riskalign.pipeline.progress import Progress, Update
 from riskalign.pipeline.settings import Kind
 
@@ -65,7 +67,7 @@ class Job:
         self,
         config: AlignConfig,
         progress: Progress,
-        title: str,
+        title: str | None,
         command: str | None,
         siblings: Sequence[Path] = (),
         preferences: Preferences | None = None,
@@ -73,7 +75,9 @@ class Job:
     ) -> None:
         self.config = config
         self.progress = progress
-        self.title = title
+        # What the model after the last step is called. Averages of weights are models of their own.
+        self.method: str | None = method_name(dataclasses.replace(config, merges=()))
+        self.title = title or method_name(config)
         self.folder = Path(config.output_dir).expanduser()
         self.command = command or f"riskalign align --config {self.folder / 'config.yaml'}"
         self.preferences = preferences

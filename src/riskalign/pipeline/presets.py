@@ -1,11 +1,16 @@
 """Methods by name: what `riskalign/presets` holds, laid over a job's own settings."""
 
+import itertools
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
 import yaml
 
 from riskalign.errors import InputError
+from riskalign.losses import WITH_ALPHA
+from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.manifest import resolve
 
 _SUFFIX = ".yaml"
 
@@ -31,6 +36,49 @@ def load_preset(name: str) -> dict[str, Any]:
     """The fields that a preset sets, as `load_config` takes them."""
     fields: dict[str, Any] = yaml.safe_load(preset_text(name))
     return fields
+
+
+def display_name(preset: str) -> str:
+    """What a preset's method is called: the words before the colon of its comment."""
+    return preset_text(preset).lstrip("# ").partition(":")[0]
+
+
+def method_name(config: AlignConfig) -> str:
+    """What a job's method is called, by its settings, whoever made them.
+
+    A job that has all that makes a preset has its name; another is described by its steps, as "DPO
+    on helpful pairs, then RSA2 (cvar:0.99) on safe pairs".
+    """
+    settings = resolve(config) | {"order": [kind for _, kind in config.steps()]}
+    for name in preset_names():
+        fields = {"merges": [], **load_preset(name)}
+        if all(
+            _as_in(settings[key], value) for key, value in fields.items() if _counts(config, key)
+        ):
+            return display_name(name)
+    words = []
+    for kind, rounds in itertools.groupby(settings["order"]):
+        n, step = len(list(rounds)), settings.get(kind, {})
+        loss = str(step.get("loss_type", "PPO-Lagrangian"))
+        risk = f" ({step['risk']})" if loss.startswith("rsa") else ""
+        pairs = "" if kind == "ppo" else f"{risk} on {kind} pairs"
+        name = loss if kind == "ppo" else loss.upper()
+        words.append(f"{name}{pairs}" + (f" in {n} rounds" if n > 1 else ""))
+    return ", then ".join(words) + (", averaged" if config.merges else "")
+
+
+def _counts(config: AlignConfig, field: str) -> bool:
+    """Whether a job does what this field of a preset is about."""
+    return field not in ("helpful", "safe", "ppo") or field in [kind for _, kind in config.steps()]
+
+
+def _as_in(own: Any, preset: Any) -> bool:
+    """Whether a job's value is the preset's; of a step, every field of the preset that acts."""
+    if not isinstance(preset, Mapping):
+        return bool(own == preset)
+    loss = own.get("loss_type", "")
+    acts = {"risk": loss.startswith("rsa"), "alpha": loss in WITH_ALPHA}
+    return all(_as_in(own[key], value) for key, value in preset.items() if acts.get(key, True))
 
 
 def laid_over(tree: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

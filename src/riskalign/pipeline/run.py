@@ -62,15 +62,16 @@ def align(
     *,
     progress: Progress | None = None,
     preset: str | None = None,
-    title: str = "Risk-aware Stepwise Alignment",
+    title: str | None = None,
     command: str | None = None,
 ) -> AlignResult:
     """Run the whole job, or what is missing of it.
 
     `config` is an `AlignConfig`, a mapping, a YAML file or None for the defaults, `overrides` and
-    `preset` as in `load_config`. Each step's reference is the model that came out of the step
-    before it. A stage that is finished with the same inputs is not done again, and an interrupted
-    training goes on from its last checkpoint. Leaves in `output_dir`: `manifest.json`,
+    `preset` as in `load_config`; the report's `title` is the method's name unless given. Each
+    step's reference is the model that came out of the step before it. A stage that is finished
+    with the same inputs is not done again, and an interrupted training goes on from its last
+    checkpoint. Leaves in `output_dir`: `manifest.json`,
     `config.yaml`, `pairs/`, one folder for each step, `model/` (the last step's), and with an
     evaluation `results.json` and `report.html`. `command` is what the report says to type to do it
     again.
@@ -142,7 +143,7 @@ def train_steps(job: Job, given: Mapping[Kind, Dataset]) -> Trained:
                 )
         folders[name] = Path(current.name)
         last_kind = kind
-    models["rsa" if "step1" in models else "step1"] = current
+    models["final"] = current
     return Trained(models, current, training, folders, held_out)
 
 

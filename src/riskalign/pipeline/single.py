@@ -82,12 +82,12 @@ def write_sampled_pairs(
 def evaluate_models(
     config: AlignConfig,
     *,
-    rsa: str,
+    final: str,
     step1: str | None = None,
     progress: Progress | None = None,
     command: str | None = None,
 ) -> tuple[Path, Path]:
-    """Measure `rsa` against `config.model`, with the dial from `step1` where that is given.
+    """Measure `final` against `config.model`, with the dial from `step1` where that is given.
 
     Returns the paths of ``results.json`` and ``report.html`` in `config.output_dir`.
 
@@ -100,9 +100,11 @@ def evaluate_models(
         raise InputError("merges: lie between two models; give --step1, or set merges: []")
     with quiet_libraries():
         job = Job(config, progress or Silent(), "Tail evaluation", command)
+        job.method = None  # the configuration says how to measure, not how `final` was made
         with job.recorded():
             job.progress.stage("load")
-            names = {"start": config.model} | ({"step1": step1} if step1 else {}) | {"rsa": rsa}
+            names = {"start": config.model} | ({"step1": step1} if step1 else {})
+            names["final"] = final
             models = {key: _on_disk(name, config) for key, name in names.items()}
             job.progress.done()
             scored, dial = evaluate(job, models)
