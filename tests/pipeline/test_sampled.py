@@ -72,8 +72,9 @@ AIM = TailAim(risk="cvar:0.8", limit=None, beta=0.5, gap_scale=1.0)
 
 
 def test_groups_carry_minus_what_the_measure_charges(tmp_path: Path) -> None:
-    sampling = dataclasses.replace(SAMPLING, rows="groups", anchors=1.0)
-    rows, counts, plan = sample_rows(Priced(), _loaded(), "safe", sampling, seed=1, aim=AIM)
+    rows, counts, plan = sample_rows(
+        Priced(), _loaded(), "safe", SAMPLING, seed=1, rows="groups", anchors=1.0, aim=AIM
+    )
     assert plan is not None
     assert counts["groups"] == len(rows)
     world = Priced()
@@ -93,8 +94,10 @@ def test_groups_carry_minus_what_the_measure_charges(tmp_path: Path) -> None:
 
 
 def test_pairs_hold_the_tail_and_anchors() -> None:
-    sampling = dataclasses.replace(SAMPLING, prompts=40, answers_per_prompt=2, anchors=0.5)
-    rows, counts, plan = sample_rows(Priced(), _loaded(), "safe", sampling, seed=1, aim=AIM)
+    sampling = dataclasses.replace(SAMPLING, prompts=40, answers_per_prompt=2)
+    rows, counts, plan = sample_rows(
+        Priced(), _loaded(), "safe", sampling, seed=1, anchors=0.5, aim=AIM
+    )
     gaps = [row["score_chosen"] - row["score_rejected"] for row in rows]
     assert sum(gap == 0 for gap in gaps) == counts["anchors"] > 0
     assert all(gap >= 0 for gap in gaps)

@@ -135,6 +135,12 @@ def test_the_configuration_says_what_each_round_aims_at() -> None:
             {"safe": StepConfig(loss_type="kto", target="hard", answer_risk="mean", risk="mean")},
             "safe.answer_risk: needs scores",
         ),
+        ({"safe": StepConfig(anchors=1.5)}, "safe.anchors: 1.5 is not"),
+        ({"safe": StepConfig(anchors=0.5, target="hard")}, "safe.anchors: is above 0"),
+        (
+            {"safe": StepConfig(loss_type="kto", target="hard", rows="groups")},
+            "safe.rows: is groups",
+        ),
         ({"safe": StepConfig(max_gap=0.0)}, "safe.max_gap"),
         ({"safe": StepConfig(max_gap=2.0, target="hard")}, "safe.max_gap: needs safe.target"),
     ],
@@ -158,7 +164,8 @@ def test_a_job_in_two_rounds_of_groups(job: Callable[..., dict[str, Any]]) -> No
         "answer_risk": "cvar:0.8",
         "max_gap": 5.0,
         "loss_type": "rsa1",
-        "sampling": {**config["sampling"], "rows": "groups", "anchors": 1.0},
+        "rows": "groups",
+        "anchors": 1.0,
     }
     result = align(config)
     manifest = json.loads(result.manifest.read_text())

@@ -74,6 +74,20 @@ def step_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
 
 
 def _tail_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
+    yield from wrong(
+        f"{kind}.anchors", not 0 <= step.anchors <= 1, f"{step.anchors} is not in [0, 1]"
+    )
+    yield from wrong(
+        f"{kind}.anchors",
+        step.anchors > 0 and step.target == "hard",
+        f"is above 0, which needs {kind}.target gap or soft: hard learns an order, and anchors "
+        "have none",
+    )
+    yield from wrong(
+        f"{kind}.rows",
+        step.rows == "groups" and step.loss_type in UNPAIRED,
+        f"is groups, and {kind}.loss_type {step.loss_type!r} takes single responses; choose pairs",
+    )
     for name in ("answer_risk", "limit"):
         given = getattr(step, name) is not None
         yield from wrong(
@@ -132,9 +146,6 @@ def sampling_problems(name: str, sampling: SamplingConfig) -> Iterator[Problem]:
         f"{name}.answers_per_prompt",
         n > 0 and sampling.answers_per_prompt % n != 0,
         f"{sampling.answers_per_prompt} cannot be split evenly over {n} temperatures",
-    )
-    yield from wrong(
-        f"{name}.anchors", not 0 <= sampling.anchors <= 1, f"{sampling.anchors} is not in [0, 1]"
     )
     for field_name in ("prompts", "pairs_per_prompt"):
         yield from least(f"{name}.{field_name}", getattr(sampling, field_name), 1)

@@ -167,12 +167,6 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
         yield from step_problems(kind, step)
         wanted = kind in config.pair_kinds()
         yield from wrong(
-            f"{kind}.sampling.anchors",
-            step.target == "hard" and config.step_sampling(kind).anchors > 0 and wanted,
-            f"is above 0, which needs {kind}.target gap or soft: hard learns an order, and anchors "
-            "have none",
-        )
-        yield from wrong(
             f"{kind}.own_answers",
             step.own_answers and (config.data is None or step.data is not None),
             "is true, which needs the job's data to label answers by, and no data of its own",
@@ -194,8 +188,8 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
     )
     for kind in config.pair_kinds(without_steps=True):
         yield from wrong(
-            f"{kind}.sampling.rows",
-            config.step_sampling(kind).rows == "groups",
+            f"{kind}.rows",
+            config.step(kind).rows == "groups",
             "is groups, and the step ppo's scorers and ptx take pairs",
         )
     yield from wrong(

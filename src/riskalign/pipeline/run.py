@@ -37,7 +37,8 @@ from riskalign.training.preparation import prepare_rows
 _EVALUATION = ("eval_data", "max_eval_samples", "per_device_eval_batch_size")
 # What becomes of answer_risk and limit is in the rows and the temperature.
 _SEPARATE = (
-    *("skip", "data", "own_answers", "sampling", "beta", "bf16", "answer_risk", "limit"),
+    *("skip", "data", "own_answers", "sampling", "beta", "bf16"),
+    *("rows", "anchors", "answer_risk", "limit"),
     *_EVALUATION,
 )
 

@@ -1,7 +1,7 @@
 """A step's rows from its start model's own answers in a world."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from riskalign.environments import Prompt, World
 from riskalign.environments.pairs import (
@@ -32,11 +32,15 @@ def sample_rows(
     seed: int,
     bf16: bool | None = None,
     update: Update | None = None,
+    rows: Literal["pairs", "groups"] = "pairs",
+    anchors: float = 0.0,
     aim: TailAim | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any], TailPlan | None]:
     """Preference rows from the model's own answers to the world's training prompts.
 
-    Returns the rows, in TRL's conversational format with scores (as pairs or as groups); counts:
+    `rows` and `anchors` as in `StepConfig`.
+
+    Returns the rows, in TRL's conversational format with scores; counts:
     prompts, answers, their tokens, rows, the answers' mean reward and cost and their unsafe rate;
     and where `aim` is given what costs are charged for the risk of whole answers.
 
@@ -53,14 +57,14 @@ def sample_rows(
         plan = plan_tail(costs, aim, rewards)  # type: ignore[arg-type]
         score = plan.score
     found = (
-        group_rows(prompts, scored, score, anchors=sampling.anchors, seed=seed)
-        if sampling.rows == "groups"
+        group_rows(prompts, scored, score, anchors=anchors, seed=seed)
+        if rows == "groups"
         else pair_rows(
             prompts,
             scored,
             score,
             pairs_per_prompt=sampling.pairs_per_prompt,
-            anchors=sampling.anchors,
+            anchors=anchors,
             seed=seed,
         )
     )
@@ -75,7 +79,7 @@ def sample_rows(
         "prompts": len(prompts),
         "answers": len(flat),
         "tokens": tokens,
-        sampling.rows: len(found.rows),
+        rows: len(found.rows),
         "anchors": found.anchors,
         "left_out_alike": found.alike,
         "empty_answers": found.empty,

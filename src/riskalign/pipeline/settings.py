@@ -26,17 +26,12 @@ class SamplingConfig:
 
     `answers_per_prompt` are split evenly over `temperatures`. A low one beside 1 pairs sober
     answers with wild ones, which teaches a model whose own distribution is too wide to narrow it.
-    `rows` pairs takes the best and the worst answers to a prompt, `pairs_per_prompt` times; groups
-    hands over all of them, for a loss over all their pairs. Prompts whose answers all score alike
-    make up at most the share `anchors` of the rows: their gap of 0 holds the policy where it is.
     `backend` vllm samples by that engine, if it is installed.
     """
 
     prompts: int = 256
     answers_per_prompt: int = 8
-    rows: Literal["pairs", "groups"] = "pairs"
     pairs_per_prompt: int = 1
-    anchors: float = 0.0
     temperatures: tuple[float, ...] = (1.0,)
     top_p: float = 1.0
     max_new_tokens: int = 48
@@ -53,6 +48,10 @@ class StepConfig:
     `own_answers` is for a job on judged answers: in place of that file's pairs the step trains on
     pairs of its start model's answers to the file's training prompts, sampled and paired as in a
     world, and labelled by scorers that learnt from the training records.
+    Of sampled answers `rows` pairs takes the best and the worst to a prompt,
+    `sampling.pairs_per_prompt` times; groups hands over all of them, for a loss over all their
+    pairs, and batch sizes count groups. Prompts whose answers all score alike make up at most the
+    share `anchors` of the rows: their gap of 0 holds the policy where it is.
     `answer_risk`, for the safe step, is the risk of whole answers (docs/method.md, section 8): each
     cost C is replaced by what the measure charges it, `phi(C)`, solved before training for the
     policy that the step arrives at; null takes the cost as it is. With `limit` the temperature is
@@ -66,6 +65,8 @@ class StepConfig:
     skip: bool = False
     data: str | None = None
     own_answers: bool = False
+    rows: Literal["pairs", "groups"] = "pairs"
+    anchors: float = 0.0
     eval_data: str | None = None
     max_eval_samples: int = 200
     risk: str = "cvar:0.95"

@@ -67,6 +67,8 @@ def write_sampled_pairs(
             seed=stage_seed(config, f"pairs-{kind}"),
             bf16=config.bf16,
             update=lambda n, total, note: progress.update(n, note, total),
+            rows=config.step(of).rows,
+            anchors=config.step(of).anchors,
             aim=config.tail_aim(of, of),
         )
         if plan is not None:

@@ -76,6 +76,8 @@ def step_rows(
         "bf16": machine.use_bf16(job.config.bf16),
         "seed": seed,
     }
+    step = job.config.step(kind)
+    inputs |= {"rows": step.rows, "anchors": step.anchors}
     if aim is not None:
         inputs["aim"] = dataclasses.asdict(aim)
 
@@ -88,6 +90,8 @@ def step_rows(
             seed=seed,
             bf16=job.config.bf16,
             update=update,
+            rows=step.rows,
+            anchors=step.anchors,
             aim=aim,
         )
         write_json_lines(path, rows)
