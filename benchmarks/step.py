@@ -5,9 +5,13 @@ backward passes, gradient clipping and AdamW, all by the trainers' own `train()`
 SmolLM2-135M's shape and random weights, the pairs random words. The peer is TRL's `DPOTrainer`
 (benchmarks/requirements.txt) on the same pairs in the same precision. Tokens a second count what
 both variants are given, the prompts once for each response. `peak` is the share that the step's
-own matrix products, at the rate measured here for a large one, have of its time.
+own matrix products, at the rate measured here for a large one, have of its time. `groups` trains
+on as many responses in groups that share a prompt, for instance at the vault's lengths with a
+quickstart's adapter:
 
     python benchmarks/step.py --json benchmarks/results/step.json
+    python benchmarks/step.py --prompt 160 --response 24 --lora --variants groups,dpo,trl \
+        --json benchmarks/results/groups.json
 """
 
 import argparse
@@ -30,6 +34,7 @@ VARIANTS = {
     "rsa_compiled": ("riskalign", "rsa2", "cvar:0.95"),
     "rsa_mean": ("riskalign", "rsa2", "mean"),
     "dpo": ("riskalign", "dpo", "mean"),
+    "groups": ("riskalign", "dpo", "mean"),
 }
 SHOWN = {
     "trl": "TRL, DPO",
@@ -37,6 +42,7 @@ SHOWN = {
     "rsa_compiled": "riskalign, the same, layers compiled",
     "rsa_mean": "riskalign, RSA with the mean (TDPO2)",
     "dpo": "riskalign, DPO",
+    "groups": "riskalign, DPO on groups of one prompt",
 }
 # name: hidden, layers, heads, key-value heads, intermediate, vocabulary, tied
 SHAPES = {
@@ -118,6 +124,19 @@ def make_pairs(n: int, prompt: int, response: int, vocabulary: int) -> Any:
     return Dataset.from_list(rows)
 
 
+def in_groups(pairs: Any, n: int) -> Any:
+    """The responses of each `n` pairs as one group of the first pair's prompt."""
+    from datasets import Dataset
+
+    rows = []
+    for i in range(0, len(pairs), n):
+        some = [pairs[j] for j in range(i, i + n)]
+        answers = [pair[side] for pair in some for side in ("chosen", "rejected")]
+        scores = [0.1 * k for k in range(len(answers))]
+        rows.append({"prompt": some[0]["prompt"], "completions": answers, "scores": scores})
+    return Dataset.from_list(rows)
+
+
 def measure(variant: str, o: argparse.Namespace, callbacks: Sequence[Any] = ()) -> dict[str, Any]:
     """Train a few steps in this process, watched by `callbacks`, and return their figures."""
     import torch
@@ -179,6 +198,9 @@ def measure(variant: str, o: argparse.Namespace, callbacks: Sequence[Any] = ()) 
 
             settings |= {"loss_type": loss, "risk": risk}
             settings["compile_layers"] = variant == "rsa_compiled"
+            if variant == "groups":
+                settings |= {"per_device_train_batch_size": 1, "target": "gap"}
+                common["train_dataset"] = in_groups(pairs, o.pairs)
             trainer = RSATrainer(args=RSAConfig(**settings), **common)
         reset_peak(o.device)
         before = megabytes(o.device)
@@ -277,6 +299,12 @@ def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if rsa and dpo:
             time = faster(dpo, rsa)
             found.append((f"RSA over own DPO, time, {precision}", time, 1.03, time <= 1.03))
+        groups = by_name.get((precision, "groups"))
+        for other, what, bar in ((dpo, "own pairs", 2.0), (trl, "TRL's pairs", 4.0)):
+            if groups and other:
+                speed = faster(groups, other)
+                name = f"groups over {what}, responses/s, {precision}"
+                found.append((name, speed, bar, speed >= bar))
         if rsa and precision == "bf16":
             found.append(("share of matmul peak, bf16", rsa["peak"], 0.6, rsa["peak"] >= 0.6))
     return [
