@@ -28,6 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rsa-p": {"merges": (0.25, 0.5, 0.75), "helpful.risk": CVAR, "safe.risk": CVAR},
     "safe-rlhf": {"order": ("helpful", "ppo"), **HELPFUL_DPO},
     "rsa-tail": {"order": ("helpful", "safe"), "safe.risk": CVAR, **HELPFUL_DPO},
+    "rsa-answers": {"safe.answer_risk": CVAR, "safe.rows": "groups", **HELPFUL_DPO},
     "sacpo-rounds": {"order": ("helpful", "safe", "safe"), "safe.risk": "mean", **HELPFUL_DPO},
     "rsa-rounds": {"order": ("helpful", "safe", "safe"), "safe.risk": CVAR, **HELPFUL_DPO},
 }
@@ -59,8 +60,9 @@ def test_every_preset_trains(name: str, job: Callable[..., dict[str, Any]]) -> N
     """Each from its start model to a model of other weights, step by step."""
     ppo = {"iterations": 1, "prompts_per_iteration": 2, "answers_per_prompt": 2}
     given = job(ppo=ppo | {"num_mini_batches": 1, "max_new_tokens": 5}, evaluation=None)
-    for kind in ("helpful", "safe"):
-        given[kind]["max_steps"] = 1
+    given["helpful"]["max_steps"] = 1
+    # One epoch: a batch of groups without a cost would leave the model as it is.
+    given["safe"]["max_steps"] = -1
     result = align(given, preset=name)
     config = load_config(given, preset=name)
     assert list(result.steps) == [step for step, _ in config.steps()]

@@ -61,7 +61,8 @@ def method_name(config: AlignConfig) -> str:
         n, step = len(list(rounds)), settings.get(kind, {})
         loss = str(step.get("loss_type", "PPO-Lagrangian"))
         risk = f" ({step['risk']})" if loss.startswith("rsa") else ""
-        pairs = "" if kind == "ppo" else f"{risk} on {kind} pairs"
+        answers = f" for {step['answer_risk']} of answers" if step.get("answer_risk") else ""
+        pairs = "" if kind == "ppo" else f"{risk}{answers} on {kind} {step['rows']}"
         name = loss if kind == "ppo" else loss.upper()
         words.append(f"{name}{pairs}" + (f" in {n} rounds" if n > 1 else ""))
     return ", then ".join(words) + (", averaged" if config.merges else "")
