@@ -50,7 +50,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> None:
         "semideviation": Measure(semideviation, low=0.0, high=1.0),
         "two_levels": Measure(two_levels, low=0.0, high=1.0),
     }.items():
-        monkeypatch.setitem(RISKS, name, measure)  # type: ignore[arg-type]
+        monkeypatch.setitem(RISKS, name, measure)
 
 
 def specs() -> list[str]:
