@@ -3,6 +3,7 @@
 Shape legend: N costs, K distinct costs among them, M nodes, S distributions over the same costs.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -55,6 +56,15 @@ class TailCost:
         free = [c for c, v in zip(self.knots, self.values, strict=True) if v <= self.values[0]]
         return free[-1] if self.below == 0.0 else -math.inf
 
+    @property
+    def bend(self) -> float:
+        """The knot where half of what the slope rises by has been reached (CVaR's quantile)."""
+        rises = list(itertools.pairwise(zip(self.knots, self.values, strict=True)))
+        inner = ((v - u) / (c - b) for (b, u), (c, v) in rises)
+        slope_after = (*inner, self.above)
+        half = (self.below + self.above) / 2
+        return next(c for c, s in zip(self.knots, slope_after, strict=True) if s >= half)
+
 
 def answer_risk(spec: str | Risk) -> Risk:
     """A risk measure that can charge whole answers.
@@ -93,8 +103,8 @@ def tail_cost(costs: Tensor, risk: str | Risk, weights: Tensor | None = None) ->
     values = torch.cat([rises.new_zeros(1), rises.cumsum(0)])
     # A knot where the slope does not change says nothing; CVaR is left with one or two.
     around = torch.cat([below, inner[0], above])
-    scale = around.abs().amax()
-    keep = (around.diff().abs() > 1e-12 * scale).nonzero().squeeze(-1)
+    either = torch.maximum(around[1:].abs(), around[:-1].abs())
+    keep = (around.diff().abs() > 1e-12 * either).nonzero().squeeze(-1)
     if not len(keep):
         keep = torch.tensor([0])
     return TailCost(
@@ -134,7 +144,14 @@ def slopes(distinct: Tensor, log_probs: Tensor, risk: Risk) -> tuple[Tensor, Ten
     losses = torch.cat([distinct, nodes]).expand(len(log_probs), -1)
     node_mass = log_probs.new_full((len(log_probs), len(nodes)), _NODE_LOG_MASS)
     density = risk(losses, torch.cat([log_probs, node_mass], dim=-1)).density
-    h = density[:, len(distinct) :] / math.exp(_NODE_LOG_MASS)
+    charged = density[:, len(distinct) :]
+    if not bool(charged.sum() <= 1e-9 * len(charged)):
+        raise InputError(
+            f"risk {risk.spec!r}: between costs from {float(distinct[0]):g} to "
+            f"{float(distinct[-1]):g} its charge grows beyond what numbers hold; "
+            "scale the costs down, or choose a smaller parameter"
+        )
+    h = charged / math.exp(_NODE_LOG_MASS)
     weights = torch.as_tensor(_NODE_WEIGHTS / 2, dtype=torch.float64)
     inner = h[:, :-2].unflatten(-1, (-1, len(places))) @ weights if len(gaps) else h[:, :0]
     return inner, h[:, -2], h[:, -1]
