@@ -8,6 +8,7 @@ import pytest
 
 from riskalign.atomic import write_json_lines
 from riskalign.data import load_groups, load_pairs
+from riskalign.errors import InputError
 from riskalign.models import LoadedModel, fingerprint
 from riskalign.pipeline.sampled import sample_rows
 from riskalign.pipeline.settings import SamplingConfig
@@ -104,3 +105,15 @@ def test_pairs_hold_the_tail_and_anchors() -> None:
     assert counts["pairs"] == len(rows)
     assert plan is not None
     assert plan.summary["predicted"]["risk"] < plan.summary["sampled"]["risk"]
+
+
+def test_a_tail_that_no_answer_is_in_is_said() -> None:
+    """Where a tilt is too weak to take the largest cost below 5 %, nothing is best charged."""
+
+    class Rare(Letters):
+        def cost(self, prompt: Any, answer: str) -> float:
+            return float(len(answer) % 2)
+
+    aim = TailAim(risk="cvar:0.95", limit=None, beta=100.0, gap_scale=1.0)
+    with pytest.raises(InputError, match=r"costs above 1\.0 alone.*Raise lambda_"):
+        sample_rows(Rare(), _loaded(), "safe", SAMPLING, seed=1, aim=aim)

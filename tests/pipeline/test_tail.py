@@ -103,7 +103,7 @@ def test_rows_that_say_nothing_of_the_tail_are_refused() -> None:
     with pytest.raises(InputError, match=r"pairs.jsonl: safe.answer_risk needs 'score_chosen'"):
         charged_rows(load_pairs(unscored), AIM, "pairs.jsonl")
     alike = load_pairs([{**PAIRS[0], "score_rejected": 0.0}] * 3)
-    with pytest.raises(InputError, match="charges all answers of a row alike"):
+    with pytest.raises(InputError, match="charges all answers to a prompt alike"):
         charged_rows(alike, TailAim("cvar:0.5", None, 1.0, 1.0, ordered=True), "pairs.jsonl")
 
 

@@ -19,7 +19,7 @@ from riskalign.pipeline.machine import use_bf16
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.settings import Kind, SamplingConfig
 from riskalign.pipeline.steps import for_inference
-from riskalign.pipeline.tail import TailAim, TailPlan, plan_tail
+from riskalign.pipeline.tail import TailAim, TailPlan, nothing_charged, plan_tail
 from riskalign.sampling import BACKENDS, Answer
 
 
@@ -69,6 +69,8 @@ def sample_rows(
         )
     )
     flat: list[Scored] = [answer for own in scored for answer in own]
+    if not found.rows and plan is not None:
+        raise InputError(f"world {world.name!r}: {nothing_charged(plan)}")
     if not found.rows:
         raise InputError(
             f"world {world.name!r}: no {kind} pairs from {len(flat)} answers to {len(prompts)} "

@@ -143,6 +143,17 @@ def tail_words(name: str, summary: dict[str, Any]) -> str:
     return words
 
 
+def nothing_charged(plan: TailPlan) -> str:
+    """Why no two answers to a prompt are told apart, and what to do."""
+    summary = plan.summary
+    return (
+        f"safe.answer_risk {summary['risk']} charges all answers to a prompt alike: at beta "
+        f"{summary['beta']:.3g} it is best to charge costs above {summary['threshold']} alone, and "
+        "no prompt has answers on both sides of it. Raise lambda_, lower the level, sample more "
+        "answers a prompt, or set safe.answer_risk: null."
+    )
+
+
 def charged_rows(rows: Dataset, aim: TailAim, source: str | None) -> tuple[Dataset, TailPlan]:
     """Given rows with what their scores are charged: minus a score is the cost.
 
@@ -163,15 +174,13 @@ def charged_rows(rows: Dataset, aim: TailAim, source: str | None) -> tuple[Datas
         else [list(p) for p in zip(rows["score_chosen"], rows["score_rejected"], strict=True)]
     )
     plan = plan_tail([[-score for score in own] for own in scores], aim)
-    charged = []
+    charged, differ = [], 0
     for row, own in zip(rows, scores, strict=True):
         new = plan.charged([-score for score in own])
         changed = {"scores": new} if grouped else {"score_chosen": new[0], "score_rejected": new[1]}
+        differ += len(set(new)) > 1
         if not (aim.ordered and len(set(new)) < 2):
             charged.append({**row, **changed})
-    if not charged:
-        raise InputError(
-            f"safe.data: {source}: safe.answer_risk {aim.risk} charges all answers of a row alike. "
-            "Give data with costlier answers, a lower level, or safe.answer_risk: null."
-        )
+    if not differ:
+        raise InputError(f"safe.data: {source}: {nothing_charged(plan)}")
     return Dataset.from_list(charged, features=rows.features), plan
