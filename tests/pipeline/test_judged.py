@@ -74,7 +74,7 @@ def test_one_file_gives_pairs_prompts_and_scorers(data_job: Make, tmp_path: Path
     asked = {
         prompt.id for prompt in evaluation_prompts(load_config(tmp_path / "run" / "config.yaml"))
     }
-    lines = (tmp_path / "run" / "evaluation" / "rsa.jsonl").read_text().splitlines()
+    lines = (tmp_path / "run" / "evaluation" / "final.jsonl").read_text().splitlines()
     assert {json.loads(line)["prompt_id"] for line in lines} == asked
     learnt = {text_hash(row["prompt"]) for row in [*found.helpful, *found.safe]}
     assert prompts_of(str(tmp_path / "run" / "model")) == learnt
@@ -115,7 +115,7 @@ def test_prompts_of_a_file_are_asked(data_job: Make, tmp_path: Path) -> None:
     path.write_text(json.dumps([*asked, *({"prompt": p[0]["content"]} for p in learnt)]))
     config["scoring"] |= {"prompts": str(path)}
     result = align(config)
-    first = (tmp_path / "run" / "evaluation" / "rsa.jsonl").read_text().splitlines()
+    first = (tmp_path / "run" / "evaluation" / "final.jsonl").read_text().splitlines()
     assert len({json.loads(line)["prompt_id"] for line in first}) == 4
     assert result.results is not None
     assert "nor among the 4 asked here" in json.loads(result.results.read_text())["notes"][0]
@@ -248,9 +248,11 @@ def test_own_answers_to_a_prompt_too_long_are_refused_first(data_job: Make, tmp_
     assert recorder.stages == ["load"]
 
 
-def test_two_rounds_on_own_answers(data_job: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("answer_risk", [None, "mean"])
+def test_two_rounds_on_own_answers(data_job: Make, tmp_path: Path, answer_risk: str | None) -> None:
     config = data_job(evaluation=None, order=["safe", "safe"])
     config["safe"] |= {"own_answers": True, "sampling": {"prompts": 6}}
+    config["safe"] |= {"answer_risk": answer_risk, "rows": "groups" if answer_risk else "pairs"}
     recorder = Recorder()
     align(config, progress=recorder)
     assert [stage for stage in recorder.stages if stage != "load"] == [
@@ -284,7 +286,7 @@ def test_a_steps_own_data_count_as_trained_on(data_job: Make, tmp_path: Path) ->
     assert found is not None
     assert "3 more were left out" in json.loads(found.read_text())["notes"][0]
     known = {text_hash(prompt)[:16] for prompt in sides["eval"][:3]}
-    lines = (tmp_path / "run" / "evaluation" / "rsa.jsonl").read_text().splitlines()
+    lines = (tmp_path / "run" / "evaluation" / "final.jsonl").read_text().splitlines()
     assert not {json.loads(line)["prompt_id"] for line in lines} & known
 
 
