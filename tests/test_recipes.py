@@ -10,6 +10,7 @@ import pytest
 from riskalign.environments import get_world, max_cost_of
 from riskalign.evaluation import from_columns, paired_differences, summarize
 from riskalign.pipeline import load_plan
+from riskalign.pipeline.cells import changed_code, finished_cell
 from riskalign.sets import load_prompt_set
 from riskalign.sets import table as sets_table
 
@@ -25,6 +26,24 @@ def test_committed_cells_are_whole_and_hold_no_text(path: Path) -> None:
     for columns in cell["points"].values():
         assert set(columns) == {"prompt_id", "reward", "cost", "kl", "srr", "length"}
         assert len({len(values) for values in columns.values()}) == 1
+
+
+def test_committed_cells_are_found_and_told_from_those_of_today() -> None:
+    """They are of a time when cells did not say which code made them, so nobody can know."""
+    vault = load_plan(VAULT / "compare.yaml")
+    asked = ["data.path=given.jsonl.gz", "scoring.prompts=given.json"]
+    saferlhf = load_plan(SAFERLHF / "smollm2-135m.yaml", asked)
+    for plan, folder, least in ((vault, VAULT, 27), (saferlhf, SAFERLHF, 4)):
+        found = 0
+        for (name, seed), config in plan.cells.items():
+            path = folder / "study" / "cells" / f"{name}-seed{seed}.json"
+            cell = finished_cell(path, "", config)
+            if path.is_file():
+                assert cell is not None, path.name
+            if cell is not None and "code" not in cell:
+                assert changed_code(cell) is None
+            found += cell is not None
+        assert found >= least
 
 
 def test_the_vaults_table_is_that_of_the_cells() -> None:

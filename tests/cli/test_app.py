@@ -62,7 +62,7 @@ def test_align_then_again_then_report(
 ) -> None:
     assert run(monkeypatch, "align", "-c", recipe, "--evaluation.dial", "[0.5]") == 0
     shown = capsys.readouterr().out
-    for words in ("Train the helpful step", "Train the safe step", "Evaluate rsa", "CVaR"):
+    for words in ("Train the helpful step", "Train the safe step", "Evaluate final", "CVaR"):
         assert words in shown
     folder = tmp_path / "run"
     for name in ("results.json", "report.html", "manifest.json", "model/model.safetensors"):

@@ -193,6 +193,26 @@ def test_written_read_and_shown(tmp_path: Path) -> None:
     assert "intervals apart" in text
 
 
+def test_cells_of_other_code_are_marked_everywhere(tmp_path: Path) -> None:
+    """In the table, on the page and in the notes, with how many; the other methods have no mark."""
+    stale = content() | {
+        "other_code": {"sacpo": {"cells": 2, "other": 1, "unknown": 1, "rooms": ["losses", "data"]}}
+    }
+    [first, *_] = notes(stale)
+    assert first.startswith(
+        "2 of 4 cells were made by other code than this version's (what changed"
+    )
+    assert "is in losses, data; of 1 it is not known which code" in first
+    assert "--redo-stale" in first
+    write_comparison(stale, tmp_path / "c.json", tmp_path / "c.html")
+    html = (tmp_path / "c.html").read_text()
+    assert html.count("made 1 of 2 by other, 1 of 2 by unknown code") == 1
+    assert "--redo-stale" in html
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_comparison(read_comparison(tmp_path / "c.json"), console)
+    assert console.export_text().count("by unknown code") == 1
+
+
 def test_open_ends_come_back(tmp_path: Path) -> None:
     whole = content()
     interval = whole["points"][1]["metrics"]["cvar_0.99"]

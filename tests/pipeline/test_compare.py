@@ -11,8 +11,8 @@ import yaml
 
 from riskalign.errors import InputError
 from riskalign.models import save_model
-from riskalign.pipeline import load_plan, run_plan
-from riskalign.pipeline.compare import _beside
+from riskalign.pipeline import load_plan, run_plan, sources
+from riskalign.pipeline.cells import _beside
 from riskalign.pipeline.evaluate import evaluate
 from riskalign.pipeline.plan import Settings
 from tests import tiny
@@ -234,3 +234,56 @@ def test_defaults_leave_a_cells_key_alone() -> None:
     settings = {"beta": 0.1, "safe": {"alpha": 0.5, "risk": "mean"}, "peft": {"r": 4}, "new": None}
     defaults = {"beta": 0.1, "safe": {"alpha": 0.5, "risk": "cvar:0.95"}, "peft": None, "new": None}
     assert _beside(settings, defaults) == {"safe": {"risk": "mean"}, "peft": {"r": 4}}
+
+
+def test_cells_of_other_code_stay_and_are_marked(
+    job: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither made anew nor passed over in silence, unless that is asked for."""
+    given = small(job, presets=["dpo-helpful", "dpo-safe"])
+    first = json.loads(run_plan(load_plan(given)).results.read_text())
+    assert first["other_code"] == {}
+    path = tmp_path / "run" / "cells" / "dpo-safe-seed3.json"
+    old = json.loads(path.read_text())
+    assert {"losses", "sampling", "world"} <= set(old["code"])
+    del old["code"]  # as cells of before
+    old["key"] = "of another time"
+    path.write_text(json.dumps(old))
+    now = sources._all()
+    monkeypatch.setattr(sources, "_all", lambda: now | {"losses": "other"})
+    recorder = Recorder()
+    plan = load_plan(given)
+    second = json.loads(run_plan(plan, progress=recorder).results.read_text())
+    assert dict(zip(recorder.stages, recorder.notes, strict=True)) == {
+        "dpo-helpful · seed 3 · cell": "done before, made by other code (losses)",
+        "dpo-safe · seed 3 · cell": "done before, made by unknown code",
+    }
+    assert second["points"] == first["points"]
+    assert second["other_code"] == {
+        "dpo-helpful": {"cells": 1, "other": 1, "unknown": 0, "rooms": ["losses"]},
+        "dpo-safe": {"cells": 1, "other": 0, "unknown": 1, "rooms": []},
+    }
+    # Of a cell of before its settings can be told: with others it is made anew.
+    recorder = Recorder()
+    run_plan(load_plan(given, ["safe.beta=0.7"]), progress=recorder)
+    assert "dpo-safe · seed 3 · train-safe" in recorder.stages
+    recorder = Recorder()
+    third = json.loads(run_plan(plan, progress=recorder, redo_stale=True).results.read_text())
+    assert recorder.notes[recorder.stages.index("dpo-helpful · seed 3 · train-helpful")] == ""
+    assert third["other_code"] == {}
+    assert third["points"] == first["points"]
+
+
+def test_a_world_of_ones_own_is_code_too(
+    job: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "edited_world.py").write_text(
+        "from tests.pipeline.conftest import Letters\n\n\nclass Mine(Letters):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    given = small(job, presets=["dpo-helpful"]) | {"world": "edited_world:Mine"}
+    run_plan(load_plan(given))
+    with (tmp_path / "edited_world.py").open("a") as file:
+        file.write("\n\nOTHER = 1\n")
+    found = json.loads(run_plan(load_plan(given)).results.read_text())["other_code"]
+    assert found["dpo-helpful"]["rooms"] == ["world"]

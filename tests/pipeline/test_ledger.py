@@ -17,14 +17,14 @@ def _work(folder: Path) -> Outcome:
 
 def test_finished_for_same_inputs_and_intact_files(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    key = ledger.key({"seed": 1})
+    key = ledger.key("pairs", {"seed": 1})
     assert ledger.find("pairs", key) is None
     outcome = ledger.run("pairs", key, lambda: _work(tmp_path))
     assert outcome["n"] == 3
     assert outcome["seconds"] >= 0
     reopened = Ledger(tmp_path)
     assert reopened.find("pairs", key) == outcome
-    assert reopened.find("pairs", reopened.key({"seed": 2})) is None
+    assert reopened.find("pairs", reopened.key("pairs", {"seed": 2})) is None
     assert reopened.find("train", key) is None
     (tmp_path / "out.txt").write_text("edited")
     assert reopened.find("pairs", key) is None
@@ -43,9 +43,9 @@ def test_another_version_does_the_work_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(tmp_path)
-    key = ledger.key({"seed": 1})
+    key = ledger.key("pairs", {"seed": 1})
     monkeypatch.setattr(module, "__version__", "99.0")
-    assert ledger.key({"seed": 1}) != key
+    assert ledger.key("pairs", {"seed": 1}) != key
 
 
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"pairs": 3})])
@@ -65,10 +65,10 @@ def test_what_a_sibling_has_finished_is_taken_over(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     there.mkdir()
     sibling = Ledger(there)
-    key = sibling.key({"seed": 1})
+    key = sibling.key("pairs", {"seed": 1})
     outcome = sibling.run("pairs", key, lambda: _work(there))
     ledger = Ledger(here, [tmp_path / "nowhere", there])
-    assert ledger.find("pairs", ledger.key({"seed": 2})) is None
+    assert ledger.find("pairs", ledger.key("pairs", {"seed": 2})) is None
     assert ledger.find("pairs", key) == outcome
     assert (here / "out.txt").read_text() == "result"
     # From now on it is its own.

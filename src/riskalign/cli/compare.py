@@ -34,6 +34,10 @@ def compare(
         str | None, typer.Option(help="Methods, separated by commas; riskalign presets lists them.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas.")] = None,
+    redo_stale: Annotated[
+        bool,
+        typer.Option("--redo-stale", help="Make finished cells anew that other code has made."),
+    ] = False,
 ) -> None:
     """Run methods x seeds on one job and compare their tails; goes on where it was stopped."""
     from riskalign.cli.progress import with_progress
@@ -54,7 +58,9 @@ def compare(
     )
     console = Console()
     result = with_progress(
-        lambda progress: run_plan(plan, progress=progress), console, Console(stderr=True)
+        lambda progress: run_plan(plan, progress=progress, redo_stale=redo_stale),
+        console,
+        Console(stderr=True),
     )
     console.print()
     print_comparison(read_comparison(result.results), console)

@@ -97,7 +97,8 @@ def print_comparison(content: Mapping[str, Any], console: Console) -> None:
     for row in content["points"]:
         # The rows are three lines high anyway on a narrow terminal.
         name = name_of(row).replace("@", "@\n", 1).replace(" · ", "\n· ")
-        cells = [escape(name)]
+        mark = made_by(content, row)
+        cells = [escape(name) + (f"\n[yellow]{escape(mark)}[/yellow]" if mark else "")]
         for key in SHOWN:
             ends = row["metrics"].get(key)
             cells.append(
@@ -130,9 +131,30 @@ def _spent(budget: Mapping[str, float]) -> list[str]:
     ]
 
 
+def made_by(content: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """Whether other code than today's made a method's cells; nothing where it did not."""
+    about = content.get("other_code", {}).get(row["method"])
+    if about is None or row["point"] != "final":
+        return ""
+    counts = ((about["other"], "other"), (about["unknown"], "unknown"))
+    said = [f"{n} of {about['cells']} by {which}" for n, which in counts if n]
+    return f"made {', '.join(said)} code"
+
+
 def notes(content: Mapping[str, Any]) -> list[str]:
-    """What a reader must know: unequal budgets, few seeds."""
+    """What a reader must know: cells that other code made, unequal budgets, few seeds."""
     found = []
+    stale = content.get("other_code", {}).values()
+    if n := sum(about["other"] + about["unknown"] for about in stale):
+        of = len(content["budgets"]) * len(content["seeds"])
+        rooms = ", ".join(dict.fromkeys(room for about in stale for room in about["rooms"]))
+        unknown = sum(about["unknown"] for about in stale)
+        why = [f"what changed is in {rooms}"] if rooms else []
+        why += [f"of {unknown} it is not known which code"] if unknown else []
+        found.append(
+            f"{n} of {of} cells were made by other code than this version's ({'; '.join(why)}). "
+            "They were kept as they are: riskalign compare --redo-stale makes them anew."
+        )
     for name, words in (("updates", "updates"), ("sampled_tokens", "sampled tokens")):
         spent = {method: round(budget[name]) for method, budget in content["budgets"].items()}
         if len(set(spent.values())) > 1:
@@ -158,6 +180,7 @@ def render_comparison(content: Mapping[str, Any]) -> str:
         r=content,
         shown=[wording.METRIC[key] for key in SHOWN],
         names=[name_of(row) for row in rows],
+        marks=[made_by(content, row) for row in rows],
         css_of=css,
         percent=percent,
         each=_each,

@@ -16,28 +16,29 @@ from riskalign.data import Preferences
 from riskalign.environments import get_world, max_cost_of
 from riskalign.evaluation import Cell, ScoredAnswer, compare_cells, from_columns, to_columns
 from riskalign.evaluation.comparison_report import write_comparison
-from riskalign.losses import WITH_ALPHA
 from riskalign.models import fingerprint, load_model
 from riskalign.pipeline import machine
+from riskalign.pipeline.cells import (
+    cell_key,
+    cell_settings,
+    changed_code,
+    code_of_cell,
+    finished_cell,
+)
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate
 from riskalign.pipeline.given import given_data, held_out_data
-from riskalign.pipeline.job import Job, chat_template_of, world_identity
-from riskalign.pipeline.judged import judged_identity, preferences_of
-from riskalign.pipeline.ledger import content_hash
-from riskalign.pipeline.manifest import now, resolve
+from riskalign.pipeline.job import Job
+from riskalign.pipeline.judged import preferences_of
+from riskalign.pipeline.manifest import now
 from riskalign.pipeline.measure import read_scored
 from riskalign.pipeline.plan import Plan
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.run import train_steps
-from riskalign.pipeline.scoring import encoder_identity
 from riskalign.pipeline.settings import Kind
 
 #: Stages that a method needs to be trained; the others measure it.
 _TRAINING = ("pairs-", "label-", "scorer-", "train-")
-
-# Settings of the evaluation that act on what is made of the cells.
-_LATER = ("n_boot", "confidence", "examples")
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,15 @@ class CompareResult:
     report: Path
 
 
-def run_plan(plan: Plan, *, progress: Progress | None = None) -> CompareResult:
+def run_plan(
+    plan: Plan, *, progress: Progress | None = None, redo_stale: bool = False
+) -> CompareResult:
     """Run every cell that is not finished, then compare: `compare.json` and `compare.html`.
 
-    A finished cell is one file in `cells/`; it is made again only if its settings, the world or
-    riskalign's version changed. Within a seed, what cells have in common is done once. A run that
-    was stopped goes on where it was.
+    A finished cell is one file in `cells/`; it is made again only if its settings, its data or its
+    start model changed. One that other code made stays, and the comparison says so, unless
+    `redo_stale`. Within a seed, what cells have in common is done once. A run that was stopped goes
+    on where it was.
     """
     told = progress or Silent()
     machine.check_folder(plan.folder)
@@ -80,8 +84,14 @@ def run_plan(plan: Plan, *, progress: Progress | None = None) -> CompareResult:
                 ]
                 own = read[config.data]
                 data = given[name, seed]
-                key = _key(config, data, held_out[name, seed], weights[config.model], own)
-                cells.append(_cell(plan, name, seed, data, own, key, siblings, told))
+                key = cell_key(config, data, held_out[name, seed], weights[config.model], own)
+                done = finished_cell(_path(plan, name, seed), key, config)
+                if done is not None and redo_stale and changed_code(done) != []:
+                    done = None
+                if done is not None:
+                    told.stage(f"{name} · seed {seed} · cell")
+                    told.done("done before" + _by_whom(changed_code(done)))
+                cells.append(done or _cell(plan, name, seed, data, own, key, siblings, told))
             if not plan.settings.keep_models:
                 # Other methods' work, of another run in this folder, stays.
                 for name in names:
@@ -91,69 +101,14 @@ def run_plan(plan: Plan, *, progress: Progress | None = None) -> CompareResult:
     return write_results(plan, cells)
 
 
-def _key(
-    config: AlignConfig,
-    given: Mapping[Kind, Dataset],
-    held_out: Mapping[Kind, Dataset],
-    weights: str,
-    preferences: Preferences | None,
-) -> str:
-    """What a cell is made from.
-
-    Settings that act on the comparison alone, or not at all with this method, do not count.
-    """
-    settings = _cell_settings(config)
-    settings["evaluation"] = {
-        key: value for key, value in settings["evaluation"].items() if key not in _LATER
-    }
-    # What lies in these files counts, not where they lie.
-    for group, paths in (
-        ("data", ("path", "safe_path")),
-        ("scoring", ("reward", "cost", "prompts")),
-    ):
-        if settings[group] is not None:
-            settings[group] = {k: v for k, v in settings[group].items() if k not in paths}
-    kinds: tuple[Kind, ...] = ("helpful", "safe")
-    for kind in kinds:
-        step = settings.pop(kind)
-        if kind not in config.pair_kinds():
-            continue
-        del step["data"]  # what it holds is in `given`
-        if step["eval_data"] is not None and kind in held_out:
-            step["eval_data"] = content_hash(list(held_out[kind]))
-        if step["loss_type"] not in WITH_ALPHA:
-            del step["alpha"]
-        settings[kind] = step
-    if config.chat_template is not None:
-        settings["chat_template"] = content_hash(chat_template_of(config))
-    if config.scoring is not None:
-        settings["scoring"]["encoder"] = encoder_identity(config.scoring.encoder)
-    # Defaults do not count, so that a setting new in riskalign leaves finished cells as they are.
-    settings = _beside(settings, resolve(AlignConfig()))
-    data = {kind: content_hash(list(rows)) for kind, rows in given.items()}
-    if preferences is not None:
-        world = judged_identity(config, preferences)
-    else:
-        assert config.world is not None
-        world = world_identity(config.world, get_world(config.world))
-    bf16 = machine.use_bf16(config.bf16)
-    return content_hash([__version__, settings, weights, bf16, world, data])
+def _path(plan: Plan, name: str, seed: int) -> Path:
+    return plan.folder / "cells" / f"{name}-seed{seed}.json"
 
 
-def _cell_settings(config: AlignConfig) -> dict[str, Any]:
-    return {key: value for key, value in resolve(config).items() if key != "output_dir"}
-
-
-def _beside(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are not the defaults, group by group."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        default = defaults.get(name)
-        if isinstance(value, dict) and isinstance(default, dict):
-            found |= {name: inner} if (inner := _beside(value, default)) else {}
-        elif value != default:
-            found[name] = value
-    return found
+def _by_whom(changed: Sequence[str] | None) -> str:
+    if changed is None:
+        return ", made by unknown code"
+    return f", made by other code ({', '.join(changed)})" if changed else ""
 
 
 def _cell(
@@ -167,13 +122,7 @@ def _cell(
     progress: Progress,
 ) -> dict[str, Any]:
     config = plan.cells[name, seed]
-    path = plan.folder / "cells" / f"{name}-seed{seed}.json"
     told = _Prefixed(progress, f"{name} · seed {seed} · ")
-    done = _finished(path, key)
-    if done is not None:
-        told.stage("cell")
-        told.done("done before")
-        return done
     job = Job(config, told, f"{name}, seed {seed}", plan.command, siblings, preferences, given)
     with job.recorded():
         trained = train_steps(job, given)
@@ -186,24 +135,17 @@ def _cell(
         "method": name,
         "seed": seed,
         "created": now(),
-        "settings": _cell_settings(config),
+        "settings": cell_settings(config),
         "versions": machine.versions(),
         "commit": machine.commit(),
+        "code": code_of_cell(job),
         "budget": _budget(job, config),
         "held_out": trained.held_out,
         "notes": job.notes,
         "points": {point: to_columns(read_scored(file)) for point, file in files.items()},
     }
-    write_text(path, json.dumps(cell) + "\n")
+    write_text(_path(plan, name, seed), json.dumps(cell) + "\n")
     return cell
-
-
-def _finished(path: Path, key: str) -> dict[str, Any] | None:
-    try:
-        cell: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return cell if cell.get("key") == key else None
 
 
 def _budget(job: Job, config: AlignConfig) -> dict[str, float]:
@@ -268,6 +210,7 @@ def write_results(plan: Plan, cells: Sequence[Mapping[str, Any]]) -> CompareResu
             confidence=evaluation.confidence,
             max_cost=None if config.world is None else max_cost_of(get_world(config.world)),
         ),
+        "other_code": _other_code(cells),
         "settings": {cell["method"]: cell["settings"] for cell in cells},
         "reproduce": {
             "command": plan.command,
@@ -278,6 +221,22 @@ def write_results(plan: Plan, cells: Sequence[Mapping[str, Any]]) -> CompareResu
     report = plan.folder / "compare.html"
     write_comparison(content, results, report)
     return CompareResult(plan.folder, results, report)
+
+
+def _other_code(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By method how many cells there are, and how many of them other or unknown code made."""
+    found: dict[str, dict[str, Any]] = {}
+    for method in dict.fromkeys(cell["method"] for cell in cells):
+        own = [cell for cell in cells if cell["method"] == method]
+        changed = [changed_code(cell) for cell in own]
+        if any(rooms != [] for rooms in changed):
+            found[method] = {
+                "cells": len(own),
+                "other": sum(bool(rooms) for rooms in changed),
+                "unknown": changed.count(None),
+                "rooms": list(dict.fromkeys(room for rooms in changed for room in rooms or ())),
+            }
+    return found
 
 
 class _Prefixed:

@@ -12,7 +12,6 @@ from typing import Any
 
 from datasets import Dataset
 
-from riskalign.cache import file_sha256
 from riskalign.data import Preferences
 from riskalign.environments import Prompt, World, get_world, max_cost_of
 from riskalign.environments.world import Split
@@ -33,6 +32,7 @@ from riskalign.pipeline.manifest import Manifest, stage_seed
 from riskalign.pipeline.presets import method_name
 from riskalign.pipeline.progress import Progress, Update
 from riskalign.pipeline.settings import Kind
+from riskalign.pipeline.sources import source_hash
 
 Work = Callable[[str, Update], Outcome]  # from a stage's key and a way to tell how far it is
 
@@ -125,7 +125,7 @@ class Job:
     def stage(self, name: str, inputs: Mapping[str, Any], work: Work) -> Outcome:
         """The outcome of a stage, which is done unless it is finished with the same inputs."""
         template = {} if self.chat_template is None else {"chat_template": self.chat_template}
-        key = self.ledger.key({"stage": name, **inputs, **template})
+        key = self.ledger.key(name, {**inputs, **template})
         self.progress.stage(name)
         outcome = self.ledger.find(name, key)
         reused = outcome is not None
@@ -213,7 +213,7 @@ def world_identity(spec: str | None, world: World | None) -> dict[str, Any]:
     files = [Path(found)] if found else []
     if files and "." in type(world).__module__:
         files = sorted(files[0].parent.glob("*.py"))
-    return {"spec": spec, "sources": {path.name: file_sha256(path) for path in files}}
+    return {"spec": spec, "sources": {path.name: source_hash(path) for path in files}}
 
 
 def _needed_world(config: AlignConfig) -> World | None:

@@ -11,6 +11,7 @@ from riskalign import __version__
 from riskalign.atomic import link_or_copy, write_text
 from riskalign.cache import file_sha256
 from riskalign.pipeline.machine import peak_memory, reset_peak_memory
+from riskalign.pipeline.sources import code_of
 
 Outcome = dict[str, Any]
 
@@ -24,9 +25,9 @@ def content_hash(value: Any) -> str:
 class Ledger:
     """The file `finished.json` in a job's folder: each finished stage, from what, with what result.
 
-    A stage counts as finished when it was made by the same version of riskalign from the same
-    inputs (settings, seeds and hashes of what came before) and its files are still as it left
-    them. What jobs in the folders `siblings` have finished from the same inputs is taken over.
+    A stage counts as finished when it was made by the same code (`sources`) from the same inputs
+    (settings, seeds and hashes of what came before) and its files are still as it left them. What
+    jobs in the folders `siblings` have finished from the same inputs is taken over.
     """
 
     def __init__(self, folder: Path, siblings: Sequence[Path] = ()) -> None:
@@ -35,9 +36,10 @@ class Ledger:
         self._siblings = siblings
         self._stages = _read(self._path)
 
-    def key(self, inputs: Mapping[str, Any]) -> str:
-        """Names a stage's inputs."""
-        return content_hash({"riskalign_version": __version__, **inputs})
+    def key(self, stage: str, inputs: Mapping[str, Any]) -> str:
+        """Names what a stage is made from: its inputs, and the code that it computes with."""
+        code = {"riskalign_version": __version__, "code": code_of(stage)}
+        return content_hash({"stage": stage, **code, **inputs})
 
     def find(self, stage: str, key: str) -> Outcome | None:
         """The outcome of a stage that is finished for these inputs and intact, else None."""

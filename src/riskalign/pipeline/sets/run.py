@@ -160,7 +160,7 @@ class _Run:
 
     def stage(self, name: str, inputs: Mapping[str, Any], work: Callable[[Tell], Path]) -> str:
         """Do a stage unless it is finished from the same inputs; the hash of its file."""
-        key = self.ledger.key({"stage": name, **inputs})
+        key = self.ledger.key(name, inputs)
         self.progress.stage(name)
         outcome = self.ledger.find(name, key)
         reused = outcome is not None
