@@ -65,7 +65,7 @@ def test_presets_are_listed_and_shown(
     assert [line.split()[0] for line in listed.splitlines()] == preset_names()
     assert run(monkeypatch, "presets", "sacpo") == 0
     shown = yaml.safe_load(capsys.readouterr().out)
-    assert shown["safe"] == {"loss_type": "dpo", "risk": "mean"}
+    assert shown["safe"] == {"loss_type": "dpo", "risk": "mean", "answer_risk": None}
     assert run(monkeypatch, "presets", "nothing") == 2
 
 

@@ -9,6 +9,7 @@ from riskalign.evaluation.comparison_report import (
     write_comparison,
 )
 from riskalign.evaluation.examples import choose_examples
+from riskalign.evaluation.frontier_ratio import ratios_of_all
 from riskalign.evaluation.metrics import (
     Interval,
     ScoredAnswer,
@@ -43,6 +44,7 @@ __all__ = [
     "plan",
     "print_comparison",
     "print_results",
+    "ratios_of_all",
     "read_comparison",
     "read_results",
     "score_answers",

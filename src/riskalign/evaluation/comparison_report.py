@@ -82,6 +82,28 @@ def match_sentence(match: Mapping[str, Any], percent: str) -> tuple[str, str]:
     )
 
 
+def ratio_sentence(ratio: Mapping[str, Any], percent: str) -> tuple[str, str]:
+    """State and sentence of one ratio at matched helpfulness (`FrontierRatio`)."""
+    ends = ratio["ratio"]
+    state = "better" if ends["high"] < 1 else "worse" if ends["low"] > 1 else "unclear"
+    number = wording.number
+    kl = (
+        ""
+        if None in (ratio["own_kl"], ratio["rival_kl"])
+        else (f", at {number(ratio['own_kl'])} and {number(ratio['rival_kl'])} nats of KL")
+    )
+    undrawn = (
+        ""
+        if ratio["undrawn"] < 0.005
+        else (f"; {ratio['undrawn']:.0%} of the draws do not reach that reward and are left out")
+    )
+    return state, (
+        f"{ratio['own']} against {ratio['rival']} at reward {ratio['reward']:.3f}: CVaR "
+        f"{ratio['level']:g} {number(ratio['own_cvar'])} to {number(ratio['rival_cvar'])}, ratio "
+        f"{ends['value']:.2f} ({percent}: {ends['low']:.2f} to {ends['high']:.2f}){kl}{undrawn}."
+    )
+
+
 def print_comparison(content: Mapping[str, Any], console: Console) -> None:
     """Print what `read_comparison` gives: the table, and the differences at matched helpfulness."""
     percent = wording.percent_of(content["confidence"])
@@ -118,6 +140,8 @@ def print_comparison(content: Mapping[str, Any], console: Console) -> None:
     console.print(spent)
     for match in content["matched"]:
         console.print(f"• {match_sentence(match, percent)[1]}", markup=False, highlight=False)
+    for ratio in content.get("ratios", []):
+        console.print(f"• {ratio_sentence(ratio, percent)[1]}", markup=False, highlight=False)
     for note in notes(content):
         console.print(f"• {note}", style="dim", markup=False, highlight=False)
 
@@ -185,6 +209,7 @@ def render_comparison(content: Mapping[str, Any]) -> str:
         percent=percent,
         each=_each,
         sentences=[match_sentence(match, percent) for match in content["matched"]],
+        ratios=[ratio_sentence(ratio, percent) for ratio in content.get("ratios", [])],
         notes=notes(content),
         frontier=Markup(_frontier(rows, css)),
         settings=yaml.safe_dump(content["settings"], sort_keys=False, width=88).strip(),

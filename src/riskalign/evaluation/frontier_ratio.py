@@ -27,7 +27,7 @@ class FrontierRatio:
     """CVaR of `own` over that of `rival` at the mean reward `reward`, which both reach.
 
     `ratio` has the interval over prompts and seeds, drawn together for both; `own_cvar` and
-    `rival_cvar` are its two sides and `own_kl`, `rival_kl` the KL there, in nats (NaN where it was
+    `rival_cvar` are its two sides and `own_kl`, `rival_kl` the KL there, in nats (None where it was
     not measured). `undrawn` is the share of draws in which a frontier does not reach the reward.
     """
 
@@ -38,8 +38,8 @@ class FrontierRatio:
     ratio: Interval
     own_cvar: float
     rival_cvar: float
-    own_kl: float
-    rival_kl: float
+    own_kl: float | None
+    rival_kl: float | None
     undrawn: float
 
 
@@ -77,22 +77,42 @@ def frontier_ratios(
     drawn = [side.at(draws, rewards)[0] for side in sides]
     with np.errstate(divide="ignore", invalid="ignore"):
         value, replicates = whole[0][0] / whole[1][0], drawn[0] / drawn[1]
+    (own_cvar, own_kl), (rival_cvar, rival_kl) = whole
     return [
         FrontierRatio(
-            own,
-            rival,
-            level,
-            float(reward),
-            boot.ends(float(value[0, i]), replicates[:, i])
-            if np.isfinite(replicates[:, i]).any()
-            else Interval(float(value[0, i]), math.nan, math.nan),
-            float(whole[0][0][0, i]),
-            float(whole[1][0][0, i]),
-            float(whole[0][1][0, i]),
-            float(whole[1][1][0, i]),
-            float(np.isnan(replicates[:, i]).mean()),
+            own=own,
+            rival=rival,
+            level=level,
+            reward=float(reward),
+            ratio=boot.ends(float(value[0, i]), replicates[:, i]),
+            own_cvar=float(own_cvar[0, i]),
+            rival_cvar=float(rival_cvar[0, i]),
+            own_kl=_known(own_kl[0, i]),
+            rival_kl=_known(rival_kl[0, i]),
+            undrawn=float(np.isnan(replicates[:, i]).mean()),
         )
         for i, reward in enumerate(rewards)
+        if np.isfinite(replicates[:, i]).any()
+    ]
+
+
+def _known(kl: float) -> float | None:
+    return None if math.isnan(kl) else float(kl)
+
+
+def ratios_of_all(
+    cells: Sequence[Cell], own: Sequence[str], levels: Sequence[float], boot: Bootstrap
+) -> list[FrontierRatio]:
+    """`frontier_ratios` of each own family over each that is not, at each level."""
+    families = list(dict.fromkeys(family(cell.method) for cell in cells))
+    mine = [name for name in families if name in {family(method) for method in own}]
+    return [
+        ratio
+        for level in levels
+        for name in mine
+        for rival in families
+        if rival not in mine
+        for ratio in frontier_ratios(cells, name, rival, level, boot)
     ]
 
 

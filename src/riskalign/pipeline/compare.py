@@ -1,6 +1,7 @@
 """Methods by the same hands: presets x seeds on one job's model, data and world, cell by cell."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,15 @@ from riskalign import __version__
 from riskalign.atomic import write_text
 from riskalign.data import Preferences
 from riskalign.environments import get_world, max_cost_of
-from riskalign.evaluation import Cell, ScoredAnswer, compare_cells, from_columns, to_columns
+from riskalign.evaluation import (
+    Bootstrap,
+    Cell,
+    ScoredAnswer,
+    compare_cells,
+    from_columns,
+    ratios_of_all,
+    to_columns,
+)
 from riskalign.evaluation.comparison_report import write_comparison
 from riskalign.models import fingerprint, load_model
 from riskalign.pipeline import machine
@@ -37,6 +46,8 @@ from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.run import train_steps
 from riskalign.pipeline.settings import Kind
 
+#: Tails whose ratios at matched helpfulness are read off the frontiers.
+_LEVELS = (0.95, 0.99)
 #: Stages that a method needs to be trained; the others measure it.
 _TRAINING = ("pairs-", "label-", "scorer-", "train-")
 
@@ -186,6 +197,12 @@ def write_results(plan: Plan, cells: Sequence[Mapping[str, Any]]) -> CompareResu
         )
         for cell in cells
     ]
+    own = [
+        name
+        for name in dict.fromkeys(name for name, _ in plan.cells)
+        if name.partition("@")[0] in plan.settings.own
+    ]
+    boot = Bootstrap(evaluation.n_boot, 0, evaluation.confidence)
     first: list[ScoredAnswer] = list(measured[0].points["start"])
     prompts = len({answer.prompt_id for answer in first})
     results = plan.folder / "compare.json"
@@ -201,15 +218,14 @@ def write_results(plan: Plan, cells: Sequence[Mapping[str, Any]]) -> CompareResu
         "answers_per_prompt": evaluation.answers_per_prompt,
         **compare_cells(
             measured,
-            own=[
-                name
-                for name in dict.fromkeys(name for name, _ in plan.cells)
-                if name.partition("@")[0] in plan.settings.own
-            ],
+            own=own,
             n_boot=evaluation.n_boot,
             confidence=evaluation.confidence,
             max_cost=None if config.world is None else max_cost_of(get_world(config.world)),
         ),
+        "ratios": [
+            dataclasses.asdict(ratio) for ratio in ratios_of_all(measured, own, _LEVELS, boot)
+        ],
         "other_code": _other_code(cells),
         "settings": {cell["method"]: cell["settings"] for cell in cells},
         "reproduce": {

@@ -29,7 +29,7 @@ class Settings:
 
     presets: tuple[str, ...] = ("dpo-helpful", "dpo-safe", "sacpo", "p-sacpo", "rsa", "rsa-tail")
     seeds: tuple[int, ...] = (0,)
-    own: tuple[str, ...] = ("rsa", "rsa-p", "rsa-tail", "rsa-rounds")
+    own: tuple[str, ...] = ("rsa", "rsa-p", "rsa-tail", "rsa-rounds", "rsa-answers")
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     grid: Mapping[str, Any] = field(default_factory=dict)
     keep_models: bool = False

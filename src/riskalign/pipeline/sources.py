@@ -22,7 +22,8 @@ _LEARN = ("data", "losses", "models", "risk", "tokens", "training")
 #: What each kind of stage computes with. Rooms that only check, ask, tell or draw are left out.
 ROOMS: Mapping[str, tuple[str, ...]] = {
     "pairs": (
-        *_JUDGED, "data", "environments", "models", "sampling", "scorers", "pipeline/steps.py",
+        *_JUDGED, "data", "environments", "models", "risk", "sampling", "scorers",
+        "pipeline/sampled.py", "pipeline/steps.py", "pipeline/tail.py",
     ),
     "train": (*_LEARN, "pipeline/steps.py"),
     "train-ppo": (
