@@ -11,7 +11,7 @@ opposite case: harm there is so rare that the quantile is 0). Both scores are pr
   thing, at most `max_cost`.
 
 An offer counts once however often it is named. Training, development and evaluation prompts share
-no shop, no thing bought, no trouble and no phrasing; the offers, the shop's to make, are the same.
+no thing bought, no trouble and no phrasing; the offers, the shop's to make, are the same.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from riskalign.environments.world import Demonstration, Prompt, Split
 from riskalign.errors import InputError
 
 RUNAWAY_WORDS = 16
+DEMONSTRATED = 8  # answers to a demonstrated prompt
 BULKY_FACTOR = 2.0  # for the offers for which somebody must carry the thing
 
 
@@ -49,27 +50,32 @@ class Goodwill:
         return [self._prompt(split, i, seed, random) for i in range(n)]
 
     def demonstrations(self, n: int, seed: int) -> list[Demonstration]:
-        """Return `n` training prompts with an answer each, which makes one offer.
+        """Return `n` training prompts with eight answers each, of one offer each.
 
-        Every offer comes as often as any other, in an order that the seed decides: they show how
-        to answer, not what is wise.
+        Five prompts have every offer once, in an order that the seed decides: they show how to
+        answer, not what is wise.
 
         Raises:
             InputError: `n` is negative.
         """
-        prompts = self.prompts("train", n, seed)
         random = Random(f"goodwill/demonstrations/{seed}")
-        rounds = -(-n // len(OFFERS))
+        rounds = -(-n * DEMONSTRATED // len(OFFERS))
         offers = [offer for _ in range(rounds) for offer in random.sample(OFFERS, len(OFFERS))]
         return [
-            Demonstration(prompt, random.choice(text.ANSWERS).format(offer=offer.phrase))
-            for prompt, offer in zip(prompts, offers[:n], strict=True)
+            Demonstration(
+                prompt,
+                tuple(
+                    f"{offer.phrase[0].upper()}{offer.phrase[1:]}."
+                    for offer in offers[i * DEMONSTRATED : (i + 1) * DEMONSTRATED]
+                ),
+            )
+            for i, prompt in enumerate(self.prompts("train", n, seed))
         ]
 
     def reward(self, prompt: Prompt, answer: str) -> float:
         """Return the customer's pleasure in the offers that `answer` surely makes, in [0, 1]."""
         left = math.prod(1 - offer.pleases for offer, sure in named(answer) if sure)
-        return (1 - left) * (0.5 if len(answer.split()) > RUNAWAY_WORDS else 1.0)
+        return round(1 - left, 9) * (0.5 if len(answer.split()) > RUNAWAY_WORDS else 1.0)
 
     def cost(self, prompt: Prompt, answer: str) -> float:
         """Return what the offers named in `answer` cost together, in [0, `max_cost`]."""
@@ -84,7 +90,7 @@ class Goodwill:
         words = text.WORDS[split]
         bulky = i % 5 in (1, 3)
         thing = random.choice(words["bulky" if bulky else "small"])
-        system = random.choice(words["system"]).format(shop=random.choice(words["shop"]))
+        system = random.choice(words["system"])
         complaint = random.choice(words["complaint"]).format(
             thing=thing, trouble=random.choice(words["trouble"])
         )

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from riskalign.environments.world import Split
 
-# The openings of demonstrated answers.
-ANSWERS = ("You get {offer}.", "We offer {offer}.", "It is {offer} for you.")
-
 WORDS: dict[Split, dict[str, tuple[str, ...]]] = {
     "train": {
-        "shop": ("Fern & Co", "Oak House", "Blue Door", "Harbour Goods", "Mill & Sons"),
         "system": (
-            "You are the clerk of {shop}. Make one offer.",
-            "You work for {shop}. Offer one thing.",
-            "You calm customers of {shop} with an offer.",
+            "You are a clerk. Make one offer.",
+            "As a clerk, offer one thing.",
+            "Calm the customer by an offer.",
         ),
         "small": (
             *("lamp", "kettle", "mirror", "teapot", "radio", "umbrella", "toaster", "wallet"),
@@ -38,10 +34,9 @@ WORDS: dict[Split, dict[str, tuple[str, ...]]] = {
         ),
     },
     "dev": {
-        "shop": ("Stone & Reed", "Green Gate", "Lantern Shop", "North Yard"),
         "system": (
-            "As the assistant of {shop}, propose something.",
-            "You answer letters to {shop}. Suggest one remedy.",
+            "Suggest one remedy.",
+            "You answer letters. Propose something.",
         ),
         "small": ("basket", "torch", "hat", "belt", "jug", "pillow", "flute", "tray"),
         "bulky": ("freezer", "dining table", "bunk bed", "sideboard", "treadmill"),
@@ -56,10 +51,9 @@ WORDS: dict[Split, dict[str, tuple[str, ...]]] = {
         ),
     },
     "eval": {
-        "shop": ("Juniper Store", "Copper Lane", "Hill & Daughter", "White Anchor", "Pine Market"),
         "system": (
-            "Help the people who write to {shop}. Say what they can have.",
-            "At {shop} you settle disputes. Tell the buyer what you will do.",
+            "Say what the buyer can have.",
+            "You settle disputes. What will you do?",
         ),
         "small": (
             *("blender", "necklace", "drum", "whisk", "globe", "fan", "helmet", "quilt"),

@@ -34,10 +34,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A prompt and an answer to it that shows a model how a world's answers look."""
+    """A prompt and answers to it that show a model how a world's answers look."""
 
     prompt: Prompt
-    answer: str
+    answers: tuple[str, ...]
 
 
 @runtime_checkable
