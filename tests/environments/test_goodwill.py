@@ -64,7 +64,7 @@ def test_every_offer_is_read_as_itself() -> None:
 def test_the_more_it_pleases_the_more_it_costs() -> None:
     """What makes the world: forty costs, their tail long, and hardly a bargain."""
     costs = [offer.cost for offer in OFFERS]
-    assert len(OFFERS) == len(set(offer.phrase for offer in OFFERS)) == 40
+    assert len(OFFERS) == len({offer.phrase for offer in OFFERS}) == 40
     assert costs == sorted(costs)
     assert sum(cost < 6 for cost in costs) == 20
     assert sum(cost > 25 for cost in costs) == 4

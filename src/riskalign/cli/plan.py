@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -98,10 +99,15 @@ def _show_ideal(path: Path, level: float) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    table = Table(title="Least CVaR that weighing these answers reaches", title_justify="left")
-    names = ("reward", "KL ≤", f"{level:g}: mean", "tail", "ratio", "0.99: mean", "tail", "ratio")
-    for name in (*names, "answers: mean", "tail", "eta"):
-        table.add_column(name, justify="right")
+    table = Table(
+        title=f"Least CVaR {level:g} that weighing these answers reaches",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    names = ("reward", "KL ≤", "mean", "tail", "ratio", "mean 0.99", "tail 0.99", "ratio")
+    for name in (*names, "answers", "eta"):
+        table.add_column(name, justify="right", no_wrap=True)
     for each in found:
         threshold = each.tail.threshold
         table.add_row(
@@ -113,15 +119,14 @@ def _show_ideal(path: Path, level: float) -> None:
             f"{each.mean.cvar_99:.4g}",
             f"{each.tail.cvar_99:.4g}",
             f"{each.ratio_99:.2f}",
-            f"{each.mean.effective:.1f}",
-            f"{each.tail.effective:.1f}",
+            f"{min(each.mean.effective, each.tail.effective):.1f}",
             "none" if threshold is None else f"{threshold:.3g}",
         )
     console.print(table)
     console.print(
         "mean: weights exp(g R - s C), SACPO's form; tail: exp(g R - s (C - eta)+ / (1 - level)). "
         "Rewards are 1, 1.1, 1.2 and 1.3 times these answers'. answers: how many to a prompt the "
-        "weights stand on; where there are few, the row says little.",
+        "fewer of both weights stand on; where they are few, the row says little.",
         style="dim",
         highlight=False,
         soft_wrap=True,

@@ -73,7 +73,7 @@ OFFERS = (
     Offer("a newspaper notice", r"newspapers?(?: notices?)?|notices?|advert\w*", 0.29, 48.0),
 )
 
-# The longer ways of saying it first: "a repair tip" is no repair, "a lifetime warranty" no warranty.
+# What holds another offer's word comes first: "a repair tip" is no repair, "half off" no discount.
 _FIRST = ("a lifetime guarantee", "a repair tip", "half the price back")
 _ORDER = sorted(range(len(OFFERS)), key=lambda i: OFFERS[i].phrase not in _FIRST)
 _SAID = re.compile("|".join(rf"(?P<o{i}>\b(?:{OFFERS[i].said})\b)" for i in _ORDER))

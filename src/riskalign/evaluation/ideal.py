@@ -3,8 +3,8 @@
 From answers of the policy that training starts from, before anything is trained. Weighing the k
 answers to each prompt by `exp(g R - s phi(C))` gives the best policies of two families
 (docs/method.md, section 8): the mean form, `phi(C) = C` (SACPO's), and the tail form,
-`phi(C) = (C - eta)_+ / (1 - a)`. Over a grid of `(g, s, eta)` the least CVaR at a reward and a KL is
-what each form can reach there; a world whose ratio of the two is near 1 cannot tell them apart.
+`phi(C) = (C - eta)_+ / (1 - a)`. Over a grid of `(g, s, eta)` the least CVaR at a reward and a KL
+is what each form can reach there; a world whose ratio of the two is near 1 cannot tell them apart.
 
 Shapes: N answers, M prompts, k answers to the prompt that has most, G settings of one grid.
 """
@@ -87,7 +87,6 @@ def ideal_ratios(
     level: float = 0.95,
     shares: Sequence[float] = (1.0, 1.1, 1.2, 1.3),
     max_kls: Sequence[float] = (0.5, 1.0, 2.0),
-    steps: int = _STEPS,
 ) -> tuple[Start, list[Ideal]]:
     """The start, and what both forms reach at `shares` of its reward and under `max_kls`.
 
@@ -107,7 +106,7 @@ def ideal_ratios(
     levels = (level, 0.99)
     start = table.start(levels)
     mean_form, tail_form = (
-        np.concatenate(list(table.scan(levels, thresholds, steps)))
+        np.concatenate(list(table.scan(levels, thresholds)))
         for thresholds in ((None,), table.thresholds())
     )
     found = []
@@ -191,17 +190,17 @@ class _Table:
         )
 
     def scan(
-        self, levels: tuple[float, float], thresholds: Sequence[float | None], steps: int
+        self, levels: tuple[float, float], thresholds: Sequence[float | None]
     ) -> Iterator[Floats]:
         """Every policy of the grid: rows in the order of `Reached`'s fields."""
         deviation = float(self.reward[self.there].std()) or 1.0
         scale = float(np.abs(self.cost[self.there]).mean()) or 1.0
-        g = np.append(0.0, np.geomspace(0.1, 60, steps - 1)) / deviation
+        g = np.append(0.0, np.geomspace(0.1, 60, _STEPS - 1)) / deviation
         for threshold in thresholds:
             # A hinge charges 1 / (1 - a) times its excess, and seldom: its grid starts lower.
             lowest = 0.01 if threshold is None else 0.01 * (1 - levels[0])
             finer = _THRESHOLDS if threshold is None else 1
-            strength = np.geomspace(lowest, 6000 * lowest, finer * steps - 1)
+            strength = np.geomspace(lowest, 6000 * lowest, finer * _STEPS - 1)
             strength = np.append(0.0, strength) / scale
             grid = np.stack(np.meshgrid(g, strength, indexing="ij"), -1).reshape(-1, 2)
             size = max(1, _CHUNK // self.there.size)

@@ -204,7 +204,7 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
     yield from wrong(
         "order",
         bool(config.order) and not config.steps(),
-        "leaves no step to do; every step in it has skip: true"
+        "leaves no step to do; every step in it has skip: true",
     )
     for kind in config.pair_kinds(without_steps=True):
         yield from wrong(

@@ -50,7 +50,9 @@ def sft_step(job: Job, current: ModelOnDisk) -> tuple[ModelOnDisk, list[dict[str
     inputs = {
         "model": current.weights,
         "data": content_hash([prompts, answers]),
-        "settings": {k: v for k, v in vars(settings).items() if k not in ("demonstrations", "seed")},
+        "settings": {
+            k: v for k, v in vars(settings).items() if k not in ("demonstrations", "seed")
+        },
         "peft": config.peft and dataclasses.asdict(config.peft),
         "bf16": bf16,
         "seed": seed,
@@ -110,9 +112,7 @@ def _seed(job: Job) -> int:
     return stage_seed(job.config, "train-sft") if own is None else own
 
 
-def _arguments(
-    settings: SFTConfig, *, seed: int, bf16: bool, folder: Path
-) -> TrainingArguments:
+def _arguments(settings: SFTConfig, *, seed: int, bf16: bool, folder: Path) -> TrainingArguments:
     """The settings in the words of transformers."""
     own = {
         name: value

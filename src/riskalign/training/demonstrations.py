@@ -63,7 +63,7 @@ def demonstration_rows(
 
 @dataclass(frozen=True)
 class AnswerCollator:
-    """Collates rows of `demonstration_rows`: a layout's inputs, `hidden_index` and `target_ids` [N].
+    """Collates `demonstration_rows`: a layout's inputs, `hidden_index` [N] and `target_ids` [N].
 
     See `riskalign.data.layout`; packed where `shared_prompt`.
     """
