@@ -132,11 +132,12 @@ def align(ctx: typer.Context, config: Config = None, preset: Preset = None) -> N
 )
 def train(
     ctx: typer.Context,
-    step: Annotated[str, typer.Option(help="helpful, safe or ppo.")],
+    step: Annotated[str, typer.Option(help="sft, helpful, safe or ppo.")],
     config: Config = None,
 ) -> None:
     """One step alone, without evaluation."""
-    _align(config, [*parse_overrides(ctx.args), f"order=[{step}]", "merges=[]", "evaluation=null"])
+    only = ["order=[]"] if step == "sft" else [f"order=[{step}]", "sft=null"]
+    _align(config, [*parse_overrides(ctx.args), *only, "merges=[]", "evaluation=null"])
 
 
 @app.command(
@@ -146,14 +147,26 @@ def train(
 )
 def sample(
     ctx: typer.Context,
-    kind: Annotated[str, typer.Option(help="helpful or safe: what the pairs are ranked by.")],
+    kind: Annotated[
+        str,
+        typer.Option(help="helpful or safe: what the pairs are ranked by; answers: none, to plan."),
+    ],
     out: Annotated[Path, typer.Option(help="File to write: .jsonl or .jsonl.gz.")],
     config: Config = None,
 ) -> None:
-    """Sample a model's answers in a world and pair them."""
-    from riskalign.pipeline import load_config, write_sampled_pairs
+    """Sample a model's answers in a world and pair them, or write them with their scores."""
+    from riskalign.pipeline import load_config, write_answers, write_sampled_pairs
 
     settings = load_config(config, parse_overrides(ctx.args))
+    if kind == "answers":
+        counts = _with_progress(lambda progress: write_answers(settings, out, progress=progress))
+        console.print(
+            f"{counts['answers']} answers to {counts['prompts']} prompts: mean reward "
+            f"{counts['mean_reward']:.3f}, mean cost {counts['mean_cost']:.3g}\n[bold]{out}[/bold]",
+            soft_wrap=True,
+            highlight=False,
+        )
+        return
     counts = _with_progress(
         lambda progress: write_sampled_pairs(settings, kind, out, progress=progress)
     )

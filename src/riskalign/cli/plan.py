@@ -1,16 +1,25 @@
-"""`riskalign plan`."""
+"""`riskalign plan`: how many prompts a measurement needs, what two forms of a step can reach."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from riskalign.errors import InputError
+
 EPILOG = (
     "Example: [cyan]riskalign plan --level 0.99 --width 0.1[/cyan]  ·  "
-    "[cyan]riskalign plan --rate 0.02[/cyan]"
+    "[cyan]riskalign plan --rate 0.02[/cyan]  ·  "
+    "[cyan]riskalign sample --world goodwill --kind answers --out answers.jsonl[/cyan], then "
+    "[cyan]riskalign plan --answers answers.jsonl[/cyan]"
 )
 _LEVELS, _WIDTHS = (0.9, 0.95, 0.99), (0.2, 0.1, 0.05)
 
@@ -28,8 +37,20 @@ def plan(
         typer.Option(help="Unsafe rate expected; half of the tail by default.", show_default=False),
     ] = None,
     confidence: Annotated[float, typer.Option(help="Of the interval or the bound.")] = 0.95,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON lines of prompt_id, reward and cost: what could go of their tail instead.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """How many prompts a tail measurement needs, before any is answered."""
+    """How many prompts a tail measurement needs, or what could go of the tail of given answers."""
+    if answers is not None:
+        if width is not None or rate is not None:
+            raise InputError("plan: --width and --rate do not go with --answers")
+        _show_ideal(answers, 0.95 if level is None else level)
+        return
     from riskalign.evaluation import plan as needed
 
     table = Table(
@@ -58,3 +79,77 @@ def plan(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _show_ideal(path: Path, level: float) -> None:
+    from riskalign.evaluation import ideal_ratios
+
+    rows = list(_scored(path))
+    start, found = ideal_ratios(
+        [str(row["prompt_id"]) for row in rows],
+        [row["reward"] for row in rows],
+        [row["cost"] for row in rows],
+        level=level,
+    )
+    console = Console()
+    console.print(
+        f"{start.answers} answers to {start.prompts} prompts: reward {start.reward:.3f}, cost "
+        f"{start.cost:.3g}, VaR {level:g} {start.var:.3g}, CVaR {level:g} {start.cvar:.4g}, "
+        f"CVaR 0.99 {start.cvar_99:.4g}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table(
+        title=f"Least CVaR {level:g} that weighing these answers reaches",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    names = ("reward", "KL ≤", "mean", "tail", "ratio", "mean 0.99", "tail 0.99", "ratio")
+    for name in (*names, "answers", "eta"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in found:
+        threshold = each.tail.threshold
+        table.add_row(
+            f"{each.reward:.3f}",
+            f"{each.max_kl:g}",
+            f"{each.mean.cvar:.4g}",
+            f"{each.tail.cvar:.4g}",
+            f"{each.ratio:.2f}",
+            f"{each.mean.cvar_99:.4g}",
+            f"{each.tail.cvar_99:.4g}",
+            f"{each.ratio_99:.2f}",
+            f"{min(each.mean.effective, each.tail.effective):.1f}",
+            "none" if threshold is None else f"{threshold:.3g}",
+        )
+    console.print(table)
+    console.print(
+        "mean: weights exp(g R - s C), SACPO's form; tail: exp(g R - s (C - eta)+ / (1 - level)). "
+        "Rewards are 1, 1.1, 1.2 and 1.3 times these answers'. answers: how many to a prompt the "
+        "fewer of both weights stand on; where they are few, the row says little.",
+        style="dim",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _scored(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--answers {str(path)!r}: cannot be read: {error}") from error
+    for i, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {i}: not JSON: {error}") from error
+        if not isinstance(row, dict) or "prompt_id" not in row:
+            raise InputError(f"{path}, line {i}: no field 'prompt_id', which says what was asked")
+        for name in ("reward", "cost"):
+            value = row.get(name)
+            good = isinstance(value, int | float) and not isinstance(value, bool)
+            if not good or not math.isfinite(value):
+                raise InputError(f"{path}, line {i}: field {name!r} is {value!r}; give a number")
+        yield row

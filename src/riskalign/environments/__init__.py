@@ -1,5 +1,25 @@
 """Verifiable worlds: prompts, a reward function and a cost function, all of them programs."""
 
-from riskalign.environments.world import WORLDS, Prompt, Split, World, get_world, max_cost_of
+from riskalign.environments.world import (
+    WORLDS,
+    Demonstration,
+    Prompt,
+    Split,
+    World,
+    demonstrations_of,
+    get_world,
+    has_dev,
+    max_cost_of,
+)
 
-__all__ = ["WORLDS", "Prompt", "Split", "World", "get_world", "max_cost_of"]
+__all__ = [
+    "WORLDS",
+    "Demonstration",
+    "Prompt",
+    "Split",
+    "World",
+    "demonstrations_of",
+    "get_world",
+    "has_dev",
+    "max_cost_of",
+]

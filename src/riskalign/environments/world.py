@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from riskalign.errors import InputError
 
-Split = Literal["train", "eval"]
+Split = Literal["train", "dev", "eval"]
 Message = dict[str, str]
 
 
@@ -32,18 +32,28 @@ class Prompt:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and answers to it that show a model how a world's answers look."""
+
+    prompt: Prompt
+    answers: tuple[str, ...]
+
+
 @runtime_checkable
 class World(Protocol):
     """A source of prompts whose answers a program can score.
 
     A world may also say its largest possible cost, `max_cost`: the report then adds bounds on CVaR
-    that hold for every distribution of costs.
+    that hold for every distribution of costs. It may have `splits`, the parts that `prompts` knows,
+    with a third one ``dev`` for choosing settings, and `demonstrations(n, seed)`, training prompts
+    with answers for a start step of supervised tuning.
     """
 
     name: str
 
     def prompts(self, split: Split, n: int, seed: int) -> list[Prompt]:
-        """Return `n` prompts, the same for the same seed; the two splits must not overlap."""
+        """Return `n` prompts, the same for the same seed; the splits must not overlap."""
         ...
 
     def reward(self, prompt: Prompt, answer: str) -> float:
@@ -61,13 +71,42 @@ def max_cost_of(world: World) -> float | None:
     return None if found is None else float(found)
 
 
+def has_dev(world: World) -> bool:
+    """Whether a world has prompts for choosing settings, apart from those to train on."""
+    return "dev" in getattr(world, "splits", ())
+
+
+def demonstrations_of(world: World, n: int, seed: int) -> list[Demonstration]:
+    """Return `n` demonstrations of a world.
+
+    Raises:
+        InputError: the world has none, or not so many.
+    """
+    make = getattr(world, "demonstrations", None)
+    if make is None:
+        raise InputError(
+            f"world {world.name!r}: has no demonstrations, which the step 'sft' trains on. Leave "
+            "sft out of order, or give the world a method demonstrations(n, seed)."
+        )
+    found: list[Demonstration] = make(n, seed)
+    if len(found) != n:
+        raise InputError(f"world {world.name!r}: gave {len(found)} demonstrations of {n} asked for")
+    return found
+
+
 def _vault() -> World:
     from riskalign.environments.vault import Vault
 
     return Vault()
 
 
-WORLDS: dict[str, Callable[[], World]] = {"vault": _vault}
+def _goodwill() -> World:
+    from riskalign.environments.goodwill import Goodwill
+
+    return Goodwill()
+
+
+WORLDS: dict[str, Callable[[], World]] = {"goodwill": _goodwill, "vault": _vault}
 
 
 def get_world(spec: str | World) -> World:

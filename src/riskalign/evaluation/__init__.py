@@ -10,6 +10,7 @@ from riskalign.evaluation.comparison_report import (
 )
 from riskalign.evaluation.examples import choose_examples
 from riskalign.evaluation.frontier_ratio import ratios_of_all
+from riskalign.evaluation.ideal import Ideal, Reached, Start, ideal_ratios
 from riskalign.evaluation.metrics import (
     Interval,
     ScoredAnswer,
@@ -29,9 +30,12 @@ __all__ = [
     "TAIL_LEVELS",
     "Bootstrap",
     "Cell",
+    "Ideal",
     "Interval",
     "Plan",
+    "Reached",
     "ScoredAnswer",
+    "Start",
     "binomial_interval",
     "choose_examples",
     "compare_cells",
@@ -40,6 +44,7 @@ __all__ = [
     "empirical_cvar",
     "empirical_var",
     "from_columns",
+    "ideal_ratios",
     "paired_differences",
     "plan",
     "print_comparison",

@@ -12,8 +12,20 @@ from riskalign.pipeline.progress import Progress, Silent
 from riskalign.pipeline.run import AlignResult, align
 from riskalign.pipeline.schedule import Temperatures, temperatures
 from riskalign.pipeline.sets import SetsSettings, evaluate_sets
-from riskalign.pipeline.settings import EvaluationConfig, LoraSettings, SamplingConfig, StepConfig
-from riskalign.pipeline.single import config_text, evaluate_models, write_merge, write_sampled_pairs
+from riskalign.pipeline.settings import (
+    EvaluationConfig,
+    LoraSettings,
+    SamplingConfig,
+    SFTConfig,
+    StepConfig,
+)
+from riskalign.pipeline.single import (
+    config_text,
+    evaluate_models,
+    write_answers,
+    write_merge,
+    write_sampled_pairs,
+)
 
 __all__ = [
     "AlignConfig",
@@ -25,6 +37,7 @@ __all__ = [
     "LoraSettings",
     "Plan",
     "Progress",
+    "SFTConfig",
     "SamplingConfig",
     "SetsSettings",
     "Silent",
@@ -44,6 +57,7 @@ __all__ = [
     "preset_text",
     "run_plan",
     "temperatures",
+    "write_answers",
     "write_merge",
     "write_sampled_pairs",
 ]

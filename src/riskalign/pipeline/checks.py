@@ -7,7 +7,13 @@ from transformers.trainer_utils import SchedulerType
 
 from riskalign.errors import InputError
 from riskalign.losses import LOSSES, UNPAIRED
-from riskalign.pipeline.settings import EvaluationConfig, Problem, SamplingConfig, StepConfig
+from riskalign.pipeline.settings import (
+    EvaluationConfig,
+    Problem,
+    SamplingConfig,
+    SFTConfig,
+    StepConfig,
+)
 from riskalign.risk import answer_risk, get_risk
 
 
@@ -26,31 +32,16 @@ def step_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
         f"{step.risk!r} does not go with {kind}.loss_type {step.loss_type!r}, which is defined "
         "by 'mean'; the rsa losses take any measure",
     )
-    schedulers = [scheduler.value for scheduler in SchedulerType]
-    yield from wrong(
-        f"{kind}.lr_scheduler_type",
-        step.lr_scheduler_type not in schedulers,
-        f"{step.lr_scheduler_type!r} is not one of {', '.join(schedulers)}",
-    )
-    rates = ("gap_scale", "learning_rate", "num_train_epochs", "max_grad_norm")
-    for name in (*rates, "desirable_weight", "undesirable_weight"):
+    yield from _optimisation_problems(kind, step)
+    for name in ("gap_scale", "desirable_weight", "undesirable_weight"):
         yield from positive(f"{kind}.{name}", getattr(step, name))
     if step.beta is not None:
         yield from positive(f"{kind}.beta", step.beta)
-    for name in ("alpha", "weight_decay"):
-        yield from least(f"{kind}.{name}", getattr(step, name), 0)
-    counts = ("per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
+    yield from least(f"{kind}.alpha", step.alpha, 0)
     evaluation = ("per_device_eval_batch_size", "max_eval_samples")
-    for name in (*counts, *evaluation, "max_prompt_length", "save_steps"):
+    for name in (*evaluation, "max_prompt_length", "save_steps"):
         if getattr(step, name) is not None:
             yield from least(f"{kind}.{name}", getattr(step, name), 1)
-    yield from least(f"{kind}.max_length", step.max_length, 2)
-    yield from wrong(
-        f"{kind}.max_steps",
-        step.max_steps != -1 and step.max_steps < 1,
-        f"{step.max_steps} is neither at least 1 nor -1 (as many as the epochs have)",
-    )
-    yield from share(f"{kind}.warmup_ratio", step.warmup_ratio)
     yield from wrong(
         f"{kind}.label_smoothing",
         not 0 <= step.label_smoothing < 0.5,
@@ -71,6 +62,33 @@ def step_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
     yield from _tail_problems(kind, step)
     if step.sampling is not None:
         yield from sampling_problems(f"{kind}.sampling", step.sampling)
+
+
+def sft_problems(sft: SFTConfig) -> Iterator[Problem]:
+    yield from least("sft.demonstrations", sft.demonstrations, 1)
+    yield from _optimisation_problems("sft", sft)
+
+
+def _optimisation_problems(name: str, step: StepConfig | SFTConfig) -> Iterator[Problem]:
+    schedulers = [scheduler.value for scheduler in SchedulerType]
+    yield from wrong(
+        f"{name}.lr_scheduler_type",
+        step.lr_scheduler_type not in schedulers,
+        f"{step.lr_scheduler_type!r} is not one of {', '.join(schedulers)}",
+    )
+    for field_name in ("learning_rate", "num_train_epochs", "max_grad_norm"):
+        yield from positive(f"{name}.{field_name}", getattr(step, field_name))
+    yield from least(f"{name}.weight_decay", step.weight_decay, 0)
+    counts = ("per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
+    for field_name in counts:
+        yield from least(f"{name}.{field_name}", getattr(step, field_name), 1)
+    yield from least(f"{name}.max_length", step.max_length, 2)
+    yield from wrong(
+        f"{name}.max_steps",
+        step.max_steps != -1 and step.max_steps < 1,
+        f"{step.max_steps} is neither at least 1 nor -1 (as many as the epochs have)",
+    )
+    yield from share(f"{name}.warmup_ratio", step.warmup_ratio)
 
 
 def _tail_problems(kind: str, step: StepConfig) -> Iterator[Problem]:

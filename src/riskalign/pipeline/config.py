@@ -12,6 +12,7 @@ from riskalign.pipeline.checks import (
     least,
     positive,
     sampling_problems,
+    sft_problems,
     share,
     step_problems,
     wrong,
@@ -25,6 +26,7 @@ from riskalign.pipeline.settings import (
     Problem,
     SamplingConfig,
     ScoringConfig,
+    SFTConfig,
     StepConfig,
     StepKind,
 )
@@ -43,6 +45,9 @@ class AlignConfig:
     `merges` the evaluation also measures the model of weights `(1 - w) * step 1 + w * last step`.
     `bf16` None takes bfloat16 where the device has it natively: for sampling and evaluation, and
     for training by autocast over float32 weights.
+
+    With `sft` the job begins with supervised tuning on the world's demonstrations, and its start
+    model is what comes out of that.
 
     `chat_template`, a file, is for a model whose tokenizer has none.
 
@@ -67,6 +72,7 @@ class AlignConfig:
     schedule: Schedule = "objective"
     order: tuple[StepKind, ...] = ("helpful", "safe")
     merges: tuple[float, ...] = ()
+    sft: SFTConfig | None = None
     helpful: StepConfig = field(default_factory=StepConfig)
     safe: StepConfig = field(default_factory=StepConfig)
     ppo: PPOSettings = field(default_factory=PPOSettings)
@@ -161,7 +167,19 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
     yield from wrong("output_dir", not config.output_dir, "is empty; give a folder")
     yield from positive("beta", config.beta)
     yield from positive("lambda_", config.lambda_, " (to leave the cost out: safe.skip: true)")
-    yield from wrong("order", not config.order, "is empty; list helpful, safe or ppo")
+    yield from wrong(
+        "order", not config.order and config.sft is None, "is empty; list helpful, safe or ppo"
+    )
+    if config.sft is not None:
+        yield from sft_problems(config.sft)
+        yield from wrong(
+            "sft",
+            config.world is None,
+            "is given and there is no world to show demonstrations; name one, or set sft: null",
+        )
+        yield from wrong(
+            "load_in_4bit", config.load_in_4bit, "does not go with sft, which merges its adapter"
+        )
     for kind in ("helpful", "safe"):
         step = config.step(kind)
         yield from step_problems(kind, step)
@@ -184,7 +202,9 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
         "is given and data is not; a world scores for itself",
     )
     yield from wrong(
-        "order", not config.steps(), "leaves no step to do; every step in it has skip: true"
+        "order",
+        bool(config.order) and not config.steps(),
+        "leaves no step to do; every step in it has skip: true",
     )
     for kind in config.pair_kinds(without_steps=True):
         yield from wrong(

@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset
 
 from riskalign.data import Preferences
-from riskalign.environments import Prompt, World, get_world, max_cost_of
+from riskalign.environments import Prompt, World, get_world, has_dev, max_cost_of
 from riskalign.environments.world import Split
 from riskalign.errors import InputError
 from riskalign.models import LoadedModel, fingerprint, load_model
@@ -183,9 +183,11 @@ def evaluation_prompts(config: AlignConfig, world: World | None = None) -> list[
         world = get_world(config.world)
     if world is None or config.evaluation is None:
         raise InputError("world, evaluation: the job has none, so it asks no evaluation prompts.")
-    split: Split = "eval" if config.evaluation.split == "eval" else "train"
-    # The pairs' seeds differ from this one, so that these are other prompts.
+    split: Split = config.evaluation.split
     seed = stage_seed(config, "evaluate" if split == "eval" else "develop")
+    if split == "dev" and not has_dev(world):
+        # The pairs' seeds differ from this one, so that these are other prompts.
+        split = "train"
     n = config.evaluation.prompts
     if isinstance(world, JudgedWorld):
         n = min(n, world.count(split))
@@ -221,6 +223,7 @@ def _needed_world(config: AlignConfig) -> World | None:
     needed = (
         config.evaluation is not None
         or ppo
+        or config.sft is not None
         or any(config.step(kind).data is None for kind in config.pair_kinds())
     )
     return get_world(config.world) if config.world is not None and needed else None

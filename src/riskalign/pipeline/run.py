@@ -28,6 +28,7 @@ from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.progress import Progress, Silent, Update, quiet_libraries
 from riskalign.pipeline.rlhf import ppo_step
 from riskalign.pipeline.settings import Kind
+from riskalign.pipeline.sft import demonstrations, sft_step
 from riskalign.pipeline.step_data import StepData, step_pairs, step_rows
 from riskalign.pipeline.steps import train_step, training_config
 from riskalign.sampling import checked_prompts
@@ -118,9 +119,12 @@ def train_steps(job: Job, given: Mapping[Kind, Dataset]) -> Trained:
     judged = held_out_data(job.config, job.preferences)
     start = _load(job, given, judged)
     train_scorers(job)
-    models = {"start": start}
     training: Training = {}
     folders: dict[str, Path] = {}
+    if job.config.sft is not None:
+        start, training["sft"] = sft_step(job, start)
+        folders["sft"] = Path(start.name)
+    models = {"start": start}
     held_out: dict[str, dict[str, float]] = {}
     current, last_kind = start, None
     for name, kind in job.config.steps():
@@ -193,6 +197,8 @@ def _check_prompts(job: Job, loaded: LoadedModel) -> None:
     if job.config.evaluation is not None:
         limit = job.config.evaluation.max_new_tokens
         checked_prompts(loaded.model, loaded.tokenizer, job.eval_prompts, limit)
+    if job.config.sft is not None:
+        checked_prompts(loaded.model, loaded.tokenizer, [d.prompt for d in demonstrations(job)], 0)
     if job.labelling is None:
         return
     for name, kind in job.config.steps():
@@ -209,7 +215,7 @@ def _disk_need(job: Job, model: PreTrainedModel) -> int:
     steps = [job.config.step(kind) for kind in kinds if kind != "ppo"]
     # The step ppo may leave two scorers beside its model.
     scorers = 2 * kinds.count("ppo") if job.config.scorers is not None else 0
-    need = (len(kinds) + scorers) * weights + 10_000_000
+    need = (len(kinds) + (job.config.sft is not None) + scorers) * weights + 10_000_000
     if job.config.peft is None and any(step.save_strategy != "no" for step in steps):
         # A new checkpoint is complete before the one before it goes.
         need += 2 * _CHECKPOINT_WEIGHTS * weights

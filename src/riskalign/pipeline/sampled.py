@@ -47,7 +47,7 @@ def sample_rows(
     Raises `InputError` when no prompt got answers of different score.
     """
     prompts: list[Prompt] = world.prompts("train", sampling.prompts, seed)
-    answers = _answers(loaded, prompts, sampling, seed, use_bf16(bf16), update)
+    answers = draw_answers(loaded, prompts, sampling, seed, use_bf16(bf16), update)
     tokens = sum(len(answer.token_ids) for own in answers for answer in own)
     scored = score_answers(world, prompts, [[answer.text for answer in own] for own in answers])
     plan = None
@@ -92,7 +92,7 @@ def sample_rows(
     return found.rows, counts, plan
 
 
-def _answers(
+def draw_answers(
     loaded: LoadedModel,
     prompts: list[Prompt],
     sampling: SamplingConfig,

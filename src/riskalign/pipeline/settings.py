@@ -105,6 +105,30 @@ class StepConfig:
 
 
 @dataclass(frozen=True)
+class SFTConfig:
+    """The start step: supervised tuning on a world's demonstrations, the loss on answers alone.
+
+    `demonstrations` counts prompts, each with as many answers as the world shows, and so do batch
+    sizes. The optimisation has transformers' names. `seed` (the job's own by default) of the
+    demonstrations and their order: with one given, jobs of several seeds start from one model.
+    """
+
+    demonstrations: int = 160
+    learning_rate: float = 2e-3
+    num_train_epochs: float = 1.0
+    max_steps: int = -1
+    per_device_train_batch_size: int = 2
+    gradient_accumulation_steps: int = 1
+    max_length: int = 512
+    warmup_ratio: float = 0.05
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    lr_scheduler_type: str = "linear"
+    logging_steps: int = 1
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
 class LoraSettings:
     """A LoRA adapter; trained in each step and merged into the weights at its end."""
 
@@ -133,8 +157,9 @@ class ScoringConfig:
 class EvaluationConfig:
     """How the models are compared: world prompts never trained on, and points of the dial.
 
-    `split` dev takes prompts from the world's training half, drawn with a seed of their own: for
-    choosing settings without a look at the evaluation half.
+    `split` dev is for choosing settings without a look at the evaluation half: the world's own
+    prompts for that where it has some, else prompts of its training half, drawn with a seed of
+    their own.
     `risk` is the measure of the reported SRR. Dial points use the first `dial_prompts` prompts;
     KL and SRR, which cost a forward pass of both models, the first `distance_prompts` (None: all).
     `backend` vllm samples by that engine; the dial, which needs two models, never does.

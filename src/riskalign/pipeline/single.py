@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from riskalign.atomic import json_lines, write_bytes
+from riskalign.atomic import json_lines, write_bytes, write_json_lines
 from riskalign.environments import get_world
 from riskalign.errors import InputError
 from riskalign.models import fingerprint, load_model, save_model
@@ -19,10 +19,10 @@ from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate, report
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.learnt import note_prompts, prompts_of
-from riskalign.pipeline.machine import check_folder
+from riskalign.pipeline.machine import check_folder, use_bf16
 from riskalign.pipeline.manifest import stage_seed
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
-from riskalign.pipeline.sampled import sample_rows
+from riskalign.pipeline.sampled import draw_answers, sample_rows
 from riskalign.pipeline.settings import Kind
 
 
@@ -79,6 +79,60 @@ def write_sampled_pairs(
     data = gzip.compress(text, mtime=0) if out.name.endswith(".gz") else text
     write_bytes(out, data)
     return counts
+
+
+def write_answers(
+    config: AlignConfig, out: Path, *, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Sample `config.model` in `config.world` and write its scored answers to `out`, a line each.
+
+    Rows `prompt_id`, `text`, `reward` and `cost`, as `riskalign plan --answers` takes them; prompts
+    and answers as the job's `sampling` says. Returns the numbers of prompts and answers, their mean
+    reward and cost, and their unsafe rate.
+
+    Raises:
+        InputError: no world, another ending than ``.jsonl``, or no folder to write to.
+    """
+    if config.world is None:
+        raise InputError("world: is null; answers are sampled in a world, so name one")
+    if out.suffix != ".jsonl":
+        raise InputError(f"out: {str(out)!r} must end in .jsonl")
+    world, progress = get_world(config.world), progress or Silent()
+    check_folder(out.parent, "out")
+    with quiet_libraries():
+        progress.stage("load")
+        loaded = load_model(config.model, trust_remote_code=config.trust_remote_code)
+        progress.done()
+        progress.stage("answers")
+        seed = stage_seed(config, "answers")
+        prompts = world.prompts("train", config.sampling.prompts, seed)
+        answers = draw_answers(
+            loaded,
+            prompts,
+            config.sampling,
+            seed,
+            use_bf16(config.bf16),
+            lambda n, total, note: progress.update(n, note, total),
+        )
+        progress.done()
+    rows = [
+        {
+            "prompt_id": prompt.id,
+            "text": answer.text,
+            "reward": world.reward(prompt, answer.text),
+            "cost": world.cost(prompt, answer.text),
+        }
+        for prompt, own in zip(prompts, answers, strict=True)
+        for answer in own
+    ]
+    write_json_lines(out, rows)
+    return {
+        "prompts": len(prompts),
+        "answers": len(rows),
+        "mean_reward": sum(row["reward"] for row in rows) / len(rows),
+        "mean_cost": sum(row["cost"] for row in rows) / len(rows),
+        "unsafe_rate": sum(row["cost"] > 0 for row in rows) / len(rows),
+    }
 
 
 def evaluate_models(

@@ -1,0 +1,236 @@
+"""How much of the tail could go at a reward and a KL: two forms held against each other, unlearnt.
+
+From answers of the policy that training starts from, before anything is trained. Weighing the k
+answers to each prompt by `exp(g R - s phi(C))` gives the best policies of two families
+(docs/method.md, section 8): the mean form, `phi(C) = C` (SACPO's), and the tail form,
+`phi(C) = (C - eta)_+ / (1 - a)`. Over a grid of `(g, s, eta)` the least CVaR at a reward and a KL
+is what each form can reach there; a world whose ratio of the two is near 1 cannot tell them apart.
+
+Shapes: N answers, M prompts, k answers to the prompt that has most, G settings of one grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from riskalign.errors import InputError
+from riskalign.evaluation.metrics import Floats, check_level, tail
+
+# Steps of g and s in the grid of the tail form, and its thresholds. The mean form has as many
+# policies: it has so many times as many s, since its best is a fine balance of g and s.
+_STEPS, _THRESHOLDS = 30, 16
+_CHUNK = 4_000_000  # weights held at a time
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The best policy of one form in the grid.
+
+    `reward` and `cost` are means, `cvar` the CVaR of the cost at the level asked for and `cvar_99`
+    at 0.99, in the cost's unit; `kl` in nats, mean over prompts; `effective` is the mean number of
+    answers that a prompt's weights stand on; `g` in nats per reward, `strength` (s) in nats per
+    charged cost, `threshold` (eta) None for the mean form.
+    """
+
+    reward: float
+    cost: float
+    cvar: float
+    cvar_99: float
+    kl: float
+    effective: float
+    g: float
+    strength: float
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class Ideal:
+    """What both forms reach at a reward of at least `reward` and a KL of at most `max_kl`."""
+
+    reward: float
+    max_kl: float
+    mean: Reached
+    tail: Reached
+
+    @property
+    def ratio(self) -> float:
+        """The tail form's CVaR over the mean form's; 1 where both are 0."""
+        return self.tail.cvar / self.mean.cvar if self.mean.cvar else 1.0
+
+    @property
+    def ratio_99(self) -> float:
+        """The same at 0.99, of the policies of least CVaR at the level asked for."""
+        return self.tail.cvar_99 / self.mean.cvar_99 if self.mean.cvar_99 else 1.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """The answers as they are: mean reward and cost, the quantile and CVaR at the level."""
+
+    prompts: int
+    answers: int
+    reward: float
+    cost: float
+    var: float
+    cvar: float
+    cvar_99: float
+
+
+def ideal_ratios(
+    prompts: Sequence[str],
+    rewards: Sequence[float] | Floats,
+    costs: Sequence[float] | Floats,
+    *,
+    level: float = 0.95,
+    shares: Sequence[float] = (1.0, 1.1, 1.2, 1.3),
+    max_kls: Sequence[float] = (0.5, 1.0, 2.0),
+) -> tuple[Start, list[Ideal]]:
+    """The start, and what both forms reach at `shares` of its reward and under `max_kls`.
+
+    `prompts` [N] say whose answer each is, `rewards` and `costs` [N]. Where no policy in the grid
+    has the reward under the KL, the row is left out. Every answer of a prompt stands for an equal
+    share of the start policy, so that a prompt with k answers has a KL of at most log k: trust no
+    row whose `effective` is small.
+
+    Raises `InputError` for no answers, lengths that differ, values that are not finite, a level
+    outside [0, 1), or where no prompt has two answers.
+
+    By hand: one prompt, answers of reward 0, 1, 1 and cost 0, 1, 4, CVaR at level 0. At a reward of
+    2/3 both forms give up the third answer for the second, the more the greater the KL allowed.
+    """
+    check_level(level)
+    table = _Table.of(prompts, rewards, costs)
+    levels = (level, 0.99)
+    start = table.start(levels)
+    mean_form, tail_form = (
+        np.concatenate(list(table.scan(levels, thresholds)))
+        for thresholds in ((None,), table.thresholds())
+    )
+    found = []
+    for share in shares:
+        for max_kl in max_kls:
+            best = [
+                _least(policies, share * start.reward, max_kl)
+                for policies in (mean_form, np.concatenate([tail_form, mean_form]))
+            ]
+            if best[0] is not None and best[1] is not None:
+                found.append(Ideal(share * start.reward, max_kl, best[0], best[1]))
+    return start, found
+
+
+_COLUMNS = Reached.__match_args__
+
+
+def _least(policies: Floats, reward: float, max_kl: float) -> Reached | None:
+    """The policy [one of G rows] of least CVaR among those with the reward and the KL."""
+    slack = 1e-9
+    fits = policies[:, _COLUMNS.index("reward")] >= reward * (1 - slack)
+    fits &= policies[:, _COLUMNS.index("kl")] <= max_kl + slack
+    if not fits.any():
+        return None
+    rows = policies[fits]
+    *values, threshold = rows[rows[:, _COLUMNS.index("cvar")].argmin()].tolist()
+    return Reached(*values, None if np.isnan(threshold) else threshold)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Answers by prompt [M, k], those that a prompt has fewer of masked out."""
+
+    reward: Floats
+    cost: Floats
+    there: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        prompts: Sequence[str],
+        rewards: Sequence[float] | Floats,
+        costs: Sequence[float] | Floats,
+    ) -> _Table:
+        reward, cost = (np.asarray(values, dtype=np.float64) for values in (rewards, costs))
+        if not len(prompts) == len(reward) == len(cost):
+            raise InputError(
+                "answers: expected a prompt, a reward and a cost for each; there are "
+                f"{len(prompts)}, {len(reward)} and {len(cost)}"
+            )
+        if not len(prompts) or not (np.isfinite(reward).all() and np.isfinite(cost).all()):
+            raise InputError("answers: expected at least one, rewards and costs all finite")
+        rows: dict[str, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            rows.setdefault(prompt, []).append(i)
+        k = max(map(len, rows.values()))
+        if k < 2:
+            raise InputError("answers: no prompt has two; sample 16 or more to a prompt")
+        place = np.full((len(rows), k), -1)
+        for at, own in zip(place, rows.values(), strict=True):
+            at[: len(own)] = own
+        there = place >= 0
+        return cls(np.where(there, reward[place], 0.0), np.where(there, cost[place], 0.0), there)
+
+    def thresholds(self) -> list[float]:
+        quantiles = np.quantile(self.cost[self.there], np.linspace(0, 0.99, _THRESHOLDS))
+        found: list[float] = np.unique(quantiles).tolist()
+        return found
+
+    def start(self, levels: tuple[float, float]) -> Start:
+        equal = self.there / self.there.sum(1, keepdims=True)
+        var, cvar = tail(self.cost[self.there], equal[self.there][None], levels)
+        return Start(
+            prompts=len(self.there),
+            answers=int(self.there.sum()),
+            reward=float((equal * self.reward).sum(1).mean()),
+            cost=float((equal * self.cost).sum(1).mean()),
+            var=float(var[0, 0]),
+            cvar=float(cvar[0, 0]),
+            cvar_99=float(cvar[1, 0]),
+        )
+
+    def scan(
+        self, levels: tuple[float, float], thresholds: Sequence[float | None]
+    ) -> Iterator[Floats]:
+        """Every policy of the grid: rows in the order of `Reached`'s fields."""
+        deviation = float(self.reward[self.there].std()) or 1.0
+        scale = float(np.abs(self.cost[self.there]).mean()) or 1.0
+        g = np.append(0.0, np.geomspace(0.1, 60, _STEPS - 1)) / deviation
+        for threshold in thresholds:
+            # A hinge charges 1 / (1 - a) times its excess, and seldom: its grid starts lower.
+            lowest = 0.01 if threshold is None else 0.01 * (1 - levels[0])
+            finer = _THRESHOLDS if threshold is None else 1
+            strength = np.geomspace(lowest, 6000 * lowest, finer * _STEPS - 1)
+            strength = np.append(0.0, strength) / scale
+            grid = np.stack(np.meshgrid(g, strength, indexing="ij"), -1).reshape(-1, 2)
+            size = max(1, _CHUNK // self.there.size)
+            for at in range(0, len(grid), size):
+                yield self._policies(grid[at : at + size], threshold, levels)
+
+    def _policies(
+        self, grid_G2: Floats, threshold: float | None, levels: tuple[float, float]
+    ) -> Floats:
+        charged = self.cost
+        if threshold is not None:
+            charged = np.maximum(self.cost - threshold, 0.0) / (1 - levels[0])
+        g, strength = grid_G2[:, 0, None, None], grid_G2[:, 1, None, None]
+        tilt = g * self.reward - strength * charged
+        tilt -= np.where(self.there, tilt, -np.inf).max(2, keepdims=True)
+        weights = np.exp(tilt) * self.there
+        total = weights.sum(2, keepdims=True)
+        weights /= total
+        # log(w / base) = tilt - log(total) + log(answers to the prompt)
+        kl = (weights * tilt).sum(2) - np.log(total[..., 0]) + np.log(self.there.sum(1))
+        flat = weights[:, self.there]
+        _, cvar = tail(self.cost[self.there], flat, levels)
+        return np.column_stack(
+            [
+                (weights * self.reward).sum(2).mean(1),
+                (weights * self.cost).sum(2).mean(1),
+                *cvar,
+                kl.mean(1),
+                (1 / (weights**2).sum(2)).mean(1),
+                grid_G2,
+                np.full(len(grid_G2), np.nan if threshold is None else threshold),
+            ]
+        )

@@ -1,0 +1,151 @@
+"""Supervised tuning on demonstrated answers, by transformers' `Trainer`, each prompt read once.
+
+Shapes: N tokens of answers, their end tokens included.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftConfig, get_peft_model
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from riskalign.data import can_share_prompt, packed, plain, response_hidden
+from riskalign.data.schema import Message
+from riskalign.data.tokenize import tokenize_responses
+from riskalign.errors import InputError, TrainingDiverged
+from riskalign.tokens import backbone_of, head_of
+from riskalign.training.forward import call_through
+from riskalign.training.preparation import disable_dropout, padding_id
+
+Batch = dict[str, Tensor]
+
+
+def demonstration_rows(
+    prompts: Sequence[Sequence[Message]],
+    answers: Sequence[Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> Dataset:
+    """Rows `prompt_ids`, `completions_ids`: a prompt and its answers, end tokens included.
+
+    Raises `InputError` for none at all, no chat template, or a prompt with an answer that has more
+    than `max_length` tokens.
+    """
+    columns: dict[str, list[Any]] = {"prompt_ids": [], "completions_ids": []}
+    for i, (prompt, texts) in enumerate(zip(prompts, answers, strict=True)):
+        responses = tuple([{"role": "assistant", "content": text}] for text in texts)
+        prompt_ids, answer_ids = tokenize_responses(list(prompt), responses, tokenizer)
+        longest = len(prompt_ids) + max(map(len, answer_ids), default=0)
+        if not answer_ids or longest > max_length:
+            raise InputError(
+                f"demonstration {i + 1}: has {len(answer_ids)} answers and {longest} tokens. Give "
+                f"at least one answer, and at most {max_length} tokens; shorten the world's texts."
+            )
+        columns["prompt_ids"].append(prompt_ids)
+        columns["completions_ids"].append(answer_ids)
+    if not columns["prompt_ids"]:
+        raise InputError("demonstrations: there are none; give the step sft some to train on")
+    return Dataset.from_dict(columns)
+
+
+@dataclass(frozen=True)
+class AnswerCollator:
+    """Collates `demonstration_rows`: a layout's inputs, `hidden_index` [N] and `target_ids` [N].
+
+    See `riskalign.data.layout`; packed where `shared_prompt`.
+    """
+
+    pad_token_id: int
+    shared_prompt: bool
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """Collate a list of rows; see the class."""
+        pairs = [(row["prompt_ids"], row["completions_ids"]) for row in rows]
+        layout = packed(pairs) if self.shared_prompt else plain(pairs, self.pad_token_id)
+        return {
+            **layout.inputs,
+            "hidden_index": torch.cat([place for own in layout.hidden_index for place in own]),
+            "target_ids": torch.tensor([t for _, own in pairs for ids in own for t in ids]),
+        }
+
+
+class DemonstrationTrainer(Trainer):
+    """Minimises the mean cross-entropy of the answers' tokens over the global batch."""
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor | int | None]:
+        """One optimizer step's micro-batches and the answer tokens in them over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        tokens = torch.tensor([sum(len(batch["target_ids"]) for batch in batches)], device=device)
+        return batches, self.accelerator.gather(tokens).sum()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Sum over these inputs' answer tokens, divided by the global batch's number of them."""
+        policy = self.accelerator.unwrap_model(model)
+        logits = call_through(
+            model,
+            policy,
+            lambda: head_of(policy).logits(response_hidden(backbone_of(policy), inputs)).float(),
+        )
+        total = cross_entropy(logits, inputs["target_ids"], reduction="sum")
+        if not bool(total.isfinite()):
+            raise TrainingDiverged(
+                f"The loss became NaN or infinite at step {self.state.global_step + 1}; nothing "
+                "was saved from it. Lower sft.learning_rate or set sft.max_grad_norm."
+            )
+        n = len(inputs["target_ids"]) if num_items_in_batch is None else num_items_in_batch
+        loss = total * (self.accelerator.num_processes / n)
+        return (loss, logits) if return_outputs else loss
+
+
+def train_on_demonstrations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    args: TrainingArguments,
+    *,
+    peft_config: PeftConfig | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    resume: str | None = None,
+) -> DemonstrationTrainer:
+    """Train on `rows` as `demonstration_rows` makes them; return the trainer, with its model.
+
+    Raises `TrainingDiverged` where the loss is no longer finite.
+    """
+    disable_dropout(model)
+    set_seed(args.seed)  # before a new adapter's weights are drawn
+    policy: Any = model if peft_config is None else get_peft_model(model, peft_config)
+    backbone: Any = backbone_of(policy)
+    trainer = DemonstrationTrainer(
+        model=policy,
+        args=args,
+        train_dataset=rows,
+        data_collator=AnswerCollator(padding_id(tokenizer), can_share_prompt(backbone.config)),
+        processing_class=tokenizer,
+        callbacks=list(callbacks),
+    )
+    trainer.model_accepts_loss_kwargs = True
+    # Without tqdm, Trainer prints its logs; they go to the caller instead.
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
