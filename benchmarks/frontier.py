@@ -13,9 +13,9 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,8 +46,11 @@ from riskalign.theory.tree import Measure, combine, expected_sum
 
 sys.path.append(str(Path(__file__).parents[1]))  # so that it runs as a script, too
 from benchmarks.frontier_answers import (
-    Answers,
+    TAILS,
+    Method,
+    Points,
     any_threshold,
+    evaluate,
     finer_multipliers,
     optimum,
     tilted_by_cvar,
@@ -55,11 +58,10 @@ from benchmarks.frontier_answers import (
 )
 from benchmarks.frontier_page import render, table
 
-TAILS = (0.95, 0.99)
 BUDGETS = (0.5, 1.0, 2.0, 4.0, math.inf)  # nats of KL to the reference
 SHARES = (0.7, 0.9)  # of the reward that is to be had within the budget
 BASE = "mean, whole responses"
-FINE = "mean, whole responses (16 times the multipliers)"
+FINE = "mean, whole responses (16 times the grid)"
 ANY = "tail of answers, any threshold"
 BASES = {ANY: FINE}  # what a method is compared with, where it is not BASE
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -124,16 +126,12 @@ def consistent(spec: str) -> Solver:
     )
 
 
-def tokens(solve: Solver) -> Answers:
+def tokens(solve: Solver) -> Method:
     """A method that gives policies token by token."""
-
-    def leaves(mdp: TokenMDP, beta: Tensor, weight: Tensor) -> Iterator[Tensor]:
-        yield accumulate(solve(mdp, beta, weight))
-
-    return leaves
+    return lambda mdp, beta, weight: iter([evaluate(mdp, accumulate(solve(mdp, beta, weight)))])
 
 
-METHODS: dict[str, Answers] = {
+METHODS: dict[str, Method] = {
     BASE: tokens(whole),
     "mean, whole responses (other grid)": tokens(
         lambda mdp, beta, weight: whole(mdp, beta * 1.035, weight * 1.1)
@@ -173,14 +171,6 @@ def chosen_methods(words: str | None) -> list[str]:
     return [name for name in METHODS if any(word in name for word in wanted)]
 
 
-class Points(NamedTuple):
-    """Every policy of a grid on one tree: each [G]."""
-
-    reward: Tensor
-    kl: Tensor
-    cvar: dict[float, Tensor]
-
-
 def grid(size: int) -> tuple[Tensor, Tensor]:
     """`2 size` temperatures by `size` multipliers, logarithmic, lambda 0 included: [G, 1, 1].
 
@@ -190,30 +180,6 @@ def grid(size: int) -> tuple[Tensor, Tensor]:
     weight = torch.cat([torch.zeros(1), torch.logspace(-1.0, 2.5, size - 1)]).double()
     first, second = torch.meshgrid(beta, weight, indexing="ij")
     return first.reshape(-1, 1, 1), second.reshape(-1, 1, 1)
-
-
-def evaluate_all(mdp: TokenMDP, tables: Iterable[Tensor], order: Tensor) -> Points:
-    """`evaluate` of every table of policies, one after another."""
-    parts = [evaluate(mdp, log_probs, order) for log_probs in tables]
-    return Points(
-        torch.cat([part.reward for part in parts]),
-        torch.cat([part.kl for part in parts]),
-        {level: torch.cat([part.cvar[level] for part in parts]) for level in TAILS},
-    )
-
-
-def evaluate(mdp: TokenMDP, log_probs: Tensor, order: Tensor) -> Points:
-    """Reward, KL and tails of policies [G, leaves]; `order` sorts the leaves by falling cost."""
-    probs = log_probs.exp()
-    mass = probs[:, order]
-    cost = accumulate(mdp.cost).flatten()[order]
-    before = mass.cumsum(-1) - mass
-    cvar = {}
-    for level in TAILS:
-        taken = (1 - level - before).clamp(min=0).minimum(mass)
-        cvar[level] = taken @ cost / taken.sum(-1)
-    kl = (probs * (log_probs - accumulate(mdp.log_ref))).sum(-1)
-    return Points(probs @ accumulate(mdp.reward).flatten(), kl, cvar)
 
 
 def within_reach(mdp: TokenMDP, budget: float) -> tuple[float, float]:
@@ -231,10 +197,20 @@ def within_reach(mdp: TokenMDP, budget: float) -> tuple[float, float]:
     return float(expected_sum(mdp.reward, mdp.log_ref)), at(high)[1]
 
 
-def best(points: Points, least: float, budget: float, level: float) -> float:
-    """Lowest CVaR among the policies that reach the reward within the budget; inf if none."""
-    allowed = (points.reward >= least) & (points.kl <= budget)
-    return float(points.cvar[level][allowed].amin()) if bool(allowed.any()) else math.inf
+def lowest(tables: Iterable[Points], needed: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Lowest CVaR [tails, budgets, shares] of policies with the reward within the budget.
+
+    `needed` is the reward for each budget and share; inf where no policy has it.
+    """
+    found = np.full((len(TAILS), len(BUDGETS), len(SHARES)), math.inf)
+    for points in tables:
+        for b, budget in enumerate(BUDGETS):
+            for s, least in enumerate(needed[b]):
+                allowed = (points.reward >= least) & (points.kl <= budget)
+                for t, level in enumerate(TAILS):
+                    own = points.cvar[level].where(allowed, math.inf)
+                    found[t, b, s] = min(found[t, b, s], float(own.amin()))
+    return found
 
 
 def study(
@@ -251,18 +227,12 @@ def study(
     console = Console(stderr=True)
     for tree in track(range(trees), family, console=console):
         mdp = random_mdp(family, 1000 * seed + tree, vocabulary=6, depth=4, peakedness=1.5)
-        order = accumulate(mdp.cost).flatten().argsort(descending=True)
-        start = {level: float(tail_of_total(mdp, mdp.log_ref, level).cvar) for level in TAILS}
-        reach = {budget: within_reach(mdp, min(budget, 4.0)) for budget in BUDGETS}
+        start = [float(tail_of_total(mdp, mdp.log_ref, level).cvar) for level in TAILS]
+        reach = [within_reach(mdp, min(budget, 4.0)) for budget in BUDGETS]
+        needed = [[least + s * (most - least) for s in SHARES] for least, most in reach]
         for name in found:
-            points = evaluate_all(mdp, METHODS[name](mdp, beta, weight), order)
-            for b, budget in enumerate(BUDGETS):
-                least, most = reach[budget]
-                for s, share in enumerate(SHARES):
-                    for t, level in enumerate(TAILS):
-                        needed = least + share * (most - least)
-                        lowest = best(points, needed, budget, level)
-                        found[name][tree, t, b, s] = lowest / start[level]
+            own = lowest(METHODS[name](mdp, beta, weight), needed)
+            found[name][tree] = own / np.array(start)[:, None, None]
     return found
 
 
