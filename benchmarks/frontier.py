@@ -4,7 +4,8 @@
 
 For each tree, every method's closed form is computed on one grid of (beta, lambda). At a matched
 expected reward and a KL budget each method shows its lowest CVaR of total cost; differences are
-paired on trees. docs/frontier.md tells what came out.
+paired on trees. Methods whose figures the JSON already holds are not computed again, so delete it
+after a change of the theory. docs/frontier.md tells what came out.
 """
 
 import argparse
@@ -12,16 +13,19 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from riskalign.atomic import write_text
+from riskalign.errors import InputError
 from riskalign.risk import get_risk
 from riskalign.theory import (
     FAMILIES,
@@ -41,12 +45,25 @@ from riskalign.theory.solve import negate
 from riskalign.theory.tree import Measure, combine, expected_sum
 
 sys.path.append(str(Path(__file__).parents[1]))  # so that it runs as a script, too
+from benchmarks.frontier_answers import (
+    TAILS,
+    Method,
+    Points,
+    any_threshold,
+    evaluate,
+    finer_multipliers,
+    optimum,
+    tilted_by_cvar,
+    tilted_by_erm,
+)
 from benchmarks.frontier_page import render, table
 
-TAILS = (0.95, 0.99)
 BUDGETS = (0.5, 1.0, 2.0, 4.0, math.inf)  # nats of KL to the reference
 SHARES = (0.7, 0.9)  # of the reward that is to be had within the budget
 BASE = "mean, whole responses"
+FINE = "mean, whole responses (16 times the grid)"
+ANY = "tail of answers, any threshold"
+BASES = {ANY: FINE}  # what a method is compared with, where it is not BASE
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 MEAN = get_risk("mean")
 
@@ -109,31 +126,49 @@ def consistent(spec: str) -> Solver:
     )
 
 
-METHODS: dict[str, Solver] = {
-    BASE: whole,
-    "mean, whole responses (other grid)": lambda mdp, beta, weight: whole(
-        mdp, beta * 1.035, weight * 1.1
+def tokens(solve: Solver) -> Method:
+    """A method that gives policies token by token."""
+    return lambda mdp, beta, weight: iter([evaluate(mdp, accumulate(solve(mdp, beta, weight)))])
+
+
+METHODS: dict[str, Method] = {
+    BASE: tokens(whole),
+    "mean, whole responses (other grid)": tokens(
+        lambda mdp, beta, weight: whole(mdp, beta * 1.035, weight * 1.1)
     ),
-    "mean, one step": one_step("mean"),
-    **{f"cvar {a}, one step": one_step(f"cvar:{a}") for a in LEVELS},
-    "erm 1, one step": one_step("erm:1"),
-    "erm 4, one step": one_step("erm:4"),
-    "cvar 0.95 on both, one step": one_step("cvar:0.95", "cvar:0.95"),
-    **{f"cvar {a}, 4 rounds": rounds(f"cvar:{a}", 4) for a in (0.5, 0.9, 0.95)},
-    **{f"cvar {a}, fixed point": fixed_point(f"cvar:{a}") for a in LEVELS},
-    "erm 1, fixed point": fixed_point("erm:1"),
-    "erm 4, fixed point": fixed_point("erm:4"),
-    **{f"cvar {a}, self-consistent": careful(f"cvar:{a}") for a in LEVELS},
-    **{f"cvar {a} on both, self-consistent": consistent(f"cvar:{a}") for a in (0.2, 0.5, 0.8)},
+    FINE: finer_multipliers,
+    **{f"tail of answers, cvar {a}": optimum(tilted_by_cvar, a, 1 - a) for a in (0.8, 0.95, 0.99)},
+    **{f"tail of answers, erm {mu:g}": optimum(tilted_by_erm, mu, 0.05) for mu in (1.0, 4.0)},
+    ANY: any_threshold,
+    **{
+        name: tokens(solve)
+        for name, solve in {
+            "mean, one step": one_step("mean"),
+            **{f"cvar {a}, one step": one_step(f"cvar:{a}") for a in LEVELS},
+            "erm 1, one step": one_step("erm:1"),
+            "erm 4, one step": one_step("erm:4"),
+            "cvar 0.95 on both, one step": one_step("cvar:0.95", "cvar:0.95"),
+            **{f"cvar {a}, 4 rounds": rounds(f"cvar:{a}", 4) for a in (0.5, 0.9, 0.95)},
+            **{f"cvar {a}, fixed point": fixed_point(f"cvar:{a}") for a in LEVELS},
+            "erm 1, fixed point": fixed_point("erm:1"),
+            "erm 4, fixed point": fixed_point("erm:4"),
+            **{f"cvar {a}, self-consistent": careful(f"cvar:{a}") for a in LEVELS},
+            **{
+                f"cvar {a} on both, self-consistent": consistent(f"cvar:{a}")
+                for a in (0.2, 0.5, 0.8)
+            },
+        }.items()
+    },
 }
 
 
-class Points(NamedTuple):
-    """Every policy of a grid on one tree: each [G]."""
-
-    reward: Tensor
-    kl: Tensor
-    cvar: dict[float, Tensor]
+def chosen_methods(words: str | None) -> list[str]:
+    """Methods whose name holds one of the words; all without any."""
+    wanted = [word.strip() for word in words.split(",")] if words else [""]
+    for word in wanted:
+        if not any(word in name for name in METHODS):
+            raise InputError(f"methods: {word!r} is in no name; there are: {'; '.join(METHODS)}")
+    return [name for name in METHODS if any(word in name for word in wanted)]
 
 
 def grid(size: int) -> tuple[Tensor, Tensor]:
@@ -145,21 +180,6 @@ def grid(size: int) -> tuple[Tensor, Tensor]:
     weight = torch.cat([torch.zeros(1), torch.logspace(-1.0, 2.5, size - 1)]).double()
     first, second = torch.meshgrid(beta, weight, indexing="ij")
     return first.reshape(-1, 1, 1), second.reshape(-1, 1, 1)
-
-
-def evaluate(mdp: TokenMDP, policy: Levels, order: Tensor) -> Points:
-    """Reward, KL and tails of all policies; `order` sorts the leaves by falling cost."""
-    log_probs = accumulate(policy)
-    probs = log_probs.exp()
-    mass = probs[:, order]
-    cost = accumulate(mdp.cost).flatten()[order]
-    before = mass.cumsum(-1) - mass
-    cvar = {}
-    for level in TAILS:
-        taken = (1 - level - before).clamp(min=0).minimum(mass)
-        cvar[level] = taken @ cost / taken.sum(-1)
-    kl = (probs * (log_probs - accumulate(mdp.log_ref))).sum(-1)
-    return Points(probs @ accumulate(mdp.reward).flatten(), kl, cvar)
 
 
 def within_reach(mdp: TokenMDP, budget: float) -> tuple[float, float]:
@@ -177,56 +197,66 @@ def within_reach(mdp: TokenMDP, budget: float) -> tuple[float, float]:
     return float(expected_sum(mdp.reward, mdp.log_ref)), at(high)[1]
 
 
-def best(points: Points, least: float, budget: float, level: float) -> float:
-    """Lowest CVaR among the policies that reach the reward within the budget; inf if none."""
-    allowed = (points.reward >= least) & (points.kl <= budget)
-    return float(points.cvar[level][allowed].amin()) if bool(allowed.any()) else math.inf
+def lowest(tables: Iterable[Points], needed: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Lowest CVaR [tails, budgets, shares] of policies with the reward within the budget.
+
+    `needed` is the reward for each budget and share; inf where no policy has it.
+    """
+    found = np.full((len(TAILS), len(BUDGETS), len(SHARES)), math.inf)
+    for points in tables:
+        for b, budget in enumerate(BUDGETS):
+            for s, least in enumerate(needed[b]):
+                allowed = (points.reward >= least) & (points.kl <= budget)
+                for t, level in enumerate(TAILS):
+                    own = points.cvar[level].where(allowed, math.inf)
+                    found[t, b, s] = min(found[t, b, s], float(own.amin()))
+    return found
 
 
-def study(family: str, trees: int, size: int, seed: int) -> dict[str, NDArray[np.float64]]:
+def study(
+    family: str, trees: int, size: int, seed: int, methods: Iterable[str]
+) -> dict[str, NDArray[np.float64]]:
     """Lowest CVaR of every method on one family, in units of the reference's.
 
     Arrays [trees, tails, budgets, shares].
     """
     found = {
-        name: np.full((trees, len(TAILS), len(BUDGETS), len(SHARES)), math.inf) for name in METHODS
+        name: np.full((trees, len(TAILS), len(BUDGETS), len(SHARES)), math.inf) for name in methods
     }
     beta, weight = grid(size)
-    for tree in range(trees):
+    console = Console(stderr=True)
+    for tree in track(range(trees), family, console=console):
         mdp = random_mdp(family, 1000 * seed + tree, vocabulary=6, depth=4, peakedness=1.5)
-        order = accumulate(mdp.cost).flatten().argsort(descending=True)
-        start = {level: float(tail_of_total(mdp, mdp.log_ref, level).cvar) for level in TAILS}
-        reach = {budget: within_reach(mdp, min(budget, 4.0)) for budget in BUDGETS}
-        for name, solve in METHODS.items():
-            points = evaluate(mdp, solve(mdp, beta, weight), order)
-            for b, budget in enumerate(BUDGETS):
-                least, most = reach[budget]
-                for s, share in enumerate(SHARES):
-                    for t, level in enumerate(TAILS):
-                        needed = least + share * (most - least)
-                        lowest = best(points, needed, budget, level)
-                        found[name][tree, t, b, s] = lowest / start[level]
+        start = [float(tail_of_total(mdp, mdp.log_ref, level).cvar) for level in TAILS]
+        reach = [within_reach(mdp, min(budget, 4.0)) for budget in BUDGETS]
+        needed = [[least + s * (most - least) for s in SHARES] for least, most in reach]
+        for name in found:
+            own = lowest(METHODS[name](mdp, beta, weight), needed)
+            found[name][tree] = own / np.array(start)[:, None, None]
     return found
 
 
 def compare(
     found: Mapping[str, NDArray[np.float64]], seed: int, n_boot: int = 4000
 ) -> list[dict[str, Any]]:
-    """Each method's mean CVaR less the base's, in the reference's CVaR, with an interval.
+    """Each method's mean CVaR less its base's, in the reference's CVaR, with an interval.
 
     The interval is a bootstrap over trees, paired. Trees where either finds no policy on the grid
     that has the reward within the budget are left out and counted by what remains, `trees`.
     """
     rows = []
-    draws = np.random.default_rng(seed)
     for name, own in found.items():
+        # A method's interval does not depend on which others are computed beside it.
+        draws = np.random.default_rng(seed)
         for t, level in enumerate(TAILS):
             for b, budget in enumerate(BUDGETS):
                 for s, share in enumerate(SHARES):
-                    pair = np.stack([found[BASE][:, t, b, s], own[:, t, b, s]])
+                    base = BASES.get(name, BASE)
+                    pair = np.stack([found[base][:, t, b, s], own[:, t, b, s]])
                     both = np.isfinite(pair).all(0)
                     row = {
                         "method": name,
+                        "base": base,
                         "tail": level,
                         "budget": None if math.isinf(budget) else budget,
                         "share": share,
@@ -269,24 +299,13 @@ def main() -> None:
         "--grid", type=int, default=24, help="values of lambda; twice as many of beta"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", help="words, between commas; all methods whose name has one")
+    parser.add_argument("--families", help=f"between commas; of {', '.join(FAMILIES)}")
     options = parser.parse_args()
     if options.from_json:
         content = json.loads(options.from_json.read_text(encoding="utf-8"))
     else:
-        content = {
-            "trees": options.trees,
-            "grid": options.grid,
-            "seed": options.seed,
-            "base": BASE,
-            "families": {},
-        }
-        for family in FAMILIES:
-            began = time.perf_counter()
-            found = study(family, options.trees, options.grid, options.seed)
-            content["families"][family] = compare(found, options.seed)
-            print(f"{family}: {time.perf_counter() - began:.0f} s", flush=True)
-    if options.json:
-        write_text(options.json, json.dumps(content, indent=0) + "\n")
+        content = run(options)
     print(table(content))
     if options.html or options.svg:
         page, svg = render(content)
@@ -294,6 +313,45 @@ def main() -> None:
             write_text(options.html, page)
         if options.svg:
             write_text(options.svg, svg)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Compute what the JSON does not hold yet, and write it after each family."""
+    wanted = options.families.split(",") if options.families else list(FAMILIES)
+    content: dict[str, Any] = {
+        "trees": options.trees,
+        "grid": options.grid,
+        "seed": options.seed,
+        "base": BASE,
+        "families": {},
+    }
+    if options.json and options.json.exists():
+        kept = json.loads(options.json.read_text(encoding="utf-8"))
+        if {**kept, "families": {}} != content:
+            raise InputError(
+                f"{options.json}: holds figures of other settings; name another file, or delete it"
+            )
+        content = kept
+    for family in wanted:
+        rows = content["families"].get(family, [])
+        there = {row["method"] for row in rows}
+        missing = [name for name in chosen_methods(options.methods) if name not in there]
+        if not missing:
+            print(f"{family}: kept from {options.json}", flush=True)
+            continue
+        needed = {*missing, BASE, *(BASES[name] for name in missing if name in BASES)}
+        began = time.perf_counter()
+        found = study(
+            family, options.trees, options.grid, options.seed, [m for m in METHODS if m in needed]
+        )
+        rows += [row for row in compare(found, options.seed) if row["method"] not in there]
+        content["families"][family] = sorted(
+            rows, key=lambda row: list(METHODS).index(row["method"])
+        )
+        print(f"{family}: {time.perf_counter() - began:.0f} s", flush=True)
+        if options.json:
+            write_text(options.json, json.dumps(content, indent=0) + "\n")
+    return content
 
 
 if __name__ == "__main__":

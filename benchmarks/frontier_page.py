@@ -15,7 +15,7 @@ STYLE = (
     ".good{stroke:#17734a;fill:#17734a}.bad{stroke:#b3261e;fill:#b3261e}"
     ".same{stroke:#8a93a1;fill:#8a93a1}"
 )
-LEFT, PANEL, ROW, TOP = 245.0, 190.0, 19.0, 46.0
+LEFT, PANEL, ROW, TOP = 265.0, 190.0, 19.0, 46.0
 RANGE = 0.2  # changes beyond are drawn at the edge
 
 
@@ -41,6 +41,11 @@ def cell(row: Mapping[str, Any], trees: int) -> str:
     return shown if row["reached"] == trees else f"{shown}, {row['reached']} of {trees}"
 
 
+def named(row: Mapping[str, Any], content: Content) -> str:
+    """A method's name, marked where it is compared with another than the study's base."""
+    return str(row["method"]) + ("" if row["base"] == content["base"] else " *")
+
+
 def table(
     content: Content, tail: float = 0.95, budget: float | None = 2.0, share: float = 0.9
 ) -> str:
@@ -56,9 +61,8 @@ def table(
             shown = " | ".join("-" if cvar is None else f"{100 * cvar:.1f}" for cvar in left)
             lines.append(f"| {content['base']}: CVaR left | {shown} |")
         else:
-            lines.append(
-                f"| {own[0]['method']} | {' | '.join(cell(row, content['trees']) for row in own)} |"
-            )
+            cells = " | ".join(cell(row, content["trees"]) for row in own)
+            lines.append(f"| {named(own[0], content)} | {cells} |")
     return "\n".join(lines)
 
 
@@ -66,7 +70,7 @@ def plot(content: Content, tail: float, budget: float | None, share: float) -> s
     """A panel for each family: CVaR less that of the base, with intervals."""
     families = list(content["families"])
     names = [
-        row["method"]
+        named(row, content)
         for row in rows_of(content, families[0], tail=tail, budget=budget, share=share)
         if row["method"] != content["base"]
     ]
@@ -113,7 +117,8 @@ def plot(content: Content, tail: float, budget: float | None, share: float) -> s
     parts.append(
         label(
             LEFT, height - 4,
-            f"CVaR {tail:g} of total cost less that of SACPO's optimum, % of the reference's; "
+            f"CVaR {tail:g} of total cost less that of SACPO's optimum (*: on the finer grid), "
+            "% of the reference's; "
             f"{100 * share:.0f} % of the reachable reward, {budget_text}",
             class_="tick",
         )

@@ -2,34 +2,99 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import coverage, frontier
+from benchmarks import coverage, frontier, frontier_answers
 from benchmarks.frontier_page import plot, table
+from riskalign.errors import InputError
+from riskalign.risk import tail_optimum
 from riskalign.theory import accumulate, random_mdp
 
 
-def test_every_method_of_the_frontier_is_a_policy_on_its_grid() -> None:
+def joined(tables: Iterable[frontier_answers.Points]) -> frontier_answers.Points:
+    rows = list(tables)
+    return frontier_answers.Points(
+        torch.cat([points.reward for points in rows]),
+        torch.cat([points.kl for points in rows]),
+        {
+            level: torch.cat([points.cvar[level] for points in rows])
+            for level in frontier_answers.TAILS
+        },
+    )
+
+
+def test_every_method_of_the_frontier_is_on_its_grid() -> None:
     mdp = random_mdp("prefix", 0, vocabulary=3, depth=3)
     beta, weight = frontier.grid(4)
-    order = accumulate(mdp.cost).flatten().argsort(descending=True)
-    reward = {}
-    for name, solve in frontier.METHODS.items():
-        policy = solve(mdp, beta, weight)
-        for level in policy:
-            assert float(level.logsumexp(-1).abs().max()) < 1e-9, name
-        points = frontier.evaluate(mdp, policy, order)
-        assert points.reward.shape == (32,)
-        assert bool((points.kl > -1e-12).all())
+    found = {name: joined(m(mdp, beta, weight)) for name, m in frontier.METHODS.items()}
+    for name, points in found.items():
+        size = {frontier.FINE: 16, frontier.ANY: 8 * 27}.get(name, 1)
+        assert points.reward.shape == points.kl.shape == (32 * size,), name
+        assert bool((points.kl > -1e-9).all()), name
         assert bool((points.cvar[0.99] >= points.cvar[0.95] - 1e-12).all())
-        reward[name] = points.reward
     # Where the cost weighs nothing all risk-neutral forms of one kind agree.
     free = weight.flatten() == 0
-    whole, fixed = reward[frontier.BASE], reward["cvar 0.9, fixed point"]
-    assert float((whole - fixed)[free].abs().max()) < 1e-9
+    for name in ("cvar 0.9, fixed point", "tail of answers, cvar 0.95", "tail of answers, erm 1"):
+        apart = (found[frontier.BASE].reward - found[name].reward)[free].abs()
+        assert float(apart.max()) < 1e-6, name
+    # The base's grid is part of the finer one.
+    torch.testing.assert_close(found[frontier.FINE].reward[:32], found[frontier.BASE].reward)
+
+
+def test_policies_of_any_threshold_are_what_they_say() -> None:
+    """Running sums against each tilt written out; CVaR is met where eta is the quantile."""
+    mdp = random_mdp("diffuse", 2, vocabulary=3, depth=2)
+    beta, weight = frontier.grid(4)
+    grids = list(frontier_answers.finer(beta, weight, 2, 4))
+    costs = accumulate(mdp.cost).flatten()
+    met = 0
+    tables = frontier_answers.any_threshold(mdp, beta, weight)
+    for eta, points in zip(costs.sort(descending=True).values, tables, strict=True):
+        policies = torch.cat(
+            [
+                (
+                    accumulate(mdp.log_ref)
+                    + (accumulate(mdp.reward) - w * (costs - eta).clamp(min=0)) / b
+                ).log_softmax(-1)
+                for b, w in grids
+            ]
+        )
+        plain = frontier_answers.evaluate(mdp, policies)
+        torch.testing.assert_close(points.reward, plain.reward)
+        torch.testing.assert_close(points.kl, plain.kl)
+        for level in frontier_answers.TAILS:
+            assert bool((points.cvar[level] >= plain.cvar[level] - 1e-9).all())
+            at_least = (policies.exp() * (costs >= eta)).sum(-1)
+            beyond = (policies.exp() * (costs > eta)).sum(-1)
+            quantile = (beyond <= 1 - level) & (at_least >= 1 - level)
+            met += int(quantile.sum())
+            torch.testing.assert_close(points.cvar[level][quantile], plain.cvar[level][quantile])
+    assert met > 100
+
+
+@pytest.mark.parametrize("family", ["diffuse", "correlated"])
+def test_the_frontiers_tail_form_is_the_librarys_optimum(family: str) -> None:
+    """The scan by cumulated sums, and the entropic fixed point, at every point of a grid."""
+    mdp = random_mdp(family, 1, vocabulary=4, depth=3)
+    costs, order = accumulate(mdp.cost).flatten().sort()
+    log_base = accumulate(mdp.log_ref) + accumulate(mdp.reward) / torch.tensor([[0.3], [1.0]])
+    log_base = log_base.double().log_softmax(-1)[:, order]
+    for strength in (0.05, 0.4, 3.0):
+        wanted = torch.full((2, 1), strength, dtype=torch.float64)
+        for level in (0.8, 0.95):
+            found = frontier_answers.tilted_by_cvar(costs, log_base, wanted, level)
+            for log_w, base in zip(found, log_base, strict=True):
+                best = tail_optimum(costs, f"cvar:{level}", strength, log_base=base)
+                torch.testing.assert_close(log_w.exp(), best.weights, rtol=1e-6, atol=1e-9)
+        found = frontier_answers.tilted_by_erm(costs, log_base, wanted, 1.0)
+        for log_w, base in zip(found, log_base, strict=True):
+            best = tail_optimum(costs, "erm:1.0", strength, log_base=base)
+            torch.testing.assert_close(log_w.exp(), best.weights, rtol=1e-3, atol=1e-4)
 
 
 def test_frontier_command(
@@ -38,9 +103,20 @@ def test_frontier_command(
     files = [tmp_path / "f.json", tmp_path / "f.html", tmp_path / "f.svg"]
     flags = ["--json", "--html", "--svg"]
     arguments = [str(x) for pair in zip(flags, files, strict=True) for x in pair]
-    chosen = [frontier.BASE, "mean, one step", "cvar 0.9, one step", "cvar 0.9, self-consistent"]
+    chosen = [
+        frontier.BASE,
+        frontier.FINE,
+        "tail of answers, cvar 0.95",
+        frontier.ANY,
+        "mean, one step",
+        "cvar 0.9, self-consistent",
+    ]
     monkeypatch.setattr(frontier, "METHODS", {name: frontier.METHODS[name] for name in chosen})
-    monkeypatch.setattr(sys, "argv", ["frontier", "--trees", "3", "--grid", "5", *arguments])
+    common = ["frontier", "--trees", "3", "--grid", "5", *arguments]
+    monkeypatch.setattr(sys, "argv", [*common, "--methods", "whole, one step, tail"])
+    frontier.main()
+    first = json.loads(files[0].read_text())
+    monkeypatch.setattr(sys, "argv", common)
     frontier.main()
     shown = capsys.readouterr().out
     assert "| mean, one step |" in shown
@@ -49,9 +125,25 @@ def test_frontier_command(
         own = [row for row in rows if row["method"] == frontier.BASE and row["change"] is not None]
         assert own, family
         assert all(row["change"] == row["low"] == row["high"] == 0 for row in own)
+        # What was there is kept, and methods stand in their order.
+        assert list(dict.fromkeys(row["method"] for row in rows)) == chosen
+        kept = [row for row in rows if row["method"] != chosen[-1]]
+        assert kept == first["families"][family]
+        against = [row for row in rows if row["method"] == frontier.ANY]
+        assert all(row["base"] == frontier.FINE for row in against)
     assert files[1].read_text().count("<svg") == 2 * 2 * len(frontier.BUDGETS)
     assert plot(content, 0.95, 2.0, 0.9) == files[2].read_text()
     assert table(content) in shown
+    # Nothing is left to compute; other settings, families or words are refused.
+    monkeypatch.setattr(frontier, "study", None)
+    frontier.main()
+    assert capsys.readouterr().out.count("kept from") == 4
+    monkeypatch.setattr(sys, "argv", [*common, "--seed", "7"])
+    with pytest.raises(InputError, match="other settings"):
+        frontier.main()
+    monkeypatch.setattr(sys, "argv", [*common, "--methods", "magic"])
+    with pytest.raises(InputError, match="'magic' is in no name"):
+        frontier.main()
 
 
 def test_coverage_of_a_few_trials() -> None:

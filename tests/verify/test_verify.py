@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 import riskalign.risk.registry as registry
+import riskalign.theory.answers as answers
 import riskalign.theory.solve as solve
 from riskalign.cli.app import app
 from riskalign.errors import InputError
@@ -16,13 +18,15 @@ from riskalign.losses.registry import LOSSES
 from riskalign.losses.sequence import LossOutput, SequenceStats
 from riskalign.losses.targets import margin_loss
 from riskalign.pipeline.schedule import Temperatures, temperatures
+from riskalign.risk.answers import tail_cost
 from riskalign.risk.cvar import cvar
 from riskalign.risk.value import RiskValue
-from riskalign.theory import tilt
+from riskalign.theory import Levels, TokenMDP, tilt
 from riskalign.verify import (
     CLAIMS,
     Claim,
     Setting,
+    answer_claims,
     check,
     loss_claims,
     print_findings,
@@ -79,6 +83,32 @@ def test_a_wrong_sign_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_safe_step_towards_cost_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(solve, "tilt", lambda policy, q, beta: tilt(policy, q, -beta))
     for key in ("implicit", "two-actions", "stationary"):
+        assert fails(key), key
+
+
+def test_a_threshold_in_the_wrong_place_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quantile under the reference, instead of that under the policy that one arrives at."""
+
+    def stale(
+        costs: Tensor, risk: str, strength: float, *, log_base: Tensor
+    ) -> SimpleNamespace:  # fmt: skip
+        return SimpleNamespace(phi=tail_cost(costs, risk, log_base.softmax(0)))
+
+    monkeypatch.setattr(answers, "tail_optimum", stale)
+    for key in ("tail-best", "tail-ascent"):
+        assert fails(key), key
+    # Where harm is rare the threshold is the least cost under either.
+    assert not fails("tail-rare")
+
+
+def test_the_cost_itself_in_place_of_its_tail_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def untransformed(mdp: TokenMDP, phi: object) -> Levels:
+        return mdp.cost
+
+    monkeypatch.setattr(answer_claims, "charged", untransformed)
+    assert fails("tail-dpo")
+    monkeypatch.setattr(answers, "charged", untransformed)
+    for key in ("tail-best", "tail-ascent", "tail-rare"):
         assert fails(key), key
 
 

@@ -1,5 +1,6 @@
 """Exact mathematics on small trees: what RSA and its neighbours optimise, without sampling."""
 
+from riskalign.theory.answers import AnswerOptimum, Decomposed, answer_optimum, charged, decomposed
 from riskalign.theory.control import cautious, self_consistent, tilted_consistent
 from riskalign.theory.dual import Constrained, at_each_state, on_average, over_responses
 from riskalign.theory.evaluate import Evaluation, evaluate
@@ -9,13 +10,18 @@ from riskalign.theory.tree import Levels, TokenMDP, accumulate, mix, nested, til
 
 __all__ = [
     "FAMILIES",
+    "AnswerOptimum",
     "Constrained",
+    "Decomposed",
     "Evaluation",
     "Levels",
     "TokenMDP",
     "accumulate",
+    "answer_optimum",
     "at_each_state",
     "cautious",
+    "charged",
+    "decomposed",
     "evaluate",
     "iterated",
     "joint",

@@ -1,7 +1,7 @@
 """Self-consistent risk-averse optima: values under the new policy instead of the reference.
 
 Per state, with values in cost form, `V(s) = min_p rho_p(Q(s, .)) + beta KL(p || ref)` and
-`Q(s, z) = loss(s, z) + V(s z)` (docs/method.md, section 8). With the mean this is soft control,
+`Q(s, z) = loss(s, z) + V(s z)` (docs/theory.md, section 7). With the mean this is soft control,
 whose optimum is that over whole responses (`solve.sequence_optimum`).
 """
 

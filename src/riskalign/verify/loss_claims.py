@@ -53,12 +53,12 @@ def _states() -> Tensor:
     return torch.tensor(rows)
 
 
-def _pairs(logits: Tensor, mdp: TokenMDP, risk: Risk) -> tuple[SequenceStats, SequenceStats]:
+def _pairs(logits: Tensor, log_ref: Levels, risk: Risk) -> tuple[SequenceStats, SequenceStats]:
     """Statistics of both responses of every pair of every tree, each field [count * pairs]."""
-    count, n = mdp.reward[0].shape[0], len(_RESPONSES)
+    count, n = log_ref[0].shape[0], len(_RESPONSES)
     rows = (torch.arange(count).unsqueeze(-1) * sum(_SIZES) + _states()).flatten()
     labels = torch.tensor(_RESPONSES).flatten().repeat(count)
-    stats = token_stats(logits[rows], _HEAD, _rows(mdp.log_ref)[rows], _HEAD, labels, risk)
+    stats = token_stats(logits[rows], _HEAD, _rows(log_ref)[rows], _HEAD, labels, risk)
     sequence = torch.arange(count * n).repeat_interleave(DEPTH)
     by_response = sum_by_sequence(stats, sequence, count * n)
     first, second = (torch.arange(count)[:, None] * n + side for side in _PAIRS)
@@ -68,16 +68,17 @@ def _pairs(logits: Tensor, mdp: TokenMDP, risk: Risk) -> tuple[SequenceStats, Se
     )
 
 
-def _gaps(mdp: TokenMDP) -> Tensor:
-    """Return of the first response of each pair less that of the second: [count * pairs]."""
-    returns = accumulate(mdp.reward)
+def _gaps(returns: Tensor) -> Tensor:
+    """Return [count, n] of each pair's first response less the second's: [count * pairs]."""
     return (returns[:, _PAIRS[0]] - returns[:, _PAIRS[1]]).flatten()
 
 
-def _losses(logits: Tensor, mdp: TokenMDP, risk: Risk, loss: str, target: str) -> Tensor:
+def _losses(
+    logits: Tensor, log_ref: Levels, returns: Tensor, risk: Risk, loss: str, target: str
+) -> Tensor:
     """Mean loss of each tree's pairs above the least possible: [count]."""
-    first, second = _pairs(logits, mdp, risk)
-    gap = _gaps(mdp)
+    first, second = _pairs(logits, log_ref, risk)
+    gap = _gaps(returns)
     if target == "hard":
         # Each order as often as Bradley and Terry say it is labelled.
         forward = pair_loss(loss, first, second, beta=BETA).loss
@@ -87,12 +88,15 @@ def _losses(logits: Tensor, mdp: TokenMDP, risk: Risk, loss: str, target: str) -
         value = pair_loss(loss, first, second, beta=BETA, target=target, gap=gap).loss
     # What a perfect margin costs is taken off, so that digits are left for what is above it.
     least = margin_loss(gap, target if target == "gap" else "soft", gap=gap)
-    return (value - least).view(mdp.reward[0].shape[0], -1).mean(-1)
+    return (value - least).view(len(returns), -1).mean(-1)
 
 
-def train(mdp: TokenMDP, risk: Risk, target: str) -> Levels:
-    """The policy that `rsa1` is minimised by, from the reference, by L-BFGS."""
-    logits = _rows(mdp.log_ref).clone().requires_grad_()
+def train(log_ref: Levels, returns: Tensor, risk: Risk, target: str, loss: str = "rsa1") -> Levels:
+    """The policies that a loss is minimised by, from the reference, by L-BFGS.
+
+    `log_ref` has levels [count, 3**t, 3], `returns` [count, 27] are those of all responses.
+    """
+    logits = _rows(log_ref).clone().requires_grad_()
     descent = torch.optim.LBFGS(
         [logits], max_iter=600, history_size=60, line_search_fn="strong_wolfe",
         tolerance_grad=1e-11, tolerance_change=1e-16,
@@ -100,12 +104,12 @@ def train(mdp: TokenMDP, risk: Risk, target: str) -> Levels:
 
     def closure() -> Tensor:
         descent.zero_grad()
-        total = _losses(logits, mdp, risk, "rsa1", target).sum()
+        total = _losses(logits, log_ref, returns, risk, loss, target).sum()
         total.backward()
         return total
 
     descent.step(closure)
-    return _levels(logits.detach().log_softmax(-1), mdp.reward[0].shape[0])
+    return _levels(logits.detach().log_softmax(-1), len(returns))
 
 
 def _closed_form(mdp: TokenMDP, risk: Risk, scale: float = 1.0) -> Levels:
@@ -121,7 +125,7 @@ def finds_closed_form(setting: Setting) -> Errors:
         risk = get_risk(name)
         best = _closed_form(mdp, risk)
         for target in TARGETS:
-            trained = train(mdp, risk, target)
+            trained = train(mdp.log_ref, accumulate(mdp.reward), risk, target)
             found[f"{name} {target}"] = largest(total_variation(trained, best))
     return found
 
@@ -130,7 +134,8 @@ def _slope(setting: Setting, name: str, loss: str, target: str) -> Tensor:
     """Largest derivative of the loss by a logit, at the closed form: one number a tree."""
     mdp, risk = _tree(setting), get_risk(name)
     logits = _rows(_closed_form(mdp, risk)).clone().requires_grad_()
-    _losses(logits, mdp, risk, loss, target).sum().backward()
+    returns = accumulate(mdp.reward)
+    _losses(logits, mdp.log_ref, returns, risk, loss, target).sum().backward()
     assert logits.grad is not None
     return logits.grad.view(setting.trees, -1).abs().amax(-1)
 
@@ -160,13 +165,13 @@ def hard_has_no_minimum(setting: Setting) -> Errors:
     response always chosen the loss falls towards 0 as c grows: there is no finite minimum.
     """
     mdp = _tree(setting)
-    certain = _gaps(mdp) > 0
+    certain = _gaps(accumulate(mdp.reward)) > 0
     found: Errors = {}
     for name in MEASURES:
         risk = get_risk(name)
         losses = []
         for scale in (1.0, 2.0, 4.0, 8.0, 16.0):
-            first, second = _pairs(_rows(_closed_form(mdp, risk, scale)), mdp, risk)
+            first, second = _pairs(_rows(_closed_form(mdp, risk, scale)), mdp.log_ref, risk)
             forward = pair_loss("rsa1", first, second, beta=BETA).loss
             backward = pair_loss("rsa1", second, first, beta=BETA).loss
             losses.append(torch.where(certain, forward, backward).view(setting.trees, -1).mean(-1))

@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterable
 import torch
 
 from riskalign.errors import InputError
-from riskalign.verify import dial_claims, loss_claims, risk_claims, step_claims, value_claims
+from riskalign.verify import (
+    answer_claims,
+    dial_claims,
+    loss_claims,
+    risk_claims,
+    step_claims,
+    value_claims,
+)
 from riskalign.verify.claim import Claim, Finding, Setting
 
 CLAIMS: tuple[Claim, ...] = (
@@ -16,6 +23,7 @@ CLAIMS: tuple[Claim, ...] = (
     *loss_claims.CLAIMS,
     *step_claims.CLAIMS,
     *dial_claims.CLAIMS,
+    *answer_claims.CLAIMS,
 )
 
 Tell = Callable[[int, str], None]  # claims done, and the statement that comes next

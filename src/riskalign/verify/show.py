@@ -23,6 +23,7 @@ GROUPS = {
     "loss": "The loss finds the theory",
     "steps": "Two steps, the constraint, the drift",
     "dial": "The dial",
+    "answers": "The tail of whole answers",
 }
 
 
