@@ -1,5 +1,7 @@
 """Claims about the tail of whole answers: the optimum, how it is learnt, CVaR along the tree."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ from riskalign.verify.trees import BETA, total_variation, trees
 LEVELS = (0.8, 0.95)
 #: Of the cost's charge, whose slope is this much at most.
 SLOPE = 1.0
-_OWN = 2  # the optimum's own place among the starts of `_ascent`
+_OWN = 2  # the optimum's own place among the starts of `ascent`
 
 
 def _multiplier(name: str) -> float:
@@ -37,26 +39,34 @@ def _multiplier(name: str) -> float:
     return SLOPE * (1 - (level or 0.0))
 
 
+@functools.cache
+def optima(setting: Setting, level: float) -> list[tuple[TokenMDP, Levels]]:
+    """The trees, and the optimum on them; solved once for all claims that ask about it."""
+    weight = _multiplier(f"cvar:{level}")
+    return [
+        (mdp, answer_optimum(mdp, f"cvar:{level}", BETA, weight).log_policy)
+        for mdp in trees(setting)
+    ]
+
+
 def same_reward_and_kl(setting: Setting) -> Errors:
     """How far any of 24 policies of the same reward and KL has a lower CVaR: tilts and noise."""
     found: Errors = {}
     for level in LEVELS:
-        weight = _multiplier(f"cvar:{level}")
         errors = []
-        for mdp in trees(setting):
-            best = answer_optimum(mdp, f"cvar:{level}", BETA, weight).log_policy
+        for mdp, best in optima(setting, level):
             for lost in at_same_reward_and_kl(mdp, best, level, setting.seed):
                 errors.append(lost.clamp(min=0).amax())
         found[f"cvar:{level}"] = largest(torch.stack(errors))
     return found
 
 
-def _ascent(setting: Setting, level: float) -> Tensor:
-    """What the best of gradient ascent's starts has more than the optimum has: [trees, starts]."""
+@functools.cache
+def ascent(setting: Setting, level: float) -> Tensor:
+    """What each of gradient ascent's starts ends at, less what the optimum has: [trees, starts]."""
     weight = _multiplier(f"cvar:{level}")
     rows = []
-    for mdp in trees(setting):
-        best = answer_optimum(mdp, f"cvar:{level}", BETA, weight).log_policy
+    for mdp, best in optima(setting, level):
         sacpo = sequence_optimum(
             combine(negate(mdp.reward), mdp.cost, 1.0, SLOPE), mdp.log_ref, BETA
         )  # fmt: skip
@@ -67,12 +77,12 @@ def _ascent(setting: Setting, level: float) -> Tensor:
 
 def gradient_ascent(setting: Setting) -> Errors:
     """How far ascent on the same Lagrangian from 8 starts gets below the closed form."""
-    return {f"cvar:{a}": largest((-_ascent(setting, a)).clamp(min=0)) for a in LEVELS}
+    return {f"cvar:{a}": largest((-ascent(setting, a)).clamp(min=0)) for a in LEVELS}
 
 
 def gradient_stays_above(setting: Setting) -> Errors:
     """By how much the ascent's starts end above it, at the mean tree: the best and the worst."""
-    above = _ascent(setting, 0.8)
+    above = ascent(setting, 0.8)
     others = above[:, [i for i in range(above.shape[1]) if i != _OWN]]
     return {"best": float(others.amin(-1).mean()), "worst": float(others.amax(-1).mean())}
 
@@ -86,14 +96,13 @@ def rare_harm(setting: Setting) -> Errors:
     found: Errors = {}
     for level in LEVELS:
         errors = []
-        for mdp in trees(setting):
+        for mdp, best in optima(setting, level):
             helpful = sequence_optimum(negate(mdp.reward), mdp.log_ref, BETA)
             least = accumulate(mdp.cost).amin(-1)
             rare = tail_of_total(mdp, helpful, level).var <= least
-            best = answer_optimum(mdp, f"cvar:{level}", BETA, _multiplier(f"cvar:{level}"))
             losses = combine(negate(mdp.reward), mdp.cost, 1.0, SLOPE)
             distance = total_variation(
-                best.log_policy, sequence_optimum(losses, mdp.log_ref, BETA)
+                best, sequence_optimum(losses, mdp.log_ref, BETA)
             )  # fmt: skip
             errors.append(distance[rare])
         rows = torch.cat(errors)
@@ -115,8 +124,10 @@ def _small(setting: Setting) -> TokenMDP:
     return TokenMDP(log_ref, reward, cost)
 
 
-def _safe_step(mdp: TokenMDP, name: str) -> tuple[Levels, Levels, Levels]:
+@functools.cache
+def safe_step(setting: Setting, name: str) -> tuple[Levels, Levels, Levels]:
     """The helpful policy, the whole optimum and the charge in reward units, at the last token."""
+    mdp = _small(setting)
     weight = _multiplier(name)
     helpful = sequence_optimum(negate(mdp.reward), mdp.log_ref, BETA)
     best = answer_optimum(mdp, name, BETA, weight)
@@ -127,9 +138,8 @@ def _safe_step(mdp: TokenMDP, name: str) -> tuple[Levels, Levels, Levels]:
 def dpo_recovers(setting: Setting) -> Errors:
     """The safe step with `dpo` on gaps of `-lambda phi(C)`, from the helpful policy."""
     found: Errors = {}
-    mdp = _small(setting)
-    for name in ("cvar:0.5", "cvar:0.9", "erm:1.0"):
-        helpful, best, charge = _safe_step(mdp, name)
+    for name in ("cvar:0.9", "erm:1.0"):
+        helpful, best, charge = safe_step(setting, name)
         trained = train(helpful, -accumulate(charge), get_risk("mean"), "gap", "dpo")
         found[name] = largest(total_variation(trained, best))
     return found
@@ -137,15 +147,11 @@ def dpo_recovers(setting: Setting) -> Errors:
 
 def rsa_recovers(setting: Setting) -> Errors:
     """The same with `rsa1` and a token-level measure: its own closed form with the cost `phi`."""
-    found: Errors = {}
-    mdp = _small(setting)
-    for name, inner in (("cvar:0.9", "cvar:0.4"), ("erm:1.0", "cvar:0.8")):
-        helpful, _, charge = _safe_step(mdp, name)
-        risk = get_risk(inner)
-        trained = train(helpful, -accumulate(charge), risk, "gap")
-        best = one_step(charge, helpful, value_scale(risk, BETA), BETA)
-        found[f"{name}, tokens {inner}"] = largest(total_variation(trained, best))
-    return found
+    helpful, _, charge = safe_step(setting, "cvar:0.9")
+    risk = get_risk("cvar:0.4")
+    trained = train(helpful, -accumulate(charge), risk, "gap")
+    best = one_step(charge, helpful, value_scale(risk, BETA), BETA)
+    return {f"cvar:0.9, tokens {risk.spec}": largest(total_variation(trained, best))}
 
 
 def prefix_levels(setting: Setting) -> Errors:
@@ -218,6 +224,12 @@ def fixed_levels(setting: Setting) -> Errors:
             gaps.append(value - tail_of_total(mdp, mdp.log_ref, level).cvar)
         found[f"cvar:{level}"] = smallest(torch.cat(gaps))
     return found
+
+
+def forget() -> None:
+    """Solve anew, for a library that has changed since."""
+    for solved in (optima, ascent, safe_step):
+        solved.cache_clear()
 
 
 CLAIMS = (

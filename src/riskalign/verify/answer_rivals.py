@@ -11,7 +11,7 @@ from riskalign.theory.tree import expected_sum
 
 _DRAWS = 6  # of each kind of rival
 _HALVINGS = 40
-_STEPS = 200
+_STEPS = 150
 _RATE = 0.05
 
 
