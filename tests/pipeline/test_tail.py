@@ -17,7 +17,7 @@ from riskalign.errors import InputError
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.settings import StepConfig
 from riskalign.pipeline.tail import TailAim, charged_rows, plan_tail, tail_words
-from riskalign.risk import tail_optimum
+from riskalign.risk import strength_for
 from tests import tiny
 from tests.pipeline.conftest import Letters
 
@@ -52,13 +52,15 @@ def test_a_limit_decides_the_temperature() -> None:
     plan = plan_tail(COSTS, aim)
     assert plan.summary["predicted"]["risk"] <= 3.0
     assert plan.summary["predicted"]["risk"] == pytest.approx(3.0, rel=0.02)
-    again = tail_optimum(
+    # A round's share of the strength that a limit takes.
+    found = strength_for(
         torch.tensor(COSTS).flatten(),
         "cvar:0.9",
-        2 * 2.0 / plan.beta,
+        3.0,
         prompt=torch.arange(200).repeat_interleave(8),
     )
-    assert again.risk == pytest.approx(plan.summary["predicted"]["risk"], rel=1e-3)
+    assert plan.beta == pytest.approx(2 * 2.0 / found.strength)
+    assert plan.summary["predicted"]["kl"] == found.kl
     for limit, words in ((100.0, "already"), (0.01, "least risk")):
         with pytest.raises(InputError, match=rf"safe\.limit: .*{words}"):
             plan_tail(COSTS, TailAim("cvar:0.9", limit, beta=0.5, gap_scale=1.0))

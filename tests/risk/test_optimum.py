@@ -134,17 +134,64 @@ def test_the_parts_belong_together(monkeypatch: pytest.MonkeyPatch) -> None:
         assert 1 <= found.effective_tail <= 120
 
 
-def test_a_limit_is_reached_and_not_more_than_that() -> None:
+@pytest.mark.parametrize("spec", ["mean", "cvar:0.9", "erm:0.5"])
+@pytest.mark.parametrize("starts", [8, 64])
+def test_a_limit_is_reached_at_the_least_distance(spec: str, starts: int) -> None:
+    """No tilt of a multiplier that keeps the limit is nearer, and no random one either."""
     costs, log_base, prompt = sample(5, 20, 16)
     base = Base.of(costs, log_base, prompt)
-    for spec in ("mean", "cvar:0.9", "erm:0.5"):
-        now = float(get_risk(spec)(costs, base.log_weights).value)
-        limit = 0.6 * now
-        found = strength_for(costs, spec, limit, log_base=log_base, prompt=prompt)
-        assert found.risk <= limit
-        weaker = tail_optimum(costs, spec, found.strength * 0.999, log_base=log_base, prompt=prompt)
-        assert weaker.risk > limit
-        assert found.risk == pytest.approx(limit, rel=0.05)
+    risk = get_risk(spec)
+    limit = 0.6 * float(risk(costs, base.log_weights).value)
+    found = strength_for(costs, spec, limit, log_base=log_base, prompt=prompt, starts=starts)
+    assert found.risk <= limit
+    assert found.risk == pytest.approx(limit, rel=1e-6)
+    again = base.tilted(-found.strength * found.phi(costs).unsqueeze(0))[0].exp()
+    torch.testing.assert_close(again, found.weights, rtol=1e-6, atol=1e-9)
+    for strength in torch.logspace(-2, 2, 9).tolist():
+        other = tail_optimum(costs, spec, strength, log_base=log_base, prompt=prompt)
+        assert other.risk > limit or other.kl >= found.kl - 1e-9
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn((2000, len(costs)), generator=generator, dtype=torch.float64)
+    log_w = base.tilted(logits - torch.rand((2000, 1), generator=generator).double() * costs)
+    kept = risk(costs.expand(2000, -1), log_w).value <= limit
+    assert bool(kept.any())
+    assert bool((base.kl(log_w)[kept] >= found.kl - 1e-9).all())
+
+
+def test_a_limit_on_cvar_is_a_scan_of_thresholds() -> None:
+    """Of all hinges with the least strength that keeps the limit, the one of least KL.
+
+    Its threshold is its policy's quantile.
+    """
+    costs, log_base, prompt = sample(6, 12, 8)
+    base = Base.of(costs, log_base, prompt)
+    risk = get_risk("cvar:0.8")
+    limit = 0.5 * float(risk(costs, base.log_weights).value)
+    least = math.inf
+    for eta in costs.tolist():
+        charge = (costs - eta).clamp(min=0)
+        low, high = 0.0, 1e4
+        for _ in range(60):
+            middle = (low + high) / 2
+            log_w = base.tilted(-middle * charge.unsqueeze(0))
+            keeps = float(risk(costs, log_w[0]).value) <= limit
+            low, high = (low, middle) if keeps else (middle, high)
+        log_w = base.tilted(-high * charge.unsqueeze(0))
+        if float(risk(costs, log_w[0]).value) <= limit + 1e-9:
+            least = min(least, float(base.kl(log_w)[0]))
+    found = strength_for(costs, risk, limit, log_base=log_base, prompt=prompt, starts=512)
+    assert found.kl == pytest.approx(least, rel=1e-5)
+    eta = found.phi.threshold
+    above = float(found.weights[costs > eta + 1e-12].sum())
+    at_least = float(found.weights[costs >= eta - 1e-12].sum())
+    assert above <= 0.2 + 1e-9
+    assert at_least >= 0.2 - 1e-9
+
+
+def test_a_limit_by_hand() -> None:
+    found = strength_for(torch.tensor([0.0, 1.0]), "mean", 0.25)
+    assert found.strength == pytest.approx(math.log(3))
+    torch.testing.assert_close(found.weights, torch.tensor([0.75, 0.25], dtype=torch.float64))
 
 
 def test_refusals() -> None:

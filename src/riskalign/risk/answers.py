@@ -56,6 +56,11 @@ class TailCost:
         free = [c for c, v in zip(self.knots, self.values, strict=True) if v <= self.values[0]]
         return free[-1] if self.below == 0.0 else -math.inf
 
+    def moved(self, by: float) -> "TailCost":
+        """The same function of the cost less `by`."""
+        knots = tuple(knot + by for knot in self.knots)
+        return TailCost(knots, self.values, self.below, self.above)
+
     @property
     def bend(self) -> float:
         """The knot where half of what the slope rises by has been reached (CVaR's quantile)."""

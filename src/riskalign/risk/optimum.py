@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from riskalign.errors import InputError
@@ -9,8 +10,7 @@ from riskalign.risk.answers import TailCost, answer_risk, tail_cost
 from riskalign.risk.registry import Risk
 from riskalign.risk.tilts import Base, Tilts
 
-_STRONGEST = 1e6  # of `strength` times the costs' spread; beyond it nothing moves any more
-_HALVINGS = 50
+_STRONGEST = 1e4  # nats per cost, to say what the least risk is
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,20 @@ def strength_for(
     prompt: Tensor | None = None,
     starts: int = 64,
 ) -> TailOptimum:
-    """The weakest tilt whose costs' risk is at most `limit`, as `tail_optimum` finds it.
+    """The tilt nearest to the base whose costs' risk is at most `limit`: least KL, so most reward.
 
     As MoCAN (arXiv 2405.19544) solves its dual: before training, from samples of the policy that
-    one starts from. Where the risk jumps past the limit, its safer side is taken.
+    one starts from. Not every such tilt is a `tail_optimum` of some strength, for the problem is
+    not convex; but for a fixed tail cost it is: CVaR is at most `limit` where
+    `eta + E(C - eta)_+ / (1 - a)` is for some `eta`, which is one limit on a mean. So the base's
+    tail cost is moved along the costs (to each of them, or to `starts` and then to those around the
+    best), the least strength that keeps the limit is found for each, and of these tilts the one
+    of least KL is kept. For CVaR its threshold is its own quantile again.
 
     Raises `InputError` for a limit that the base keeps already, or that no tilt of the sample does.
+
+    By hand: answers of cost 0 and 1 alike, the mean at most 1/4: weights 3/4 and 1/4, strength
+    log 3.
     """
     costs = costs.double().flatten()
     measure = answer_risk(risk)
@@ -117,26 +125,34 @@ def strength_for(
     now = float(measure(costs, base.log_weights).value)
     if now <= limit:
         raise InputError(f"limit is {limit:g}, and the risk {measure.spec} is {now:.4g} already")
-
-    def at(strength: float) -> TailOptimum:
-        return tail_optimum(
-            costs, measure, strength, log_base=log_base, prompt=prompt, starts=starts
-        )
-
-    # Equal costs have no spread, and no tilt lowers their risk.
-    spread = float(costs.max() - costs.min()) or 1.0
-    low, high = 1e-6 / spread, _STRONGEST / spread
-    best = at(high)
-    if best.risk > limit:
+    tilts = Tilts.of(costs, measure, 1.0, base)
+    start = tail_cost(costs, measure, base.log_weights.exp())
+    last = len(tilts.distinct) - 1
+    stride = -(-(last + 1) // starts)
+    ranks = torch.arange(0, last + 1, stride)
+    best = tilts.within(start, ranks, limit)
+    while stride > 1 and best is not None:
+        finer = max(1, stride // 8)
+        around = best.rank + torch.arange(-stride, stride + 1, finer)
+        found = tilts.within(start, around.clamp(0, last).unique(), limit)
+        best = found if found is not None and found.kl < best.kl else best
+        stride = finer
+    if best is None:
+        least = tail_optimum(costs, measure, _STRONGEST, log_base=log_base, prompt=prompt)
         raise InputError(
             f"limit is {limit:g}, and the least risk {measure.spec} that a tilt of these answers "
-            f"has is {best.risk:.4g}; raise it, or sample more answers a prompt"
+            f"has is about {least.risk:.4g}; raise it, or sample more answers a prompt"
         )
-    for _ in range(_HALVINGS):
-        middle = (low * high) ** 0.5
-        tried = at(middle)
-        low, high = (low, middle) if tried.risk <= limit else (middle, high)
-        best = tried if tried.risk <= limit else best
-        if high / low < 1 + 1e-4:
-            break
-    return best
+    weights = best.log_w.exp()
+    value, q = measure(costs, best.log_w)
+    return TailOptimum(
+        phi=start.moved(float(tilts.distinct[best.rank]) - start.bend),
+        strength=best.strength,
+        weights=weights,
+        risk=float(value),
+        cost=float(weights @ costs),
+        kl=best.kl,
+        objective=best.strength * float(value) + best.kl,
+        effective=base.effective(weights),
+        effective_tail=float(q.sum() ** 2 / q.square().sum()),
+    )

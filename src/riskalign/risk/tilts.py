@@ -15,6 +15,8 @@ from riskalign.risk.registry import Risk
 _ROUNDS = 200  # far more than any descent takes
 _KEPT = 8  # descents at once
 _WINDOW = 16  # costs on either side of an end to which its tail cost is moved
+_STRONGEST = 1e4  # nats between the costs that are charged least and most
+_HALVINGS = 40
 _BLOCK = 1 << 21  # numbers of a table of tilts
 
 
@@ -65,6 +67,16 @@ class Base:
 
 
 @dataclass(frozen=True)
+class Within:
+    """The tilt [N] of least KL that keeps a limit: by which move and strength."""
+
+    rank: int
+    strength: float
+    log_w: Tensor
+    kl: float
+
+
+@dataclass(frozen=True)
 class Tilts:
     """The problem `min_w strength * risk + KL(w || base)` over tilts by tail costs."""
 
@@ -100,6 +112,36 @@ class Tilts:
         """Tilts [S, N] by `phi` moved along the costs, its bend to each of the costs at `ranks`."""
         shifts = self.distinct[ranks] - phi.bend
         return self.tilted(phi(self.distinct - shifts.unsqueeze(1)))
+
+    def within(self, phi: TailCost, ranks: Tensor, limit: float) -> Within | None:
+        """Of `phi` moved to the costs at `ranks`, each as weak as a risk of `limit` allows.
+
+        None where none of them keeps it. `strength` plays no part.
+        """
+        best: Within | None = None
+        for some in ranks.split(max(1, _BLOCK // max(len(self.costs), len(self.distinct)))):
+            shifts = self.distinct[some] - phi.bend
+            charges = phi(self.distinct - shifts.unsqueeze(1))
+            charges = charges - charges[:, :1]
+            spread = charges[:, -1].clamp(min=1e-12)
+            high, low = _STRONGEST / spread, 1e-6 / spread
+
+            def tilted(strength: Tensor, charges: Tensor = charges) -> tuple[Tensor, Tensor]:
+                log_w = self.base.tilted(-(strength.unsqueeze(1) * charges)[:, self.place])
+                losses = self.distinct.expand(len(log_w), -1)
+                return log_w, self.risk(losses, self.log_probs(log_w.exp())).value
+
+            _, least = tilted(high)
+            for _ in range(_HALVINGS):
+                middle = (low * high).sqrt()
+                keeps = tilted(middle)[1] <= limit
+                low, high = torch.where(keeps, low, middle), torch.where(keeps, middle, high)
+            log_w, value = tilted(high)
+            kl = torch.where((least <= limit) & (value <= limit), self.base.kl(log_w), torch.inf)
+            i = int(kl.argmin())
+            if bool(kl[i].isfinite()) and (best is None or float(kl[i]) < best.kl):
+                best = Within(int(some[i]), float(high[i]), log_w[i], float(kl[i]))
+        return best
 
     def _best_moves(self, phi: TailCost, ranks: Tensor) -> Tensor:
         """The ranks [at most 8] to which `phi` is best moved, best first."""
