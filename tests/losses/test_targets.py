@@ -22,6 +22,8 @@ def test_losses_match_values_derived_by_hand() -> None:
         (math.log(4 / 3) + math.log(4)) / 2
     )
     assert margin_loss(margin, "gap", gap=gap).item() == pytest.approx(math.log(3.0) ** 2)
+    by_two = margin_loss(margin + math.log(2.0), "offset", gap=gap + math.log(2.0))
+    assert by_two.item() == pytest.approx(math.log(4 / 3))
     assert margin_loss(margin, label_smoothing=0.1).item() == pytest.approx(
         0.9 * math.log(4 / 3) + 0.1 * math.log(4)
     )
@@ -49,7 +51,13 @@ def test_all_targets_share_their_minimiser(target: str, true_gap: float) -> None
         assert expected(margin.detach() + away) > expected(margin.detach())
 
 
-@pytest.mark.parametrize("target", ["hard", "soft", "gap"])
+def test_no_offset_is_hard() -> None:
+    margin = torch.linspace(-3, 3, 5, dtype=torch.float64)
+    found = margin_loss(margin, "offset", gap=torch.zeros_like(margin))
+    torch.testing.assert_close(found, margin_loss(margin), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("target", ["hard", "soft", "gap", "offset"])
 def test_gradcheck(target: str) -> None:
     margin = torch.linspace(-3, 3, 5, dtype=torch.float64, requires_grad=True)
     gap = None if target == "hard" else torch.linspace(2, -1, 5, dtype=torch.float64)

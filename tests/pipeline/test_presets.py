@@ -28,6 +28,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "rsa-p": {"merges": (0.25, 0.5, 0.75), "helpful.risk": CVAR, "safe.risk": CVAR},
     "safe-rlhf": {"order": ("helpful", "ppo"), **HELPFUL_DPO},
     "rsa-tail": {"order": ("helpful", "safe"), "safe.risk": CVAR, **HELPFUL_DPO},
+    "safe-dpo": {
+        "order": ("helpful",),
+        "helpful.loss_type": "dpo",
+        "helpful.target": "offset",
+        "helpful.safe_cost": 0.0,
+    },
     "rsa-answers": {"safe.answer_risk": CVAR, "safe.rows": "groups", **HELPFUL_DPO},
     "sacpo-rounds": {"order": ("helpful", "safe", "safe"), "safe.risk": "mean", **HELPFUL_DPO},
     "rsa-rounds": {"order": ("helpful", "safe", "safe"), "safe.risk": CVAR, **HELPFUL_DPO},
@@ -84,6 +90,9 @@ def test_a_job_is_called_by_what_it_does() -> None:
     assert method_name(load_config({"helpful": dpo, "safe": {**dpo, "skip": True}})) == (
         "DPO on helpful pairs"
     )
+    assert method_name(load_config(None, ["helpful.safe_cost=2"], "safe-dpo")) == "SafeDPO"
+    safer = {"target": "offset", "loss_type": "dpo", "safe_cost": 1}
+    assert method_name(load_config({"helpful": safer, "safe": dpo})) != "SACPO"
     given = ["order=[safe,safe]", "safe.risk=cvar:0.99"]
     found = method_name(load_config(None, given, "rsa"))
     assert found == "RSA2 (cvar:0.99) on safe pairs in 2 rounds"

@@ -96,6 +96,7 @@ def test_a_new_file_in_a_room_counts_and_a_lost_room_too(copy: Path) -> None:
 def test_stages_have_their_kinds() -> None:
     assert code_of("train-helpful") == code_of("train-safe-2")
     assert "baselines" in code_of("train-ppo-2")
+    assert "pipeline/sft.py" in code_of("train-sft")
     assert "baselines" not in code_of("train-helpful")
     assert code_of("prompts · answers-a · b-c") != {}
     for stage in ("accuracy-safe", "label-cost", "scorer-ppo-cost", "drift-x · y", "r_judge-x"):

@@ -10,6 +10,7 @@ from riskalign.data.preferences import (
     load_preferences,
     write_preferences,
 )
+from riskalign.data.safety import SafetyRows, SafetyRule, safety_rows
 from riskalign.data.schema import Message, Pair
 from riskalign.data.sources import load_pairs
 from riskalign.data.tokenize import PairCounts, TokenizedPair, tokenize_pairs
@@ -29,6 +30,8 @@ __all__ = [
     "PreferenceSettings",
     "Preferences",
     "RowCollator",
+    "SafetyRows",
+    "SafetyRule",
     "TokenizedGroup",
     "TokenizedPair",
     "TokenizedResponse",
@@ -42,6 +45,7 @@ __all__ = [
     "packed",
     "plain",
     "response_hidden",
+    "safety_rows",
     "tokenize_groups",
     "tokenize_pairs",
     "tokenize_unpaired",

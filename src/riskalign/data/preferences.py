@@ -110,9 +110,10 @@ class Preferences:
 
     `helpful` and `safe` hold the training pairs, `helpful_eval` and `safe_eval` those of held-out
     prompts, in the columns of `riskalign.data.load_pairs`; safe pairs' scores are minus the costs,
-    helpful ones' those that the file has, if any. No prompt is on two sides. `counts` says what
-    became of the records, in the order in which it happened; `source` is where they are from,
-    `sha256` has each local file's hash.
+    helpful ones' those that the file has, if any, with the costs beside them (`cost_chosen`,
+    `cost_rejected`) where it has these. No prompt is on two sides. `counts` says what became of the
+    records, in the order in which it happened; `source` is where they are from, `sha256` has each
+    local file's hash.
     """
 
     source: str
@@ -325,12 +326,16 @@ def _pair(record: Record, kind: Kind) -> dict[str, Any] | None:
         scores = [-record.costs[first], -record.costs[1 - first]]
     if kind == "helpful" and record.rewards is not None:
         scores = [record.rewards[first], record.rewards[1 - first]]
+    costs = {}
+    if kind == "helpful" and record.costs is not None:  # for rules on which of them are safe
+        costs = {"cost_chosen": record.costs[first], "cost_rejected": record.costs[1 - first]}
     return {
         "prompt": record.prompt,
         "chosen": record.answers[first],
         "rejected": record.answers[1 - first],
         "score_chosen": scores[0],
         "score_rejected": scores[1],
+        **costs,
     }
 
 

@@ -3,10 +3,12 @@
 from riskalign.losses.kto import kto, reference_point
 from riskalign.losses.registry import LOSSES, UNPAIRED, WITH_ALPHA, pair_loss
 from riskalign.losses.sequence import LossOutput, SequenceStats, sum_by_sequence
-from riskalign.losses.targets import TARGETS, margin_loss
+from riskalign.losses.targets import FITTED, ORDERED, TARGETS, margin_loss
 
 __all__ = [
+    "FITTED",
     "LOSSES",
+    "ORDERED",
     "TARGETS",
     "UNPAIRED",
     "WITH_ALPHA",

@@ -5,7 +5,11 @@ from torch.nn.functional import logsigmoid
 
 from riskalign.errors import InputError
 
-TARGETS = ("hard", "soft", "gap")
+#: Targets that a margin equal to the gap is the best of.
+FITTED = ("hard", "soft", "gap")
+TARGETS = (*FITTED, "offset")
+#: Targets that ask for an order, of which answers of equal scores have none.
+ORDERED = frozenset({"hard", "offset"})
 
 
 def margin_loss(
@@ -15,22 +19,27 @@ def margin_loss(
     gap: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Loss [B] of margins [B] under one of three targets.
+    """Loss [B] of margins [B] under one of four targets.
 
     - "hard": `-log sigmoid(m)`, mixed with the flipped label by `label_smoothing` (the
       conservative DPO of Mitchell, 2023); only the order is known.
     - "soft": cross-entropy of `sigmoid(m)` against `sigmoid(gap)`, the Bradley-Terry
       probability of the order.
     - "gap": `(m - gap)^2`, as IPO (arXiv 2310.12036) and REBEL (arXiv 2404.16767) regress.
+    - "offset": `-log sigmoid(m - gap)`, as ODPO (arXiv 2402.10571), and SafeDPO (arXiv 2505.20065)
+      where the gap is its `Delta` times the difference of safety labels (`data/safety.py`): the
+      order alone, by at least so much.
 
     `gap` [B] is the chosen return minus the rejected one, in the margin's units. Where labels
-    are drawn with probability `sigmoid(gap)` all three have their minimum at `m = gap`.
+    are drawn with probability `sigmoid(gap)` the first three have their minimum at `m = gap`;
+    "offset" at a gap of 0 is "hard".
 
-    Raises `InputError` for an unknown target, a `gap` missing for "soft" or "gap", or a
+    Raises `InputError` for an unknown target, a `gap` missing for a target other than "hard", or a
     `label_smoothing` outside [0, 0.5) or used with a target other than "hard".
 
     By hand: `m = 0` costs `log 2` under "hard"; `m = log 3`, `gap = 0` costs
-    `-(log 3/4 + log 1/4)/2` under "soft" and `(log 3)^2` under "gap".
+    `-(log 3/4 + log 1/4)/2` under "soft" and `(log 3)^2` under "gap"; `m = log 6`, `gap = log 2`
+    costs `-log 3/4` under "offset".
     """
     if target not in TARGETS:
         raise InputError(f"target {target!r} is not known; choose one of {', '.join(TARGETS)}")
@@ -52,4 +61,6 @@ def margin_loss(
         )
     if target == "gap":
         return (margin - gap).square()
+    if target == "offset":
+        return -logsigmoid(margin - gap)
     return -gap.sigmoid() * logsigmoid(margin) - (-gap).sigmoid() * logsigmoid(-margin)

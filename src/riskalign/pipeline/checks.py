@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from transformers.trainer_utils import SchedulerType
 
 from riskalign.errors import InputError
-from riskalign.losses import LOSSES, UNPAIRED
+from riskalign.losses import LOSSES, ORDERED, UNPAIRED
 from riskalign.pipeline.settings import (
     EvaluationConfig,
     Problem,
@@ -57,9 +57,10 @@ def step_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
         yield from wrong(
             f"{kind}.max_gap",
             step.target == "hard",
-            f"needs {kind}.target soft or gap; hard has no use for the size of a gap",
+            f"needs another {kind}.target; hard has no use for the size of a gap",
         )
     yield from _tail_problems(kind, step)
+    yield from _safety_problems(kind, step)
     if step.sampling is not None:
         yield from sampling_problems(f"{kind}.sampling", step.sampling)
 
@@ -91,14 +92,28 @@ def _optimisation_problems(name: str, step: StepConfig | SFTConfig) -> Iterator[
     yield from share(f"{name}.warmup_ratio", step.warmup_ratio)
 
 
+def _safety_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
+    if step.safe_cost is None:
+        return
+    name, given = f"{kind}.safe_cost", f"is given, which needs {kind}."
+    yield from wrong(name, kind != "helpful", "is of pairs by reward; give helpful.safe_cost")
+    yield from wrong(name, not math.isfinite(step.safe_cost), f"{step.safe_cost} is not finite")
+    yield from wrong(name, step.target != "offset", given + "target: offset")
+    yield from wrong(name, step.rows != "pairs", given + "rows: pairs")
+    margin = step.safety_margin
+    yield from wrong(
+        f"{kind}.safety_margin", not 0 <= margin < math.inf, f"{margin} is not at least 0"
+    )
+
+
 def _tail_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
     yield from wrong(
         f"{kind}.anchors", not 0 <= step.anchors <= 1, f"{step.anchors} is not in [0, 1]"
     )
     yield from wrong(
         f"{kind}.anchors",
-        step.anchors > 0 and step.target == "hard",
-        f"is above 0, which needs {kind}.target gap or soft: hard learns an order, and anchors "
+        step.anchors > 0 and step.target in ORDERED,
+        f"is above 0, which needs {kind}.target gap or soft: others learn an order, and anchors "
         "have none",
     )
     yield from wrong(
@@ -128,8 +143,8 @@ def _tail_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
     )
     yield from wrong(
         f"{kind}.limit",
-        step.limit is not None and step.target == "hard",
-        f"needs {kind}.target gap or soft; hard learns no sizes",
+        step.limit is not None and step.target in ORDERED,
+        f"needs {kind}.target gap or soft; others learn no sizes",
     )
     yield from wrong(
         f"{kind}.limit",

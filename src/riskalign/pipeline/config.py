@@ -7,6 +7,7 @@ from pathlib import Path
 
 from riskalign.baselines import PPOSettings, ScorerSettings
 from riskalign.data import PreferenceSettings
+from riskalign.losses import ORDERED
 from riskalign.pipeline.checks import (
     evaluation_problems,
     least,
@@ -143,7 +144,7 @@ class AlignConfig:
             beta=self.step_beta(kind),
             gap_scale=step.gap_scale,
             rounds=len(names) - (names.index(name) if name in names else 0),
-            ordered=step.target == "hard",
+            ordered=step.target in ORDERED,
         )
 
     def own_answers(self) -> list[Kind]:

@@ -15,6 +15,7 @@ from riskalign.data.preferences import Side
 from riskalign.errors import InputError
 from riskalign.losses import UNPAIRED
 from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.safety import given_safe_pairs, rule_of
 from riskalign.pipeline.scoring import SCORED
 from riskalign.pipeline.settings import Kind
 from riskalign.scorers.training_data import training_data
@@ -35,6 +36,10 @@ def given_data(config: AlignConfig, preferences: Preferences | None = None) -> d
         if step.own_answers:
             assert preferences is not None  # a rule of the configuration
             _check_own_answers(config, kind, preferences)
+            continue
+        rule = rule_of(step)
+        if rule is not None and (step.data is not None or preferences is not None):
+            given[kind], _ = given_safe_pairs(step, preferences, rule)
             continue
         if step.data is None:
             if preferences is not None and config.data is not None:

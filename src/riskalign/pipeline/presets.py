@@ -79,7 +79,12 @@ def _as_in(own: Any, preset: Any) -> bool:
         return bool(own == preset)
     loss = own.get("loss_type", "")
     acts = {"risk": loss.startswith("rsa"), "alpha": loss in WITH_ALPHA}
-    return all(_as_in(own[key], value) for key, value in preset.items() if acts.get(key, True))
+    # Which answers are safe is a world's matter; whether it is asked is the method's.
+    asked, wanted = (step.get("safe_cost") is not None for step in (own, preset))
+    acts["safe_cost"] = False
+    return asked == wanted and all(
+        _as_in(own[key], value) for key, value in preset.items() if acts.get(key, True)
+    )
 
 
 def laid_over(tree: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

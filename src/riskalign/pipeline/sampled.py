@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
+from riskalign.data import SafetyRule
 from riskalign.environments import Prompt, World
 from riskalign.environments.pairs import (
     Score,
@@ -17,6 +18,7 @@ from riskalign.errors import InputError
 from riskalign.models import LoadedModel
 from riskalign.pipeline.machine import use_bf16
 from riskalign.pipeline.progress import Update
+from riskalign.pipeline.safety import sampled_safe_pairs
 from riskalign.pipeline.settings import Kind, SamplingConfig
 from riskalign.pipeline.steps import for_inference
 from riskalign.pipeline.tail import TailAim, TailPlan, nothing_charged, plan_tail
@@ -35,10 +37,11 @@ def sample_rows(
     rows: Literal["pairs", "groups"] = "pairs",
     anchors: float = 0.0,
     aim: TailAim | None = None,
+    rule: SafetyRule | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any], TailPlan | None]:
     """Preference rows from the model's own answers to the world's training prompts.
 
-    `rows` and `anchors` as in `StepConfig`.
+    `rows` and `anchors` as in `StepConfig`; with a `rule` pairs by reward are SafeDPO's.
 
     Returns the rows, in TRL's conversational format with scores; counts:
     prompts, answers, their tokens, rows, the answers' mean reward and cost and their unsafe rate;
@@ -68,6 +71,10 @@ def sample_rows(
             seed=seed,
         )
     )
+    safety: dict[str, int] = {}
+    if rule is not None:
+        n, where = sampling.pairs_per_prompt, f"world {world.name!r}"
+        found, safety = sampled_safe_pairs(prompts, scored, rule, where, pairs_per_prompt=n)
     flat: list[Scored] = [answer for own in scored for answer in own]
     if not found.rows and plan is not None:
         raise InputError(f"world {world.name!r}: {nothing_charged(plan)}")
@@ -85,6 +92,7 @@ def sample_rows(
         "anchors": found.anchors,
         "left_out_alike": found.alike,
         "empty_answers": found.empty,
+        **safety,
         "mean_reward": sum(answer.reward for answer in flat) / len(flat),
         "mean_cost": sum(answer.cost for answer in flat) / len(flat),
         "unsafe_rate": sum(answer.cost > 0 for answer in flat) / len(flat),

@@ -56,9 +56,12 @@ class StepConfig:
     cost C is replaced by what the measure charges it, `phi(C)`, solved before training for the
     policy that the step arrives at; null takes the cost as it is. With `limit` the temperature is
     solved as well, so that this risk comes down to the limit. `max_gap` cuts gaps off at so many
-    nats. KTO takes a pair as two responses, and its batch sizes count responses. `beta` replaces
-    the temperature that the schedule gives. `sampling` replaces the job's for this step's rows.
-    `bf16` is the job's unless given. A checkpoint to resume from is kept after each epoch, every
+    nats. With `safe_cost`, for the helpful step under the target `offset`, pairs are SafeDPO's: an
+    answer that costs at most so much is safe, unsafe winners over safe losers are swapped, pairs of
+    two unsafe answers are left out, and unsafe losers are pushed `safety_margin` further.
+    KTO takes a pair as two responses, and its batch sizes count responses. `beta` replaces the
+    temperature that the schedule gives. `sampling` replaces the job's for this step's rows. `bf16`
+    is the job's unless given. A checkpoint to resume from is kept after each epoch, every
     `save_steps` steps or never, by `save_strategy`.
     """
 
@@ -71,12 +74,14 @@ class StepConfig:
     max_eval_samples: int = 200
     risk: str = "cvar:0.95"
     loss_type: str = "rsa1"
-    target: Literal["hard", "soft", "gap"] = "gap"
+    target: Literal["hard", "soft", "gap", "offset"] = "gap"
     alpha: float = 0.5
     gap_scale: float = 1.0
     max_gap: float | None = None
     answer_risk: str | None = None
     limit: float | None = None
+    safe_cost: float | None = None
+    safety_margin: float = 1.0
     label_smoothing: float = 0.0
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0

@@ -22,6 +22,7 @@ from riskalign.pipeline.learnt import note_prompts, prompts_of
 from riskalign.pipeline.machine import check_folder, use_bf16
 from riskalign.pipeline.manifest import stage_seed
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
+from riskalign.pipeline.safety import rule_of
 from riskalign.pipeline.sampled import draw_answers, sample_rows
 from riskalign.pipeline.settings import Kind
 
@@ -70,6 +71,7 @@ def write_sampled_pairs(
             rows=config.step(of).rows,
             anchors=config.step(of).anchors,
             aim=config.tail_aim(of, of),
+            rule=rule_of(config.step(of)),
         )
         if plan is not None:
             counts["tail"] = plan.summary

@@ -23,9 +23,12 @@ _LEARN = ("data", "losses", "models", "risk", "tokens", "training")
 ROOMS: Mapping[str, tuple[str, ...]] = {
     "pairs": (
         *_JUDGED, "data", "environments", "models", "risk", "sampling", "scorers",
-        "pipeline/sampled.py", "pipeline/steps.py", "pipeline/tail.py",
+        "pipeline/safety.py", "pipeline/sampled.py", "pipeline/steps.py", "pipeline/tail.py",
     ),
     "train": (*_LEARN, "pipeline/steps.py"),
+    "train-sft": (
+        "data", "environments", "models", "training", "pipeline/sft.py", "pipeline/steps.py",
+    ),
     "train-ppo": (
         *_LEARN, "baselines", "environments", "sampling", "pipeline/rlhf.py", "pipeline/steps.py",
     ),

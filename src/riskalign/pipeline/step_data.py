@@ -14,6 +14,7 @@ from riskalign.pipeline import machine
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, content_hash
 from riskalign.pipeline.progress import Update
+from riskalign.pipeline.safety import given_safe_pairs, rule_of
 from riskalign.pipeline.sampled import sample_rows
 from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.tail import TailAim, charged_rows, tail_words
@@ -54,6 +55,8 @@ def step_rows(
         about: dict[str, Any] = {"source": job.config.step(kind).data, "pairs": len(rows)}
         if about["source"] is None and job.preferences is not None:
             about |= {"source": job.preferences.source, "counts": dict(job.preferences.counts)}
+        if (rule := rule_of(job.config.step(kind))) is not None:
+            about |= given_safe_pairs(job.config.step(kind), job.preferences, rule)[1]
         if aim is not None:
             rows, plan = charged_rows(rows, aim, about["source"])
             beta = plan.beta
@@ -80,6 +83,8 @@ def step_rows(
     inputs |= {"rows": step.rows, "anchors": step.anchors}
     if aim is not None:
         inputs["aim"] = dataclasses.asdict(aim)
+    if (rule := rule_of(step)) is not None:
+        inputs["rule"] = dataclasses.asdict(rule)
 
     def work(key: str, update: Update) -> Outcome:
         rows, counts, plan = sample_rows(
@@ -93,6 +98,7 @@ def step_rows(
             rows=step.rows,
             anchors=step.anchors,
             aim=aim,
+            rule=rule,
         )
         write_json_lines(path, rows)
         tail = {} if plan is None else {"tail": plan.summary}

@@ -25,7 +25,7 @@ class RSAConfig(TrainingArguments):
             which takes rows `prompt`, `completion`, `label`, or pairs as two such rows each.
         beta: temperature, > 0; higher keeps the policy closer to the reference.
         alpha: weight of the risk term of `rsa2` and `tdpo2`, >= 0.
-        target: `"hard"` (order only), `"soft"` or `"gap"` (these need scores).
+        target: `"hard"` (order only), `"soft"`, `"gap"` or `"offset"` (these need scores).
         gap_scale: the score gap is multiplied by this before it becomes a target, > 0.
         max_gap: no score counts for more than so many nats (times `beta`) below its row's best:
             a squared loss would learn little but the few that are far off. None cuts nothing.
@@ -162,7 +162,7 @@ def _check(config: RSAConfig) -> None:
         (
             "max_gap",
             config.max_gap is None or config.target != "hard",
-            "None, or target 'soft' or 'gap': 'hard' has no use for the size of a gap",
+            "None, or another target: 'hard' has no use for the size of a gap",
         ),
         ("desirable_weight", config.desirable_weight > 0, "a number above 0"),
         ("undesirable_weight", config.undesirable_weight > 0, "a number above 0"),

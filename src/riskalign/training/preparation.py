@@ -25,7 +25,7 @@ from riskalign.data import (
     unpaired_rows,
 )
 from riskalign.errors import InputError
-from riskalign.losses import UNPAIRED
+from riskalign.losses import ORDERED, UNPAIRED
 from riskalign.tokens import head_of
 from riskalign.training.config import RSAConfig
 
@@ -168,7 +168,7 @@ def _tokenized(
         tokenize, rows = tokenize_unpaired, list(unpaired_rows(data, split=split, name=name))
     elif grouped:
         tokenize, rows = tokenize_groups, load_groups(data, split=split, name=name)
-        options["ties"] = config.target != "hard"
+        options["ties"] = config.target not in ORDERED
     else:
         rows = load_pairs(data, split=split, name_for_errors=name)
     try:

@@ -29,6 +29,7 @@ from riskalign.data import (
 from riskalign.data.sources import Source
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.losses import (
+    ORDERED,
     UNPAIRED,
     LossOutput,
     kto,
@@ -373,7 +374,7 @@ def _collator(
         positions = getattr(policy.config, "max_position_embeddings", None)
         limits = [n for n in (args.max_length, positions) if isinstance(n, int)]
         return UnpairedCollator(padding, shared_prompt, min(limits, default=None))
-    return RowCollator(padding, shared_prompt, ties=args.target != "hard")
+    return RowCollator(padding, shared_prompt, ties=args.target not in ORDERED)
 
 
 def _decide_shared_prompt(wanted: bool | None, policy: nn.Module, ref: nn.Module) -> bool:

@@ -10,7 +10,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from riskalign.losses import TARGETS, SequenceStats, margin_loss, pair_loss, sum_by_sequence
+from riskalign.losses import FITTED, SequenceStats, margin_loss, pair_loss, sum_by_sequence
 from riskalign.risk import Risk, get_risk
 from riskalign.theory import Levels, TokenMDP, accumulate, one_step, random_mdp
 from riskalign.theory.solve import value_scale
@@ -124,7 +124,7 @@ def finds_closed_form(setting: Setting) -> Errors:
     for name in MEASURES:
         risk = get_risk(name)
         best = _closed_form(mdp, risk)
-        for target in TARGETS:
+        for target in FITTED:
             trained = train(mdp.log_ref, accumulate(mdp.reward), risk, target)
             found[f"{name} {target}"] = largest(total_variation(trained, best))
     return found
@@ -145,7 +145,7 @@ def first_is_stationary(setting: Setting) -> Errors:
     return {
         f"{name} {target}": largest(_slope(setting, name, "rsa1", target))
         for name in MEASURES
-        for target in TARGETS
+        for target in FITTED
     }
 
 
@@ -154,7 +154,7 @@ def second_is_not(setting: Setting) -> Errors:
     return {
         f"{name} {target}": smallest(_slope(setting, name, "rsa2", target))
         for name in MEASURES
-        for target in TARGETS
+        for target in FITTED
     }
 
 
