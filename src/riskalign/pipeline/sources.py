@@ -25,6 +25,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         *_JUDGED, "data", "environments", "models", "sampling", "scorers", "pipeline/steps.py",
     ),
     "train": (*_LEARN, "pipeline/steps.py"),
+    "train-sft": (*_LEARN, "pipeline/sft.py", "pipeline/steps.py"),
     "train-ppo": (
         *_LEARN, "baselines", "environments", "sampling", "pipeline/rlhf.py", "pipeline/steps.py",
     ),
