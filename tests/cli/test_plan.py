@@ -1,11 +1,14 @@
-"""`riskalign plan` prints sample sizes, and refuses numbers out of range with exit code 2."""
+"""`riskalign plan` prints sample sizes or least tails, and refuses bad input with exit code 2."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 
+from riskalign.atomic import write_json_lines
 from riskalign.cli import main
-from riskalign.evaluation import plan
+from riskalign.evaluation import ideal_ratios, plan
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -30,3 +33,59 @@ def test_one_line_and_the_whole_table(
 def test_refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "--level", "1.5") == 2
     assert "tail level" in capsys.readouterr().err
+
+
+def rows(tmp_path: Path) -> Path:
+    file = tmp_path / "answers.jsonl"
+    write_json_lines(
+        file,
+        [
+            {"prompt_id": f"p{i}", "text": "…", "reward": (j + i % 2) / 8, "cost": 2.0**j}
+            for i in range(20)
+            for j in range(6)
+        ],
+    )
+    return file
+
+
+def test_what_could_go_of_the_tail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = rows(tmp_path)
+    assert run(monkeypatch, "--answers", str(file)) == 0
+    shown = capsys.readouterr().out
+    answers = [json.loads(line) for line in file.read_text().splitlines()]
+    columns = ([answer[name] for answer in answers] for name in ("prompt_id", "reward", "cost"))
+    start, found = ideal_ratios(*columns)  # type: ignore[arg-type]
+    assert f"120 answers to 20 prompts: reward {start.reward:.3f}, cost 10.5" in shown
+    assert "CVaR 0.95 32," in shown
+    assert "…" not in shown  # nothing of the table is cut at the 80 columns of a pipe
+    lines = [line.split() for line in shown.splitlines()]
+    for row in found:
+        [line] = [at for at in lines if at[:2] == [f"{row.reward:.3f}", f"{row.max_kl:g}"]]
+        assert line[2:5] == [f"{row.mean.cvar:.3g}", f"{row.tail.cvar:.3g}", f"{row.ratio:.2f}"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"prompt_id": "a", "reward": 1}\n', "line 1: field 'cost' is None"),
+        ('{"prompt_id": "a", "reward": 1, "cost": 2}\n{"reward": 1}', "line 2: no field"),
+        ('{"prompt_id": "a", "reward": NaN, "cost": 2}', "line 1: field 'reward' is nan"),
+        ("no", "line 1: not JSON"),
+        ("", "at least one"),
+    ],
+)
+def test_bad_answers(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: str,
+    message: str,
+) -> None:
+    file = tmp_path / "answers.jsonl"
+    file.write_text(content, encoding="utf-8")
+    assert run(monkeypatch, "--answers", str(file)) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert run(monkeypatch, "--answers", str(tmp_path / "none")) == 2
+    assert run(monkeypatch, "--answers", str(file), "--rate", "0.1") == 2

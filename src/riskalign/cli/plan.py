@@ -104,8 +104,9 @@ def _show_ideal(path: Path, level: float) -> None:
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
-    names = ("reward", "KL ≤", "mean", "tail", "ratio", "mean 0.99", "tail 0.99", "ratio")
+    names = ("reward", "KL ≤", "mean", "tail", "ratio", "at 0.99", "tail", "ratio")
     for name in (*names, "answers", "eta"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in found:
@@ -113,11 +114,11 @@ def _show_ideal(path: Path, level: float) -> None:
         table.add_row(
             f"{each.reward:.3f}",
             f"{each.max_kl:g}",
-            f"{each.mean.cvar:.4g}",
-            f"{each.tail.cvar:.4g}",
+            f"{each.mean.cvar:.3g}",
+            f"{each.tail.cvar:.3g}",
             f"{each.ratio:.2f}",
-            f"{each.mean.cvar_99:.4g}",
-            f"{each.tail.cvar_99:.4g}",
+            f"{each.mean.cvar_99:.3g}",
+            f"{each.tail.cvar_99:.3g}",
             f"{each.ratio_99:.2f}",
             f"{min(each.mean.effective, each.tail.effective):.1f}",
             "none" if threshold is None else f"{threshold:.3g}",

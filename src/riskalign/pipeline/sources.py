@@ -26,9 +26,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "pipeline/safety.py", "pipeline/sampled.py", "pipeline/steps.py", "pipeline/tail.py",
     ),
     "train": (*_LEARN, "pipeline/steps.py"),
-    "train-sft": (
-        "data", "environments", "models", "training", "pipeline/sft.py", "pipeline/steps.py",
-    ),
+    "train-sft": (*_LEARN, "pipeline/sft.py", "pipeline/steps.py"),
     "train-ppo": (
         *_LEARN, "baselines", "environments", "sampling", "pipeline/rlhf.py", "pipeline/steps.py",
     ),
