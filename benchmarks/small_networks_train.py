@@ -27,6 +27,7 @@ class Method(NamedTuple):
     make up; `max_gap` in nats. `arrival`: the threshold is solved for the policy at the end of all
     rounds, otherwise it is the quantile of the sampled answers. `keep`: rows are the `k` of
     `2 k` answers that hold the tail, "weighed" back or not ("all": `k` sampled, `k` kept).
+    `ties`: the better of two answers of one score is the more helpful one, or any ("random").
     `loss`, `alpha` and `risk` are the token-level part, the latter two unused by dpo.
     """
 
@@ -37,6 +38,7 @@ class Method(NamedTuple):
     max_gap: float | None = 5.0
     arrival: bool = True
     keep: str = "all"
+    ties: str = "reward"
     loss: str = "dpo"
     alpha: float = 0.5
     risk: str = "cvar:0.95"
@@ -107,9 +109,11 @@ def make_rows(answers: Tensor, scores: Tensor, reward: Tensor, method: Method) -
         return values[:, :usable].view(runs, -1, k)
 
     own, score, pleases = by_row(answers), by_row(scores), by_row(reward)
+    if method.ties == "random":
+        pleases = torch.zeros_like(pleases)  # sampled answers come in random order
     weights = torch.ones_like(score)
     # By score, then by reward: rising.
-    order = pleases.argsort(-1)
+    order = pleases.argsort(dim=-1, stable=True)
     order = order.gather(-1, score.gather(-1, order).argsort(dim=-1, stable=True))
     if method.rows == "pairs":
         kept = order[..., [-1, 0]]

@@ -102,19 +102,21 @@ def test_charges_are_the_cost_or_its_excess() -> None:
 def test_rows_hold_the_best_and_the_worst_and_a_share_of_anchors() -> None:
     answers = torch.arange(12).view(1, 12)
     scores = torch.tensor([[0.0, 0.0, -1.0, -9.0, *[0.0] * 8]], dtype=torch.float64)
-    reward = torch.tensor([[1.0, 2.0, 3.0, 0.0, *range(8)]], dtype=torch.float64)
+    reward = torch.tensor([[2.0, 1.0, 3.0, 0.0, *range(8)]], dtype=torch.float64)
     rows = make_rows(answers, scores, reward, Method(rows="pairs", k=4, anchors=0.5))
     # Of the two at 0 the more helpful one is chosen; the worst is cut off at 5 nats below.
-    assert rows.answers.tolist() == [[[1, 3], [7, 4], [11, 8]]]
+    assert rows.answers.tolist() == [[[0, 3], [7, 4], [11, 8]]]
     assert rows.scores.tolist() == [[[0.0, -5.0], [0.0, 0.0], [0.0, 0.0]]]
     # One row of the tail, so the two anchors have one row's share between them.
     assert rows.share.tolist() == [[1.0, 0.5, 0.5]]
+    order = make_rows(answers, scores, reward, Method(rows="pairs", k=4, ties="random"))
+    assert order.answers.tolist() == [[[1, 3], [7, 4], [11, 8]]]  # as they were sampled
     none = make_rows(answers, scores, reward, Method(rows="pairs", k=4, anchors=0.0))
     assert none.share.tolist() == [[1.0, 0.0, 0.0]]
     still = make_rows(answers, 0 * scores, reward, Method(rows="pairs", k=4, anchors=0.0))
     assert still.share.tolist() == [[1.0, 1.0, 1.0]]
     groups = make_rows(answers, scores, reward, Method(k=4, max_gap=None))
-    assert groups.answers[0, 0].tolist() == [3, 2, 0, 1]
+    assert groups.answers[0, 0].tolist() == [3, 2, 1, 0]
     assert groups.scores[0, 0].tolist() == [-9.0, -1.0, 0.0, 0.0]
 
 
