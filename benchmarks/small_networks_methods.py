@@ -52,7 +52,6 @@ METHODS: dict[str, Method] = {
     "tail, pairs of 8, cut at 2": Method(TAIL, "pairs", max_gap=2.0),
     "tail, pairs of 8, cut at 10": Method(TAIL, "pairs", max_gap=10.0),
     "tail, pairs of 8, uncut": Method(TAIL, "pairs", max_gap=None),
-    "SACPO, pairs of 8, cut at 2": Method(COST, "pairs", max_gap=2.0),
     "SACPO, pairs of 8, uncut": Method(COST, "pairs", max_gap=None),
     "tail, pairs of 8, 1 round": Method(TAIL[:1], "pairs"),
     "tail, pairs of 8, 4 rounds": Method(2 * TAIL, "pairs"),
@@ -79,21 +78,19 @@ MAIN = [
 ]
 
 CROSSING_METHODS = (
-    "SACPO, pairs of 4",
     "SACPO, pairs of 8",
     "SACPO, groups of 8",
-    "tail, pairs of 4",
     "tail, pairs of 8",
     "tail, groups of 8",
     "mean round, then tail, pairs of 8",
     "annealed 0.5 to 0.95 in 4, pairs of 8",
     "RSA (rsa2, alpha 0.5), pairs of 8",
 )
-#: The costly budget is for these alone.
-PLAIN = ("SACPO, pairs of 8", "SACPO, groups of 8", "tail, pairs of 8", "tail, groups of 8")
+#: Other numbers of updates are for the plain forms alone.
+PLAIN = CROSSING_METHODS[:4]
 BUDGETS = ((1024, 200), (256, 200), (16384, 200), (4096, 800), (4096, 50))
 CROSSING = [
     Cell(name, METHODS[name], Budget(answers=answers, updates=updates), 8, FAMILIES[:2])
     for answers, updates in BUDGETS
-    for name in (PLAIN if updates == 800 else CROSSING_METHODS)
+    for name in (CROSSING_METHODS if updates == STANDARD.updates else PLAIN)
 ]

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,36 +20,27 @@ MOST_KL = 1.25  # nats to the reference; the start is at about 0.75
 STEPS = 100
 BASES = ("SACPO, pairs of 4", "SACPO, pairs of 8", "SACPO, groups of 8")
 IDEALS = ("ideal, cost", "ideal, tail")
-COLOURS = (
-    "#c9b458",
-    "#8a6d1f",
-    "#5b6575",
-    "#8fd0ae",
-    "#17734a",
-    "#2a6fb0",
-    "#a05fb4",
-    "#e07b39",
-    "#b3261e",
-)
+COLOURS = ("#8a6d1f", "#5b6575", "#17734a", "#2a6fb0", "#a05fb4", "#e07b39", "#b3261e")
 
 
-def at_reward(points: Floats, wanted: float, most_kl: float = math.inf) -> Floats:
-    """The point of lowest CVaR 0.95 on a frontier's path with the reward and within the KL: [5].
+def at_reward(points: Floats, wanted: Floats, most_kl: float = math.inf) -> Floats:
+    """The point of lowest CVaR 0.95 on a frontier's path with the reward and within the KL.
 
-    `points` [M, 5] in the order of their multipliers; between neighbours the tails are geometric,
-    the rest linear, in `STEPS` steps. The start is the first point; where rounding leaves nothing
-    it is taken.
+    `points` [trees, M, 5] in the order of their multipliers, `wanted` [trees]; returns [trees, 5].
+    Between neighbours the tails are geometric, the rest linear, in `STEPS` steps. The start is the
+    first point; where rounding leaves nothing it is taken.
     """
     values = points.copy()
     tails = slice(CVAR_95, CVAR_99 + 1)
-    values[:, tails] = np.log(np.maximum(values[:, tails], 1e-9))
+    values[..., tails] = np.log(np.maximum(values[..., tails], 1e-9))
     part = np.linspace(0, 1, STEPS + 1)[:, None]
-    between = [a + part * (b - a) for a, b in pairwise(values)]
-    every = np.concatenate([values[:1], *between])
-    allowed = (every[:, REWARD] >= wanted - 1e-9) & (every[:, KL] <= most_kl)
-    kept = every[allowed] if allowed.any() else every[:1]
-    best: Floats = kept[kept[:, CVAR_95].argmin()].copy()
-    best[tails] = np.exp(best[tails])
+    ends = values[:, :-1, None], values[:, 1:, None]
+    between = (ends[0] + part * (ends[1] - ends[0])).reshape(len(values), -1, values.shape[-1])
+    allowed = (between[..., REWARD] >= wanted[:, None] - 1e-9) & (between[..., KL] <= most_kl)
+    allowed[:, 0] |= ~allowed.any(1)
+    place = np.where(allowed, between[..., CVAR_95], np.inf).argmin(1)
+    best: Floats = between[np.arange(len(values)), place]
+    best[:, tails] = np.exp(best[:, tails])
     return best
 
 
@@ -59,10 +49,9 @@ def matched(own: Mapping[str, Any], key: str, most_kl: float = math.inf) -> Floa
     found = np.array(own[key])
     start, reference = (np.array(own[name])[: len(found)] for name in ("start", "reference"))
     path_ = np.concatenate([start[:, None], found], 1)
-    wanted = reference[:, None, REWARD] + np.array(SHARES) * (start - reference)[:, None, REWARD]
-    return np.array(
-        [[at_reward(p, w, most_kl) for w in row] for p, row in zip(path_, wanted, strict=True)]
-    )
+    low, high = reference[:, REWARD], start[:, REWARD]
+    wanted = [low + share * (high - low) for share in SHARES]
+    return np.stack([at_reward(path_, w, most_kl) for w in wanted], 1)
 
 
 def ratio(own: Floats, base: Floats, n_boot: int = 4000) -> tuple[float, float, float]:
@@ -104,19 +93,19 @@ def main_table(own: Mapping[str, Any]) -> list[str]:
     last = ["CVaR 0.95", "KL", "trees"]
     lines = ["| method | " + " | ".join(heads + last) + " |", "| --- |" + " ---: |" * 8]
     bases = [best_base(own, share=share) for share in SHARES]
-    within = best_base(own, share=SHOWN, most_kl=MOST_KL)
+    against = [matched(own, base)[:, s] for s, base in enumerate(bases)]
+    within = matched(own, best_base(own, share=SHOWN, most_kl=MOST_KL), MOST_KL)[:, at]
     for name in (*IDEALS, *METHODS):
         key = name if name in IDEALS else key_of(name, STANDARD)
         if key not in own:
             continue
         points = matched(own, key)
         cells = [
-            shown(ratio(points[:, s, CVAR_95], matched(own, base)[:, s, CVAR_95]))
-            for s, base in enumerate(bases)
+            shown(ratio(points[:, s, CVAR_95], base[:, CVAR_95])) for s, base in enumerate(against)
         ]
-        kept, base_kept = matched(own, key, MOST_KL), matched(own, within, MOST_KL)
-        cells.append(shown(ratio(kept[:, at, CVAR_95], base_kept[:, at, CVAR_95])))
-        cells.append(shown(ratio(points[:, at, CVAR_99], matched(own, bases[at])[:, at, CVAR_99])))
+        kept = matched(own, key, MOST_KL)[:, at]
+        cells.append(shown(ratio(kept[:, CVAR_95], within[:, CVAR_95])))
+        cells.append(shown(ratio(points[:, at, CVAR_99], against[at][:, CVAR_99])))
         mean = points[:, at].mean(0)
         cells += [f"{mean[CVAR_95]:.3f}", f"{mean[KL]:.2f}", str(len(points))]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")

@@ -169,11 +169,17 @@ def test_token_risk_is_the_librarys() -> None:
 
 
 def test_point_at_a_reward_by_hand() -> None:
-    points = np.array([[2.0, 0, 1.0, 1.0, 0.0], [1.0, 0, 0.25, 1.0, 1.0]])
+    points = np.array([[[2.0, 0, 1.0, 1.0, 0.0], [1.0, 0, 0.25, 1.0, 1.0]]])
+
+    def at(wanted: float, most_kl: float = math.inf) -> list[float]:
+        found: list[float] = at_reward(points, np.array([wanted]), most_kl)[0].tolist()
+        return found
+
     # Half way in reward is the geometric mean of the tails.
-    assert at_reward(points, 1.5) == pytest.approx([1.5, 0.0, 0.5, 1.0, 0.5])
-    assert at_reward(points, 0.5) == pytest.approx(points[1])
-    assert at_reward(points, 2.0) == pytest.approx(points[0])
+    assert at(1.5) == pytest.approx([1.5, 0.0, 0.5, 1.0, 0.5])
+    assert at(0.5) == pytest.approx(points[0, 1])
+    assert at(2.0) == at(3.0) == pytest.approx(points[0, 0])
+    assert at(0.5, 0.5) == pytest.approx([1.5, 0.0, 0.5, 1.0, 0.5])
     mean, low, high = ratio(np.array([1.0, 3.0]), np.array([2.0, 2.0, 9.0]))
     assert (mean, low, high) == (1.0, 0.5, 1.5)
 
