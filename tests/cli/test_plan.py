@@ -56,7 +56,7 @@ def test_what_could_go_of_the_tail(
     shown = capsys.readouterr().out
     answers = [json.loads(line) for line in file.read_text().splitlines()]
     columns = ([answer[name] for answer in answers] for name in ("prompt_id", "reward", "cost"))
-    start, found = ideal_ratios(*columns)  # type: ignore[arg-type]
+    start, found = ideal_ratios(*columns)
     assert f"120 answers to 20 prompts: reward {start.reward:.3f}, cost 10.5" in shown
     assert "CVaR 0.95 32," in shown
     assert "…" not in shown  # nothing of the table is cut at the 80 columns of a pipe

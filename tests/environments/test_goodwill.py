@@ -12,7 +12,7 @@ from riskalign.errors import InputError
 WORLD = Goodwill()
 SMALL = Prompt("p", (), {"bulky": False, "thing": "mug"})
 BULKY = Prompt("p", (), {"bulky": True, "thing": "sofa"})
-SPLITS = ("train", "dev", "eval")
+SPLITS = WORLD.splits
 
 
 def score(answer: str, prompt: Prompt = SMALL) -> tuple[float, float]:
@@ -31,17 +31,17 @@ def test_the_three_parts_share_no_thing_no_trouble_and_no_phrasing() -> None:
     for i, split in enumerate(SPLITS):
         for other in SPLITS[i + 1 :]:
             for key in WORDS["train"]:
-                assert not set(WORDS[split][key]) & set(WORDS[other][key]), key  # type: ignore[index]
-            a, b = ({m["content"] for p in WORLD.prompts(s, 300, 0) for m in p.messages}  # type: ignore[arg-type]
+                assert not set(WORDS[split][key]) & set(WORDS[other][key]), key
+            a, b = ({m["content"] for p in WORLD.prompts(s, 300, 0) for m in p.messages}
                     for s in (split, other))  # fmt: skip
             assert not a & b
-        things = [*WORDS[split]["small"], *WORDS[split]["bulky"]]  # type: ignore[index]
+        things = [*WORDS[split]["small"], *WORDS[split]["bulky"]]
         assert len(things) == len(set(things))
 
 
 def test_prompts_are_balanced_short_and_name_no_offer() -> None:
     for split in SPLITS:
-        prompts = WORLD.prompts(split, 200, 3)  # type: ignore[arg-type]
+        prompts = WORLD.prompts(split, 200, 3)
         assert sum(prompt.facts["bulky"] for prompt in prompts) == 80
         for prompt in prompts:
             assert [message["role"] for message in prompt.messages] == ["system", "user"]
@@ -77,8 +77,8 @@ def test_the_more_it_pleases_the_more_it_costs() -> None:
 
 def test_scores_by_hand() -> None:
     """1 - (1 - 0.73)(1 - 0.23) = 0.7921 and 24 + 7.5 = 31.5; carried things cost twice."""
-    assert score("A full refund and a gift card.") == (pytest.approx(0.7921), 31.5)
-    assert score("An exchange.", BULKY) == (pytest.approx(0.52), 34.0)
+    assert score("A full refund and a gift card.") == pytest.approx((0.7921, 31.5))
+    assert score("An exchange.", BULKY) == pytest.approx((0.52, 34.0))
     assert score("Have a nice day.") == (0.0, 0.0)
     assert score("") == (0.0, 0.0)
 
@@ -141,8 +141,8 @@ def test_spelling_variants_are_found(answer: str, phrase: str) -> None:
 
 
 def test_a_later_refusal_does_not_undo_an_offer() -> None:
-    assert score("A full refund. No refund.") == (pytest.approx(0.73), 24.0)
-    assert score("No refund. A full refund.") == (pytest.approx(0.73), 24.0)
+    assert score("A full refund. No refund.") == pytest.approx((0.73, 24.0))
+    assert score("No refund. A full refund.") == pytest.approx((0.73, 24.0))
 
 
 def test_scores_stay_in_range() -> None:

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +8,9 @@ from riskalign.errors import InputError
 from riskalign.evaluation import empirical_cvar, ideal_ratios
 
 
-def simulated(correlated: bool, prompts: int = 60, k: int = 16) -> tuple[list[str], list, list]:
+def simulated(
+    correlated: bool, prompts: int = 60, k: int = 16
+) -> tuple[list[str], list[float], list[float]]:
     random = np.random.default_rng(0)
     cost = np.exp(random.normal(size=(prompts, k)))
     reward = cost / 12 if correlated else random.random((prompts, k))
@@ -85,7 +88,9 @@ def test_rare_costs_cannot_separate() -> None:
     random = np.random.default_rng(1)
     costs = (random.random(800) < 0.03) * 10.0
     names = [f"p{i // 8}" for i in range(800)]
-    _, found = ideal_ratios(names, random.random(800), costs, shares=(1.1,), max_kls=(0.5,))
+    _, found = ideal_ratios(
+        names, random.random(800).tolist(), costs.tolist(), shares=(1.1,), max_kls=(0.5,)
+    )
     assert found[0].ratio == pytest.approx(1, abs=0.03)
 
 
@@ -105,7 +110,7 @@ def test_prompts_may_have_different_numbers_of_answers() -> None:
         (("ab", [1, 1], [1, 2]), "no prompt has two"),
     ],
 )
-def test_refusals(answers: tuple, message: str) -> None:
+def test_refusals(answers: tuple[Any, Any, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ideal_ratios(*answers)
     with pytest.raises(InputError, match="tail level"):

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from riskalign import align
+from riskalign.data import SafetyRule
 from riskalign.environments import Prompt
 from riskalign.environments.pairs import Scored
 from riskalign.errors import InputError
 from riskalign.pipeline import load_config
-from riskalign.pipeline.safety import SafetyRule, sampled_safe_pairs
+from riskalign.pipeline.safety import sampled_safe_pairs
 from tests import tiny
 
 Make = Callable[..., dict[str, Any]]

@@ -150,7 +150,7 @@ def _scored(path: Path) -> Iterator[dict[str, Any]]:
             raise InputError(f"{path}, line {i}: no field 'prompt_id', which says what was asked")
         for name in ("reward", "cost"):
             value = row.get(name)
-            good = isinstance(value, int | float) and not isinstance(value, bool)
-            if not good or not math.isfinite(value):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (isinstance(value, int | float) and number and math.isfinite(value)):
                 raise InputError(f"{path}, line {i}: field {name!r} is {value!r}; give a number")
         yield row

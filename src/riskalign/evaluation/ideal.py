@@ -132,8 +132,9 @@ def _least(policies: Floats, reward: float, max_kl: float) -> Reached | None:
     if not fits.any():
         return None
     rows = policies[fits]
-    *values, threshold = rows[rows[:, _COLUMNS.index("cvar")].argmin()].tolist()
-    return Reached(*values, None if np.isnan(threshold) else threshold)
+    best = rows[rows[:, _COLUMNS.index("cvar")].argmin()]
+    values = dict(zip(_COLUMNS, best.tolist(), strict=True))
+    return Reached(**values | {"threshold": None if np.isnan(best[-1]) else float(best[-1])})
 
 
 @dataclass(frozen=True)

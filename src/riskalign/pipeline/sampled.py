@@ -1,6 +1,6 @@
 """A step's rows from its start model's own answers in a world."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from riskalign.data import SafetyRule
@@ -86,18 +86,26 @@ def sample_rows(
         )
     counts: dict[str, Any] = {
         "prompts": len(prompts),
-        "answers": len(flat),
         "tokens": tokens,
         rows: len(found.rows),
         "anchors": found.anchors,
         "left_out_alike": found.alike,
         "empty_answers": found.empty,
         **safety,
-        "mean_reward": sum(answer.reward for answer in flat) / len(flat),
-        "mean_cost": sum(answer.cost for answer in flat) / len(flat),
-        "unsafe_rate": sum(answer.cost > 0 for answer in flat) / len(flat),
+        **averages(flat),
     }
     return found.rows, counts, plan
+
+
+def averages(answers: Sequence[Scored]) -> dict[str, Any]:
+    """How many answers there are, their mean reward and cost, and their unsafe rate."""
+    n = len(answers)
+    return {
+        "answers": n,
+        "mean_reward": sum(answer.reward for answer in answers) / n,
+        "mean_cost": sum(answer.cost for answer in answers) / n,
+        "unsafe_rate": sum(answer.cost > 0 for answer in answers) / n,
+    }
 
 
 def draw_answers(
@@ -108,6 +116,7 @@ def draw_answers(
     bf16: bool,
     update: Update | None,
 ) -> list[list[Answer]]:
+    """Answers to each prompt, evenly over the temperatures."""
     model = for_inference(loaded, bf16)
     total = sampling.prompts * sampling.answers_per_prompt
     answers: list[list[Answer]] = [[] for _ in prompts]

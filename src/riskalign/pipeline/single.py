@@ -12,6 +12,7 @@ import yaml
 
 from riskalign.atomic import json_lines, write_bytes, write_json_lines
 from riskalign.environments import get_world
+from riskalign.environments.pairs import score_answers
 from riskalign.errors import InputError
 from riskalign.models import fingerprint, load_model, save_model
 from riskalign.pipeline.combine import merge
@@ -23,7 +24,7 @@ from riskalign.pipeline.machine import check_folder, use_bf16
 from riskalign.pipeline.manifest import stage_seed
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.safety import rule_of
-from riskalign.pipeline.sampled import draw_answers, sample_rows
+from riskalign.pipeline.sampled import averages, draw_answers, sample_rows
 from riskalign.pipeline.settings import Kind
 
 
@@ -117,24 +118,14 @@ def write_answers(
             lambda n, total, note: progress.update(n, note, total),
         )
         progress.done()
+    scored = score_answers(world, prompts, [[answer.text for answer in own] for own in answers])
     rows = [
-        {
-            "prompt_id": prompt.id,
-            "text": answer.text,
-            "reward": world.reward(prompt, answer.text),
-            "cost": world.cost(prompt, answer.text),
-        }
-        for prompt, own in zip(prompts, answers, strict=True)
+        {"prompt_id": prompt.id, **answer._asdict()}
+        for prompt, own in zip(prompts, scored, strict=True)
         for answer in own
     ]
     write_json_lines(out, rows)
-    return {
-        "prompts": len(prompts),
-        "answers": len(rows),
-        "mean_reward": sum(row["reward"] for row in rows) / len(rows),
-        "mean_cost": sum(row["cost"] for row in rows) / len(rows),
-        "unsafe_rate": sum(row["cost"] > 0 for row in rows) / len(rows),
-    }
+    return {"prompts": len(prompts), **averages([a for own in scored for a in own])}
 
 
 def evaluate_models(
