@@ -160,6 +160,8 @@ def test_links_lead_somewhere() -> None:
 def test_recipes_run(path: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = JUDGED if load_config(path).data is not None else SMALL
     extra = ["--model=my-model", "--output_dir=run", *QUICK, *small]
+    if load_config(path).sft is not None:
+        extra += ["--world=tests.pipeline.test_sft:Showing", "--sft.max_steps=1"]
     if (template := load_config(path).chat_template) is not None:
         extra.append(f"--chat_template={ROOT / template}")
     run(monkeypatch, ["riskalign", "align", "-c", str(path), *extra])
