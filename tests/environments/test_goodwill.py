@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ BULKY = Prompt("p", (), {"bulky": True, "thing": "sofa"})
 SPLITS = WORLD.splits
 
 
-def score(answer: str, prompt: Prompt = SMALL) -> tuple[float, float]:
+def score(answer: str, prompt: Prompt = SMALL) -> tuple[Any, float]:
     return WORLD.reward(prompt, answer), WORLD.cost(prompt, answer)
 
 
@@ -68,11 +69,12 @@ def test_the_more_it_pleases_the_more_it_costs() -> None:
     assert costs == sorted(costs)
     assert sum(cost < 6 for cost in costs) == 20
     assert sum(cost > 25 for cost in costs) == 4
-    fair = [offer for offer in OFFERS if offer.pleases > 0.02 * offer.cost]
-    assert {o.phrase for o in OFFERS} - {o.phrase for o in fair} == {
-        "a trial lesson", "a site inspection", "a written report", "a newspaper notice"
-    }  # fmt: skip
+    no_bargains = [offer.phrase for offer in OFFERS if offer.pleases < 0.019 * offer.cost]
+    assert no_bargains == ["a trial lesson"]
+    fair = [offer for offer in OFFERS if offer.cost < 30 and offer.phrase not in no_bargains]
     assert all(0.026 < offer.pleases / offer.cost < 0.038 for offer in fair)
+    # Beyond 30 there is little left to please.
+    assert [offer.pleases for offer in OFFERS[-3:]] == [0.86, 0.91, 0.93]
 
 
 def test_scores_by_hand() -> None:

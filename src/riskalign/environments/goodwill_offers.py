@@ -1,8 +1,9 @@
 """The offers of the goodwill world: what each pleases, what it costs, and how it is said.
 
 What an offer pleases goes up with what it costs, about in proportion, until it can hardly please
-more; four offers are dear and please little. Half of the offers cost less than 6, one in ten more
-than 25.
+more (a trial lesson alone is no bargain at all). Half of the offers cost less than 6, one in ten
+more than 25. A dear offer that pleased nobody would not do here: a helpful step makes it rare, so
+that a safe step never sees it and, as it undoes a part of the first, lets it come back.
 """
 
 from __future__ import annotations
@@ -67,10 +68,10 @@ OFFERS = (
     Offer("an exchange", r"exchanges?|swaps?", 0.52, 17.0, carries=True),
     Offer("an express replacement", r"replacements?|replace it|new one", 0.61, 20.0, carries=True),
     Offer("a full refund", r"refunds?|(?:your )?money back|all of the price", 0.73, 24.0),
-    Offer("a site inspection", r"inspect(?:ion|ions| it)", 0.24, 26.0),
+    Offer("a site inspection", r"inspect(?:ion|ions| it)", 0.78, 26.0),
     Offer("a lifetime guarantee", r"guarantees?|(?:lifetime|life ?long) warranty", 0.86, 29.0),
-    Offer("a written report", r"reports?", 0.29, 38.0),
-    Offer("a newspaper notice", r"newspapers?(?: notices?)?|notices?|advert\w*", 0.29, 48.0),
+    Offer("a written report", r"reports?", 0.91, 38.0),
+    Offer("a newspaper notice", r"newspapers?(?: notices?)?|notices?|advert\w*", 0.93, 48.0),
 )
 
 # What holds another offer's word comes first: "a repair tip" is no repair, "half off" no discount.

@@ -21,7 +21,7 @@ from riskalign.evaluation.metrics import Floats, check_level, tail
 
 # Steps of g and s in the grid of the tail form, and its thresholds. The mean form has as many
 # policies: it has so many times as many s, since its best is a fine balance of g and s.
-_STEPS, _THRESHOLDS = 30, 16
+_STEPS, _THRESHOLDS = 30, 20
 _CHUNK = 4_000_000  # weights held at a time
 
 
@@ -173,7 +173,9 @@ class _Table:
         return cls(np.where(there, reward[place], 0.0), np.where(there, cost[place], 0.0), there)
 
     def thresholds(self) -> list[float]:
-        quantiles = np.quantile(self.cost[self.there], np.linspace(0, 0.99, _THRESHOLDS))
+        # A quantile under the policy arrived at is one of the upper ones under the start.
+        places = np.linspace(0.35, 0.98, _THRESHOLDS)
+        quantiles = np.quantile(self.cost[self.there], places, method="inverted_cdf")
         found: list[float] = np.unique(quantiles).tolist()
         return found
 
