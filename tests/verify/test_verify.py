@@ -103,8 +103,7 @@ def test_a_threshold_in_the_wrong_place_is_found(monkeypatch: pytest.MonkeyPatch
         return SimpleNamespace(phi=tail_cost(costs, risk, log_base.softmax(0)))
 
     monkeypatch.setattr(answers, "tail_optimum", stale)
-    for key in ("tail-best", "tail-ascent"):
-        assert fails(key), key
+    assert fails("tail-ascent")
     # Where harm is rare the threshold is the least cost under either.
     assert not fails("tail-rare")
 

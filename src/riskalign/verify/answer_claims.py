@@ -111,8 +111,8 @@ def rare_harm(setting: Setting) -> Errors:
 
 
 def _small(setting: Setting) -> TokenMDP:
-    """At least `trees` trees of the size that losses are trained on, of all families."""
-    each = -(-setting.trees // len(FAMILIES))
+    """Half as many trees, of the size that losses are trained on, of all families."""
+    each = -(-setting.trees // (2 * len(FAMILIES)))
     drawn = [
         random_mdp(family, setting.seed + i, vocabulary=VOCABULARY, depth=DEPTH, count=each)
         for i, family in enumerate(FAMILIES)

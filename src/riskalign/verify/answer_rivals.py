@@ -21,8 +21,9 @@ def at_same_reward_and_kl(
     """By how much rivals' CVaR is lower than a policy's own: a tensor [trees, draws] for each kind.
 
     A rival is `ref exp(x R - y v)` with the same reward and no more KL. Its direction v is noise
-    on every response, the cost, a hinge of the cost at a random threshold, or the cost with noise;
-    x is halved in until the reward is the policy's, y until the KL is.
+    on every response, the cost, a hinge of the cost at some threshold (the policy's own quantile
+    among them), or the cost with noise; x is halved in until the reward is the policy's, y until
+    the KL is.
     """
     generator = torch.Generator().manual_seed(seed)
     ref, own = accumulate(mdp.log_ref), accumulate(log_policy)
@@ -32,8 +33,9 @@ def at_same_reward_and_kl(
     cvar = tail(costs, p, level).cvar
     shape = (len(costs), _DRAWS, costs.shape[-1])
     noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-    which = torch.rand(shape[:2], generator=generator, dtype=torch.float64)
-    eta = costs.quantile(which.amax(0), dim=-1).T.unsqueeze(-1)
+    places = torch.linspace(0.1, 0.95, _DRAWS - 1, dtype=torch.float64)
+    var = tail(costs, p, level).var
+    eta = torch.cat([costs.quantile(places, dim=-1).T, var.unsqueeze(-1)], dim=-1).unsqueeze(-1)
     cost = costs.unsqueeze(1)
     hinge = (cost - eta).clamp(min=0)
     for direction in (noise, cost.expand(shape), hinge, cost + 0.3 * noise):
