@@ -86,11 +86,13 @@ CROSSING_METHODS = (
     "annealed 0.5 to 0.95 in 4, pairs of 8",
     "RSA (rsa2, alpha 0.5), pairs of 8",
 )
-#: Other numbers of updates are for the plain forms alone.
+#: Every budget has these, the others only those of the standard number of updates.
 PLAIN = CROSSING_METHODS[:4]
-BUDGETS = ((1024, 200), (256, 200), (16384, 200), (4096, 800), (4096, 50))
+BUDGETS = ((1024, 200), (256, 200), (16384, 200), (4096, 50), (4096, 800))
 CROSSING = [
     Cell(name, METHODS[name], Budget(answers=answers, updates=updates), 8, FAMILIES[:2])
+    for names in (PLAIN, CROSSING_METHODS[4:])
     for answers, updates in BUDGETS
-    for name in (CROSSING_METHODS if updates == STANDARD.updates else PLAIN)
+    if names is PLAIN or updates == STANDARD.updates
+    for name in names
 ]

@@ -112,6 +112,26 @@ def main_table(own: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def same_settings_table(own: Mapping[str, Any]) -> list[str]:
+    """One family's tail form against SACPO with the very same settings, wherever both were run."""
+    heads = [f"{100 * share:.0f} % of the reward" for share in SHARES]
+    at = SHARES.index(SHOWN)
+    heads += [f"{100 * SHOWN:.0f} %, KL ≤ {MOST_KL:g}", "KL, SACPO and tail", "trees"]
+    lines = ["| tail form by SACPO | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * 6]
+    for name in METHODS:
+        rival = key_of(name.replace("tail", "SACPO", 1), STANDARD)
+        if not name.startswith("tail") or key_of(name, STANDARD) not in own or rival not in own:
+            continue
+        trees = min(len(own[key_of(name, STANDARD)]), len(own[rival]))
+        tail, base = (matched(own, key)[:trees] for key in (key_of(name, STANDARD), rival))
+        cells = [shown(ratio(tail[:, s, CVAR_95], base[:, s, CVAR_95])) for s in range(len(SHARES))]
+        kept = [matched(own, k, MOST_KL)[:trees, at] for k in (key_of(name, STANDARD), rival)]
+        cells.append(shown(ratio(kept[0][:, CVAR_95], kept[1][:, CVAR_95])))
+        cells.append(" and ".join(f"{x[:, at, KL].mean():.2f}" for x in (base, tail)))
+        lines.append(f"| {name.removeprefix('tail, ')} | {' | '.join(cells)} | {trees} |")
+    return lines
+
+
 def crossing(own: Mapping[str, Any], name: str, budget: tuple[int, int]) -> Floats | None:
     """Every tree's CVaR 0.95 at `SHOWN` of the reward [trees] at a budget (answers, updates)."""
     key = f"{name}|{budget[0]}|{budget[1]}"
@@ -155,6 +175,7 @@ def table(content: Content) -> str:
         if not any(key_of(base, STANDARD) in own for base in BASES):
             continue
         bases = ", ".join(dict.fromkeys(best_base(own, share=s).split("|")[0] for s in SHARES))
+        parts += [f"**{family}, the same settings for both**", "", *same_settings_table(own), ""]
         parts += [f"**{family}** (base: {bases})", "", *main_table(own), ""]
         if family in ("correlated", "diffuse"):
             parts += [f"**{family}, by budget**", "", *crossing_table(own), ""]

@@ -233,3 +233,14 @@ def test_ideal_of_the_tail_is_best_at_its_own_aim() -> None:
         for other in small_networks.ideal(start, 0.0).unbind(1):
             rival = pull * other[:, small_networks_page.CVAR_95] + other[:, small_networks_page.KL]
             assert bool((aim <= rival + 1e-9).all())
+
+
+def test_the_page_holds_the_committed_figures() -> None:
+    root = Path(__file__).parents[1]
+    content = json.loads((root / "benchmarks/results/small_networks.json").read_text())
+    told = (root / "docs/small_networks.md").read_text()
+    for own in content["families"].values():
+        lines = small_networks_page.same_settings_table(own)
+        assert len(lines) > 4
+        for line in [*lines, *small_networks_page.main_table(own)]:
+            assert line in told
