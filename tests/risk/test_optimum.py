@@ -188,6 +188,20 @@ def test_a_limit_on_cvar_is_a_scan_of_thresholds() -> None:
     assert at_least >= 0.2 - 1e-9
 
 
+def test_a_limit_leads_where_no_multiplier_does() -> None:
+    """Thresholds jump from 5 to 1 as the strength rises, and the risk from 5.7 to 1.07."""
+    costs = torch.tensor([1.0, 5.0, 6.0, 10.0])
+    log_base = torch.tensor([0.2, 0.5, 0.25, 0.05]).log()
+    risks = [
+        tail_optimum(costs, "cvar:0.8", strength, log_base=log_base).risk
+        for strength in (0.1, 0.2, 0.3, 0.33, 0.34, 0.4)
+    ]
+    assert not any(1.1 < risk < 5.3 for risk in risks)
+    for limit in (2.0, 3.0, 4.0, 5.0):
+        found = strength_for(costs, "cvar:0.8", limit, log_base=log_base)
+        assert found.risk == pytest.approx(limit)
+
+
 def test_a_limit_by_hand() -> None:
     found = strength_for(torch.tensor([0.0, 1.0]), "mean", 0.25)
     assert found.strength == pytest.approx(math.log(3))
