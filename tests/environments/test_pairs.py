@@ -79,10 +79,10 @@ def test_anchors_make_up_at_most_their_share() -> None:
 def test_groups_keep_every_answer_but_empty_ones() -> None:
     answers = [["a", "", "d", "a"], ["b", "c"], ["c", "c"]]
     scored = score_answers(Table(), [PROMPT] * 3, answers)
-    found = group_rows([PROMPT] * 3, scored, by_cost)
+    found = group_rows([PROMPT] * 3, scored, by_cost, anchors=1.0)
     assert [row["scores"] for row in found.rows] == [[-5.0, -9.0, -5.0], [0.0, 0.0]]
     assert [m[0]["content"] for m in found.rows[0]["completions"]] == ["a", "d", "a"]
-    assert (found.anchors, found.alike, found.empty) == (1, 0, 1)
+    assert (found.anchors, found.alike, found.empty) == (1, 1, 1)
     assert len(group_rows([PROMPT] * 3, scored, by_cost, anchors=0.0).rows) == 1
 
 

@@ -96,9 +96,17 @@ def test_rare_costs_cannot_separate() -> None:
 
 def test_prompts_may_have_different_numbers_of_answers() -> None:
     """Prompts count alike: (1 + (0 + 0 + 3) / 3) / 2."""
-    start, _ = ideal_ratios("abbb", [0, 0, 0, 0], [1, 0, 0, 3])
+    start, _ = ideal_ratios("abbb", [1, 0, 0, 0], [1, 0, 0, 3])
     assert start.cost == pytest.approx(1)
     assert start.answers == 4
+
+
+def test_a_short_prompt_of_dear_answers_is_measured() -> None:
+    """Its missing answers would overflow: 12 times the mean cost and more."""
+    costs = [1.0, 2.0, 0.5, 1.0, 30.0, 31.0, 1.0, 2.0, 0.5, 1.0]
+    with np.errstate(all="raise", under="ignore", divide="ignore"):
+        _, found = ideal_ratios("aaaabbcccc", [0.5] * 10, costs, shares=(1.0,), max_kls=(2.0,))
+    assert found[0].mean.cvar < 31
 
 
 @pytest.mark.parametrize(
@@ -108,6 +116,7 @@ def test_prompts_may_have_different_numbers_of_answers() -> None:
         (("ab", [1], [1, 2]), "there are 2, 1 and 2"),
         (("aa", [1, math.nan], [1, 2]), "finite"),
         (("ab", [1, 1], [1, 2]), "no prompt has two"),
+        (("aa", [-1, 0], [1, 2]), "add a constant"),
     ],
 )
 def test_refusals(answers: tuple[Any, Any, Any], message: str) -> None:

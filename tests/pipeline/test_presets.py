@@ -34,7 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "helpful.target": "offset",
         "helpful.safe_cost": 0.0,
     },
-    "rsa-answers": {"safe.answer_risk": CVAR, "safe.anchors": 0.25, **HELPFUL_DPO},
+    "rsa-answers": {"safe.answer_risk": CVAR, "safe.anchors": 0.5, **HELPFUL_DPO},
     "sacpo-rounds": {"order": ("helpful", "safe", "safe"), "safe.risk": "mean", **HELPFUL_DPO},
     "rsa-rounds": {"order": ("helpful", "safe", "safe"), "safe.risk": CVAR, **HELPFUL_DPO},
 }

@@ -15,7 +15,7 @@ from riskalign.data import load_groups, load_pairs
 from riskalign.environments.pairs import Scored
 from riskalign.errors import InputError
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.settings import StepConfig
+from riskalign.pipeline.settings import SamplingConfig, StepConfig
 from riskalign.pipeline.tail import TailAim, charged_rows, plan_tail, tail_words
 from riskalign.risk import strength_for
 from tests import tiny
@@ -82,16 +82,14 @@ PAIRS: list[dict[str, Any]] = [
 
 def test_a_files_own_scores_are_the_sample() -> None:
     aim = TailAim("cvar:0.5", None, beta=1e3, gap_scale=1.0)
-    rows, plan = charged_rows(load_pairs(PAIRS), aim, "pairs.jsonl")
+    rows, plan = charged_rows(load_pairs(PAIRS), aim, "pairs.jsonl", anchors=1.0)
     # Hardly tilted: the median of 0, 8, 1, 2, .5, 1, 0, 9, 0, .5 lies between 0.5 and 1.
     assert plan.summary["threshold"] in (0.5, 1.0)
     eta = plan.summary["threshold"]
     expected = [2 * max(0.0, -pair["score_rejected"] - eta) for pair in PAIRS]
     assert [-score for score in rows["score_rejected"]] == pytest.approx(expected)
     assert len(rows) == 5
-    ordered, _ = charged_rows(
-        load_pairs(PAIRS), TailAim("cvar:0.5", None, 1e3, 1.0, ordered=True), "pairs.jsonl"
-    )
+    ordered, _ = charged_rows(load_pairs(PAIRS), TailAim("cvar:0.5", None, 1e3, 1.0), "pairs.jsonl")
     assert len(ordered) == sum(value > 0 for value in expected)
     groups = load_groups(
         [{"prompt": "a", "completions": ["b", "c", "d"], "scores": [0.0, -1.0, -5.0]}] * 4
@@ -106,7 +104,7 @@ def test_rows_that_say_nothing_of_the_tail_are_refused() -> None:
         charged_rows(load_pairs(unscored), AIM, "pairs.jsonl")
     alike = load_pairs([{**PAIRS[0], "score_rejected": 0.0}] * 3)
     with pytest.raises(InputError, match="charges all answers to a prompt alike"):
-        charged_rows(alike, TailAim("cvar:0.5", None, 1.0, 1.0, ordered=True), "pairs.jsonl")
+        charged_rows(alike, TailAim("cvar:0.5", None, 1.0, 1.0), "pairs.jsonl", anchors=1.0)
 
 
 def test_the_configuration_says_what_each_round_aims_at() -> None:
@@ -137,6 +135,16 @@ def test_the_configuration_says_what_each_round_aims_at() -> None:
             {"safe": StepConfig(loss_type="kto", target="hard", answer_risk="mean", risk="mean")},
             "safe.answer_risk: needs scores",
         ),
+        ({"safe": StepConfig(limit=math.nan, answer_risk="mean")}, "safe.limit: nan is not finite"),
+        (
+            {"safe": StepConfig(answer_risk="mean", sampling=SamplingConfig(temperatures=(0.5,)))},
+            "safe.answer_risk: is the risk of the model's own answers",
+        ),
+        ({"safe": StepConfig(data="x.jsonl", rows="groups")}, "safe.rows: is groups, which is how"),
+        (
+            {"safe": StepConfig(data="x.jsonl", anchors=0.5)},
+            "safe.anchors: .*needs safe.answer_risk",
+        ),
         ({"safe": StepConfig(anchors=1.5)}, "safe.anchors: 1.5 is not"),
         ({"safe": StepConfig(anchors=0.5, target="hard")}, "safe.anchors: is above 0"),
         (
@@ -144,7 +152,10 @@ def test_the_configuration_says_what_each_round_aims_at() -> None:
             "safe.rows: is groups",
         ),
         ({"safe": StepConfig(max_gap=0.0)}, "safe.max_gap"),
-        ({"safe": StepConfig(max_gap=2.0, target="hard")}, "safe.max_gap: needs safe.target"),
+        (
+            {"safe": StepConfig(max_gap=2.0, target="hard")},
+            "safe.max_gap: needs another safe.target",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], words: str) -> None:
@@ -207,7 +218,11 @@ def test_a_job_on_given_scores(
     write_json_lines(path, rows)
     config = job(world=None, evaluation=None)
     config["helpful"] |= {"skip": True}
+    config["order"] = ["safe", "safe"]
     config["safe"] |= {"data": str(path), "answer_risk": "erm:1.0", "loss_type": "dpo"}
     manifest = json.loads(align(config).manifest.read_text())
-    assert manifest["data"]["safe"]["tail"]["predicted"]["kl"] > 0
+    # The file stays where it is: both rounds are solved for the end of both.
+    first, second = (manifest["data"][name]["tail"] for name in ("safe", "safe-2"))
+    assert first["predicted"] == second["predicted"]
+    assert first["predicted"]["kl"] > 0
     assert manifest["data"]["safe"]["pairs"] == 8

@@ -25,7 +25,8 @@ class Rows(NamedTuple):
     """Rows and what became of the prompts.
 
     `anchors` of the rows have answers of one score alone, which hold the policy where it is;
-    `alike` prompts more were left out for having no others, `empty` answers for saying nothing.
+    `alike` prompts more were left out for having no others, or no two different answers; `empty`
+    answers for saying nothing.
     """
 
     rows: list[dict[str, Any]]
@@ -77,10 +78,12 @@ def pair_rows(
     """
     tail: list[tuple[int, dict[str, Any]]] = []
     alike: list[tuple[int, dict[str, Any]]] = []
+    lone = 0
     for place, (prompt, own) in enumerate(zip(prompts, answers, strict=True)):
         # An empty answer cannot be trained on: its only token would be the end of the sequence.
         distinct = sorted({answer for answer in own if answer.text})
         ranked = sorted(((score(a), a.text) for a in distinct), key=_rank, reverse=True)
+        lone += len(ranked) < 2
         for i in range(min(pairs_per_prompt, len(ranked) // 2)):
             ((better, _), chosen), ((worse, _), rejected) = ranked[i], ranked[-1 - i]
             if better <= worse and i > 0:
@@ -94,7 +97,7 @@ def pair_rows(
             }
             (tail if better > worse else alike).append((place, row))
     empty = sum(not answer.text for own in answers for answer in own)
-    return _with_anchors(tail, alike, anchors, seed, empty)
+    return with_anchors(tail, alike, anchors, seed, lone=lone, empty=empty)
 
 
 def group_rows(
@@ -102,7 +105,7 @@ def group_rows(
     answers: Sequence[Sequence[Scored]],
     score: Score,
     *,
-    anchors: float = 1.0,
+    anchors: float = 0.0,
     seed: int = 0,
 ) -> Rows:
     """All answers to each prompt as one row `prompt`, `completions`, `scores`; see `pair_rows`.
@@ -111,9 +114,11 @@ def group_rows(
     """
     tail: list[tuple[int, dict[str, Any]]] = []
     alike: list[tuple[int, dict[str, Any]]] = []
+    lone = 0
     for place, (prompt, own) in enumerate(zip(prompts, answers, strict=True)):
         kept = [answer for answer in own if answer.text]
         if len({answer.text for answer in kept}) < 2:
+            lone += 1
             continue
         scores = [score(answer)[0] for answer in kept]
         row = {
@@ -123,22 +128,24 @@ def group_rows(
         }
         (tail if len(set(scores)) > 1 else alike).append((place, row))
     empty = sum(not answer.text for own in answers for answer in own)
-    return _with_anchors(tail, alike, anchors, seed, empty)
+    return with_anchors(tail, alike, anchors, seed, lone=lone, empty=empty)
 
 
 def _rank(ranked: tuple[tuple[float, float], str]) -> tuple[float, float]:
     return ranked[0]
 
 
-def _with_anchors(
-    tail: list[tuple[int, dict[str, Any]]],
-    alike: list[tuple[int, dict[str, Any]]],
+def with_anchors(
+    tail: Sequence[tuple[int, dict[str, Any]]],
+    alike: Sequence[tuple[int, dict[str, Any]]],
     share: float,
     seed: int,
-    empty: int,
+    *,
+    lone: int = 0,
+    empty: int = 0,
 ) -> Rows:
     """At most `share` of the rows without a difference, in the prompts' order."""
-    most = len(alike) if share >= 1.0 else int(share / (1.0 - share) * len(tail))
-    kept = random.Random(seed).sample(alike, min(most, len(alike))) if tail else []
+    most = len(alike) if share >= 1.0 else int(share / (1.0 - share) * len(tail) + 1e-9)
+    kept = random.Random(seed).sample(list(alike), min(most, len(alike))) if tail else []
     rows = sorted([*tail, *kept], key=lambda entry: entry[0])
-    return Rows([row for _, row in rows], len(kept), len(alike) - len(kept), empty)
+    return Rows([row for _, row in rows], len(kept), lone + len(alike) - len(kept), empty)

@@ -96,7 +96,7 @@ def ideal_ratios(
     row whose `effective` is small.
 
     Raises `InputError` for no answers, lengths that differ, values that are not finite, a level
-    outside [0, 1), or where no prompt has two answers.
+    outside [0, 1), where no prompt has two answers, or a mean reward that is not above 0.
 
     By hand: one prompt, answers of reward 0, 1, 1 and cost 0, 1, 4, CVaR at level 0. At a reward of
     2/3 both forms give up the third answer for the second, the more the greater the KL allowed.
@@ -110,6 +110,11 @@ def ideal_ratios(
         for thresholds in ((None,), table.thresholds())
     )
     found = []
+    if start.reward <= 0:
+        raise InputError(
+            f"rewards: their mean is {start.reward:.4g}; shares of it need one above 0, so add a "
+            "constant to all of them"
+        )
     for share in shares:
         for max_kl in max_kls:
             best = [
@@ -127,7 +132,7 @@ _COLUMNS = Reached.__match_args__
 def _least(policies: Floats, reward: float, max_kl: float) -> Reached | None:
     """The policy [one of G rows] of least CVaR among those with the reward and the KL."""
     slack = 1e-9
-    fits = policies[:, _COLUMNS.index("reward")] >= reward * (1 - slack)
+    fits = policies[:, _COLUMNS.index("reward")] >= reward - slack * max(1.0, abs(reward))
     fits &= policies[:, _COLUMNS.index("kl")] <= max_kl + slack
     if not fits.any():
         return None
@@ -219,6 +224,7 @@ class _Table:
         g, strength = grid_G2[:, 0, None, None], grid_G2[:, 1, None, None]
         tilt = g * self.reward - strength * charged
         tilt -= np.where(self.there, tilt, -np.inf).max(2, keepdims=True)
+        tilt = np.where(self.there, tilt, 0.0)  # what is not there could overflow
         weights = np.exp(tilt) * self.there
         total = weights.sum(2, keepdims=True)
         weights /= total

@@ -100,6 +100,9 @@ def _safety_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
     yield from wrong(name, not math.isfinite(step.safe_cost), f"{step.safe_cost} is not finite")
     yield from wrong(name, step.target != "offset", given + "target: offset")
     yield from wrong(name, step.rows != "pairs", given + "rows: pairs")
+    yield from wrong(
+        name, step.gap_scale != 1.0, given + "gap_scale: 1.0, in whose units its margin is"
+    )
     margin = step.safety_margin
     yield from wrong(
         f"{kind}.safety_margin", not 0 <= margin < math.inf, f"{margin} is not at least 0"
@@ -136,6 +139,11 @@ def _tail_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
             answer_risk(step.answer_risk)
         except InputError as error:
             yield f"{kind}.answer_risk", str(error)
+    yield from wrong(
+        f"{kind}.limit",
+        step.limit is not None and not math.isfinite(step.limit),
+        f"{step.limit} is not finite",
+    )
     yield from wrong(
         f"{kind}.limit",
         step.limit is not None and step.answer_risk is None,

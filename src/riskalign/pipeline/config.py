@@ -138,14 +138,22 @@ class AlignConfig:
         if step.answer_risk is None:
             return None
         names = [other for other, of in self.steps() if of == kind]
+        # A file's answers stay where they are, so that every round is solved for all of them.
+        done = 0 if self.is_given(kind) or name not in names else names.index(name)
         return TailAim(
             risk=step.answer_risk,
             limit=step.limit,
             beta=self.step_beta(kind),
             gap_scale=step.gap_scale,
-            rounds=len(names) - (names.index(name) if name in names else 0),
+            rounds=len(names)
+            - (0 if self.is_given(kind) or name not in names else names.index(name)),
             ordered=step.target in ORDERED,
         )
+
+    def is_given(self, kind: Kind) -> bool:
+        """Whether this kind's rows are a file's, and not sampled."""
+        step = self.step(kind)
+        return step.data is not None or (self.data is not None and not step.own_answers)
 
     def own_answers(self) -> list[Kind]:
         """The kinds of steps that learn from their model's answers to a data set's prompts."""
@@ -185,6 +193,25 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
         step = config.step(kind)
         yield from step_problems(kind, step)
         wanted = kind in config.pair_kinds()
+        if config.is_given(kind) and wanted:
+            yield from wrong(
+                f"{kind}.rows",
+                step.rows == "groups",
+                "is groups, which is how answers are sampled; a file says itself what it holds",
+            )
+            yield from wrong(
+                f"{kind}.anchors",
+                step.anchors > 0 and step.answer_risk is None,
+                f"is above 0, which of a file's rows needs {kind}.answer_risk",
+            )
+        elif step.answer_risk is not None and wanted:
+            sampling = config.step_sampling(kind)
+            yield from wrong(
+                f"{kind}.answer_risk",
+                sampling.temperatures != (1.0,) or sampling.top_p < 1,
+                "is the risk of the model's own answers; sample them with temperatures: [1.0] "
+                "and top_p: 1.0",
+            )
         yield from wrong(
             f"{kind}.own_answers",
             step.own_answers and (config.data is None or step.data is not None),
@@ -212,6 +239,11 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
             f"{kind}.rows",
             config.step(kind).rows == "groups",
             "is groups, and the step ppo's scorers and ptx take pairs",
+        )
+        yield from wrong(
+            f"{kind}.anchors",
+            config.step(kind).anchors > 0,
+            "is above 0, and the step ppo's scorers learn from ordered pairs",
         )
     yield from wrong(
         "order",

@@ -144,9 +144,10 @@ def _scored(config: AlignConfig, kind: Kind, pairs: Dataset, source: str | None)
     """The pairs, if they have the scores that the settings need."""
     step = config.step(kind)
     unscored = any(score is None for score in pairs["score_chosen"])
-    if step.target != "hard" and unscored:
+    if (step.target != "hard" or step.answer_risk is not None) and unscored:
+        needs = f"target {step.target!r}" if step.target != "hard" else "answer_risk"
         raise InputError(
-            f"{kind}.data: {source}: {kind}.target {step.target!r} needs 'score_chosen' "
+            f"{kind}.data: {source}: {kind}.{needs} needs 'score_chosen' "
             f"and 'score_rejected' in every row. Add them, or set {kind}.target: hard."
         )
     if config.scorers is not None and config.scorers.safety_signs and kind == "safe" and unscored:

@@ -188,6 +188,8 @@ def _check_fit(job: Job, loaded: LoadedModel, given: Mapping[Kind, Dataset], fie
         step = job.config.step(kind)
         if field == "eval_data":  # only the order counts
             step = dataclasses.replace(step, loss_type="dpo", target="hard", cache_reference=None)
+        # Neither beta nor what costs are charged is known yet.
+        step = dataclasses.replace(step, max_gap=None)
         settings = training_config(step, beta=1.0, seed=0, bf16=False, folder=job.folder / kind)
         prepare_rows(pairs, f"{kind}.{field}", loaded.tokenizer, loaded.model, settings)
 

@@ -61,7 +61,8 @@ def write_sampled_pairs(
         progress.done()
         progress.stage(f"pairs-{kind}")
         of: Kind = "helpful" if kind == "helpful" else "safe"
-        rows, counts, plan = sample_rows(
+        # Scores are minus the costs: a step that trains on the file charges them itself.
+        rows, counts, _ = sample_rows(
             world,
             loaded,
             of,
@@ -71,11 +72,8 @@ def write_sampled_pairs(
             update=lambda n, total, note: progress.update(n, note, total),
             rows=config.step(of).rows,
             anchors=config.step(of).anchors,
-            aim=config.tail_aim(of, of),
             rule=rule_of(config.step(of)),
         )
-        if plan is not None:
-            counts["tail"] = plan.summary
         progress.done()
     text = json_lines(rows).encode()
     # A fixed time stamp: the same pairs must give the same file.

@@ -23,7 +23,8 @@ _LEARN = ("data", "losses", "models", "risk", "tokens", "training")
 ROOMS: Mapping[str, tuple[str, ...]] = {
     "pairs": (
         *_JUDGED, "data", "environments", "models", "risk", "sampling", "scorers",
-        "pipeline/safety.py", "pipeline/sampled.py", "pipeline/steps.py", "pipeline/tail.py",
+        "baselines/batch.py", "pipeline/safety.py", "pipeline/sampled.py", "pipeline/step_data.py",
+        "pipeline/steps.py", "pipeline/tail.py",
     ),
     "train": (*_LEARN, "pipeline/steps.py"),
     "train-sft": (*_LEARN, "pipeline/sft.py", "pipeline/steps.py"),
@@ -36,14 +37,16 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "accuracy": (*_LEARN, "pipeline/held_out.py", "pipeline/steps.py"),
     "model": (),
     "evaluate": (
-        *_SCORE, *_JUDGED, "data", "environments", "models", "risk", "sampling", "scorers",
-        "tokens",
+        *_SCORE, *_JUDGED, "baselines/batch.py", "data", "environments", "models", "risk",
+        "sampling", "scorers", "tokens",
         "pipeline/combine.py", "pipeline/decoding.py", "pipeline/measure.py", "pipeline/steps.py",
     ),
     "report": ("evaluation", "pipeline/evaluate.py", "pipeline/measure.py"),
     "answers": ("data", "environments", "models", "sampling", "sets", _SETS),
     "drift": (*_SCORE, "data", "models", "risk", "tokens", _SETS),
-    "scores": ("data", "models", "scorers", "sets", "pipeline/scoring.py", _SETS),
+    "scores": (
+        "baselines/batch.py", "data", "models", "scorers", "sets", "pipeline/scoring.py", _SETS,
+    ),
     "r_judge": ("data", "models", "sets", "tokens", _SETS),
 }  # fmt: skip
 

@@ -58,10 +58,13 @@ def step_rows(
         if (rule := rule_of(job.config.step(kind))) is not None:
             about |= given_safe_pairs(job.config.step(kind), job.preferences, rule)[1]
         if aim is not None:
-            rows, plan = charged_rows(rows, aim, about["source"])
+            step = job.config.step(kind)
+            rows, plan = charged_rows(
+                rows, aim, about["source"], anchors=step.anchors, seed=job.seed(f"pairs-{name}")
+            )
             beta = plan.beta
             about |= {"pairs": len(rows), "left_out_alike": about["pairs"] - len(rows)}
-            job.note(tail_words(name, plan.summary))
+            job.note(tail_words(name, plan.summary, given=True))
             about["tail"] = plan.summary
         rows_hash = content_hash(list(rows))
         job.manifest.note("data", name, {**about, "sha256": rows_hash})

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from riskalign.environments.pairs import Scored
+from riskalign.environments.pairs import Scored, with_anchors
 from riskalign.errors import InputError
 from riskalign.risk import TailCost, TailOptimum, answer_risk, strength_for, tail_optimum
 
@@ -104,6 +104,7 @@ def _summary(
     return {
         "risk": aim.risk,
         "limit": aim.limit,
+        "ordered": aim.ordered,
         "beta": beta,
         "threshold": threshold if math.isfinite(threshold) else None,
         "phi": dataclasses.asdict(found.phi),
@@ -119,15 +120,19 @@ def _risk(spec: str, costs: torch.Tensor, log_probs: torch.Tensor) -> float:
     return float(answer_risk(spec)(costs, log_probs).value)
 
 
-def tail_words(name: str, summary: dict[str, Any]) -> str:
-    """A plan in a sentence or two, with a warning where its prediction is worth little."""
+def tail_words(name: str, summary: dict[str, Any], *, given: bool = False) -> str:
+    """A plan in a sentence or two, with a warning where its prediction is worth little.
+
+    `given`: it stands on a file's scores, not on the model's own answers.
+    """
     before, after = summary["sampled"], summary["predicted"]
     parts = [f"{summary['risk']} of the cost {before['risk']:.3g} -> {after['risk']:.3g}"]
     parts.append(f"mean cost {before['cost']:.3g} -> {after['cost']:.3g}")
     if "reward" in after:
         parts.append(f"reward {before['reward']:.3g} -> {after['reward']:.3g}")
+    source = "the file's scores" if given else "the answers that it starts from"
     words = (
-        f"Step {name}, predicted from the answers that it starts from: {', '.join(parts)}, "
+        f"Step {name}, predicted from {source}: {', '.join(parts)}, "
         f"at {after['kl']:.2g} nats of KL and beta {summary['beta']:.3g}"
     )
     if summary["threshold"] is not None:
@@ -135,10 +140,13 @@ def tail_words(name: str, summary: dict[str, Any]) -> str:
     few, tail = summary["effective_a_prompt"], summary["effective_tail"]
     words += f" ({few:.1f} effective of {summary['answers_a_prompt']:.3g} answers a prompt, "
     words += f"{tail:.0f} in the tail)."
-    if few < _FEW_A_PROMPT or tail < _FEW_IN_TAIL:
+    if summary["ordered"]:
+        words += " This is for targets of gaps; an order alone learns no sizes."
+    if few < min(_FEW_A_PROMPT, summary["answers_a_prompt"] / 2) or tail < _FEW_IN_TAIL:
+        less = "raise the limit" if summary["limit"] is not None else "lower lambda_"
         words += (
-            " That is too few for the prediction to mean much: sample more answers or prompts, or "
-            "lower lambda_."
+            " That is too few for the prediction to mean much: "
+            f"{'give' if given else 'sample'} more answers or prompts, or {less}."
         )
     return words
 
@@ -146,19 +154,22 @@ def tail_words(name: str, summary: dict[str, Any]) -> str:
 def nothing_charged(plan: TailPlan) -> str:
     """Why no two answers to a prompt are told apart, and what to do."""
     summary = plan.summary
+    more = "Raise lambda_ (or lower safe.beta)" if summary["limit"] is None else "Lower the limit"
     return (
         f"safe.answer_risk {summary['risk']} charges all answers to a prompt alike: at beta "
         f"{summary['beta']:.3g} it is best to charge costs above {summary['threshold']} alone, and "
-        "no prompt has answers on both sides of it. Raise lambda_, lower the level, sample more "
-        "answers a prompt, or set safe.answer_risk: null."
+        f"no prompt has answers on both sides of it. {more}"
+        ", lower the level, give more answers a prompt, or set safe.answer_risk: null."
     )
 
 
-def charged_rows(rows: Dataset, aim: TailAim, source: str | None) -> tuple[Dataset, TailPlan]:
+def charged_rows(
+    rows: Dataset, aim: TailAim, source: str | None, *, anchors: float = 0.0, seed: int = 0
+) -> tuple[Dataset, TailPlan]:
     """Given rows with what their scores are charged: minus a score is the cost.
 
-    The file's own scores are the sample. With `aim.ordered` pairs of one charge, which have no
-    order, are left out.
+    The file's own scores are the sample. Rows whose answers are all charged alike make up at most
+    the share `anchors`, drawn by `seed`.
 
     Raises `InputError` where scores are missing or nothing is left.
     """
@@ -174,13 +185,13 @@ def charged_rows(rows: Dataset, aim: TailAim, source: str | None) -> tuple[Datas
         else [list(p) for p in zip(rows["score_chosen"], rows["score_rejected"], strict=True)]
     )
     plan = plan_tail([[-score for score in own] for own in scores], aim)
-    charged, differ = [], 0
-    for row, own in zip(rows, scores, strict=True):
+    tail: list[tuple[int, dict[str, Any]]] = []
+    alike: list[tuple[int, dict[str, Any]]] = []
+    for place, (row, own) in enumerate(zip(rows, scores, strict=True)):
         new = plan.charged([-score for score in own])
         changed = {"scores": new} if grouped else {"score_chosen": new[0], "score_rejected": new[1]}
-        differ += len(set(new)) > 1
-        if not (aim.ordered and len(set(new)) < 2):
-            charged.append({**row, **changed})
-    if not differ:
+        (tail if len(set(new)) > 1 else alike).append((place, {**row, **changed}))
+    if not tail:
         raise InputError(f"safe.data: {source}: {nothing_charged(plan)}")
-    return Dataset.from_list(charged, features=rows.features), plan
+    kept = with_anchors(tail, alike, anchors, seed).rows
+    return Dataset.from_list(kept, features=rows.features), plan

@@ -124,7 +124,10 @@ def strength_for(
     base = Base.of(costs, log_base, prompt)
     now = float(measure(costs, base.log_weights).value)
     if now <= limit:
-        raise InputError(f"limit is {limit:g}, and the risk {measure.spec} is {now:.4g} already")
+        raise InputError(
+            f"limit is {limit:g}, and the risk {measure.spec} is {now:.4g} already; "
+            "lower it, or leave the step out (skip: true)"
+        )
     tilts = Tilts.of(costs, measure, 1.0, base)
     start = tail_cost(costs, measure, base.log_weights.exp())
     last = len(tilts.distinct) - 1

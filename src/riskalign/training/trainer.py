@@ -319,7 +319,7 @@ class RSATrainer(Trainer):
         return output.loss.mean(), None, None
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As `Trainer`'s, with the averages over all pairs and processes as metrics."""
+        """As `Trainer`'s, with the averages over all rows and processes as metrics."""
         output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
         averages = self._eval_sums.averages()
