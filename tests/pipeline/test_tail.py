@@ -143,7 +143,7 @@ def test_the_configuration_says_what_each_round_aims_at() -> None:
         ({"safe": StepConfig(data="x.jsonl", rows="groups")}, "safe.rows: is groups, which is how"),
         (
             {"safe": StepConfig(data="x.jsonl", anchors=0.5)},
-            "safe.anchors: .*needs safe.answer_risk",
+            "safe.anchors: .*safe.answer_risk",
         ),
         ({"safe": StepConfig(anchors=1.5)}, "safe.anchors: 1.5 is not"),
         ({"safe": StepConfig(anchors=0.5, target="hard")}, "safe.anchors: is above 0"),
@@ -154,7 +154,7 @@ def test_the_configuration_says_what_each_round_aims_at() -> None:
         ({"safe": StepConfig(max_gap=0.0)}, "safe.max_gap"),
         (
             {"safe": StepConfig(max_gap=2.0, target="hard")},
-            "safe.max_gap: needs another safe.target",
+            "safe.max_gap: needs another",
         ),
     ],
 )

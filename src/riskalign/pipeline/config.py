@@ -145,8 +145,7 @@ class AlignConfig:
             limit=step.limit,
             beta=self.step_beta(kind),
             gap_scale=step.gap_scale,
-            rounds=len(names)
-            - (0 if self.is_given(kind) or name not in names else names.index(name)),
+            rounds=max(1, len(names)) - done,
             ordered=step.target in ORDERED,
         )
 
