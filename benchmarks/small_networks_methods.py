@@ -89,8 +89,11 @@ CROSSING_METHODS = (
 #: Every budget has these, the others only those of the standard number of updates.
 PLAIN = CROSSING_METHODS[:4]
 BUDGETS = ((1024, 200), (256, 200), (16384, 200), (4096, 50), (4096, 800))
+CROSSING_TREES = 8
 CROSSING = [
-    Cell(name, METHODS[name], Budget(answers=answers, updates=updates), 8, FAMILIES[:2])
+    Cell(
+        name, METHODS[name], Budget(answers=answers, updates=updates), CROSSING_TREES, FAMILIES[:2]
+    )
     for names in (PLAIN, CROSSING_METHODS[4:])
     for answers, updates in BUDGETS
     if names is PLAIN or updates == STANDARD.updates

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.small_networks_methods import BUDGETS, CROSSING_METHODS, METHODS, STANDARD, key_of
+from benchmarks.small_networks_methods import (
+    BUDGETS,
+    CROSSING_METHODS,
+    CROSSING_TREES,
+    METHODS,
+    STANDARD,
+    key_of,
+)
 from riskalign.evaluation.axes import Frame, Scale, element, hover, label, path
 
 Content = Mapping[str, Any]
@@ -133,11 +140,12 @@ def same_settings_table(own: Mapping[str, Any]) -> list[str]:
 
 
 def crossing(own: Mapping[str, Any], name: str, budget: tuple[int, int]) -> Floats | None:
-    """Every tree's CVaR 0.95 at `SHOWN` of the reward [trees] at a budget (answers, updates)."""
+    """CVaR 0.95 at `SHOWN` of the reward at a budget (answers, updates): [`CROSSING_TREES`]."""
     key = f"{name}|{budget[0]}|{budget[1]}"
     if key not in own:
         return None
-    return matched(own, key)[:, SHARES.index(SHOWN), CVAR_95]
+    # The first trees alone, which every budget has.
+    return matched(own, key)[:CROSSING_TREES, SHARES.index(SHOWN), CVAR_95]
 
 
 def axis(which: int) -> list[tuple[int, int]]:
@@ -162,8 +170,7 @@ def crossing_table(own: Mapping[str, Any]) -> list[str]:
                 continue
             base = crossing(own, best_base(own, suffix).split("|")[0], budget)
             assert base is not None
-            least = min(len(found), len(base))
-            cells.append(shown(ratio(found[:least], base[:least])))
+            cells.append(shown(ratio(found, base)))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
@@ -189,8 +196,7 @@ def panel(own: Mapping[str, Any], which: int, frame: Frame, titles: tuple[str, s
         for budget in axis(which):
             found = crossing(own, name, budget)
             if found is not None:
-                # The first trees alone, which every budget has.
-                lines.setdefault(name, []).append((budget[which], float(found[:8].mean())))
+                lines.setdefault(name, []).append((budget[which], float(found.mean())))
     values = [y for points in lines.values() for _, y in points]
     if not values:
         return ""
