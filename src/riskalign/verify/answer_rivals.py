@@ -10,7 +10,7 @@ from riskalign.theory.evaluate import tail, tail_of_total
 from riskalign.theory.tree import expected_sum
 
 _DRAWS = 6  # of each kind of rival
-_HALVINGS = 40
+_HALVINGS = 36
 _STEPS = 150
 _RATE = 0.05
 
@@ -67,7 +67,7 @@ def _matched(ref: Tensor, returns: Tensor, v: Tensor, reward: Tensor, kl: Tensor
 
     low = torch.zeros(v.shape[:-1], dtype=torch.float64)
     high = torch.full_like(low, 30.0)
-    for _ in range(_HALVINGS // 2):
+    for _ in range(_HALVINGS // 3):
         middle = (low + high) / 2
         own = rewarded(middle)
         more = (own.exp() * (own - ref)).sum(-1) > kl

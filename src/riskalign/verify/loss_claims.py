@@ -118,8 +118,8 @@ def _closed_form(mdp: TokenMDP, risk: Risk, scale: float = 1.0) -> Levels:
 
 
 def finds_closed_form(setting: Setting) -> Errors:
-    """Total variation between the trained policy and the closed form."""
-    mdp = _tree(setting)
+    """Total variation between the trained policy and the closed form, on half as many trees."""
+    mdp = _tree(setting._replace(trees=-(-setting.trees // 2)))
     found: Errors = {}
     for name in MEASURES:
         risk = get_risk(name)
