@@ -59,22 +59,15 @@ def sample_rows(
         costs, rewards = ([[a[i] for a in own] for own in scored] for i in (2, 1))
         plan = plan_tail(costs, aim, rewards)  # type: ignore[arg-type]
         score = plan.score
-    found = (
-        group_rows(prompts, scored, score, anchors=anchors, seed=seed)
-        if rows == "groups"
-        else pair_rows(
-            prompts,
-            scored,
-            score,
-            pairs_per_prompt=sampling.pairs_per_prompt,
-            anchors=anchors,
-            seed=seed,
-        )
-    )
     safety: dict[str, int] = {}
+    n = sampling.pairs_per_prompt
     if rule is not None:
-        n, where = sampling.pairs_per_prompt, f"world {world.name!r}"
+        where = f"world {world.name!r}"
         found, safety = sampled_safe_pairs(prompts, scored, rule, where, pairs_per_prompt=n)
+    elif rows == "groups":
+        found = group_rows(prompts, scored, score, anchors=anchors, seed=seed)
+    else:
+        found = pair_rows(prompts, scored, score, pairs_per_prompt=n, anchors=anchors, seed=seed)
     flat: list[Scored] = [answer for own in scored for answer in own]
     if not found.rows and plan is not None:
         raise InputError(f"world {world.name!r}: {nothing_charged(plan)}")

@@ -126,7 +126,6 @@ def train_on_demonstrations(
     *,
     peft_config: PeftConfig | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-    resume: str | None = None,
 ) -> DemonstrationTrainer:
     """Train on `rows` as `demonstration_rows` makes them; return the trainer, with its model.
 
@@ -147,5 +146,5 @@ def train_on_demonstrations(
     trainer.model_accepts_loss_kwargs = True
     # Without tqdm, Trainer prints its logs; they go to the caller instead.
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=resume)
+    trainer.train()
     return trainer
