@@ -16,6 +16,10 @@ class InputError(RiskalignError, ValueError):
     """Bad input; the message names what is wrong, where, and how to put it right."""
 
 
+class LimitKept(InputError):  # noqa: N818 - it says what happened
+    """A limit on the risk is kept before anything is trained for it."""
+
+
 class TrainingDiverged(RiskalignError, RuntimeError):  # noqa: N818 - it says what happened
     """The loss became NaN or infinite; the message names the step and what to try."""
 

@@ -89,3 +89,4 @@ def test_bad_answers(
     assert message in " ".join(capsys.readouterr().err.split())
     assert run(monkeypatch, "--answers", str(tmp_path / "none")) == 2
     assert run(monkeypatch, "--answers", str(file), "--rate", "0.1") == 2
+    assert run(monkeypatch, "--answers", str(file), "--confidence", "0.9") == 2

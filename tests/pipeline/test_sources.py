@@ -47,7 +47,7 @@ def changed(before: dict[str, dict[str, str]]) -> set[str]:
             "losses/dpo.py",
             "beta * log_ratio(chosen)",
             "2 * beta * log_ratio(chosen)",
-            {"train-safe-2", "train-ppo"},
+            {"train-safe-2", "train-ppo", "judge-cost"},
         ),
         (
             "environments/pairs.py",
@@ -55,7 +55,12 @@ def changed(before: dict[str, dict[str, str]]) -> set[str]:
             "X = 1\n\n\ndef ",
             {*EVERY} - {"train-safe-2", "report", "judge-cost"},
         ),
-        ("tokens/rows.c", "0.0f", "1.0f", {"train-safe-2", "train-ppo", "evaluate-dial-0.5"}),
+        (
+            "tokens/rows.c",
+            "0.0f",
+            "1.0f",
+            {"train-safe-2", "train-ppo", "judge-cost", "evaluate-dial-0.5"},
+        ),
         ("evaluation/wording.py", "Final model", "Last model", {"report"}),
         ("evaluation/templates/report.css", "--final", "--last", {"report"}),
         # What a computer does not read.

@@ -198,6 +198,19 @@ def test_a_job_in_two_rounds_of_groups(job: Callable[..., dict[str, Any]]) -> No
     tail = manifest["data"]["safe"]["tail"]
     assert tail["predicted"]["risk"] <= config["safe"]["limit"]
     assert manifest["models"]["safe"]["beta"] == tail["beta"]
+    # One that is kept already leaves the model as it is, and says so.
+    config["safe"]["limit"] = 1e3
+    for already in ("", "done before"):
+        result = align(config)
+        manifest = json.loads(result.manifest.read_text())
+        assert manifest["models"]["helpful"] and "safe" not in manifest["models"], already
+        assert result.report is not None
+        assert "The model passes on as it is" in result.report.read_text(encoding="utf-8")
+        results = json.loads(Path(str(result.results)).read_text())
+        assert results["models"]["final"]["kl"] == results["models"]["step1"]["kl"]
+    config["helpful"]["skip"] = True
+    with pytest.raises(InputError, match="nothing is left to train"):
+        align(config)
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -226,3 +239,9 @@ def test_a_job_on_given_scores(
     assert first["predicted"] == second["predicted"]
     assert first["predicted"]["kl"] > 0
     assert manifest["data"]["safe"]["pairs"] == 8
+    # What can be known of a file is refused before any work.
+    config["output_dir"] = str(tmp_path / "not_made")
+    config["safe"]["limit"] = 1e3
+    with pytest.raises(InputError, match=r"safe\.limit: .*already"):
+        align(config)
+    assert not Path(config["output_dir"]).exists()

@@ -36,7 +36,10 @@ def plan(
         float | None,
         typer.Option(help="Unsafe rate expected; half of the tail by default.", show_default=False),
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Of the interval or the bound.")] = 0.95,
+    confidence: Annotated[
+        float | None,
+        typer.Option(help="Of the interval or the bound; 0.95 by default.", show_default=False),
+    ] = None,
     answers: Annotated[
         Path | None,
         typer.Option(
@@ -47,12 +50,13 @@ def plan(
 ) -> None:
     """How many prompts a tail measurement needs, or what could go of the tail of given answers."""
     if answers is not None:
-        if width is not None or rate is not None:
-            raise InputError("plan: --width and --rate do not go with --answers")
+        if (width, rate, confidence) != (None, None, None):
+            raise InputError("plan: --width, --rate and --confidence do not go with --answers")
         _show_ideal(answers, 0.95 if level is None else level)
         return
     from riskalign.evaluation import plan as needed
 
+    confidence = 0.95 if confidence is None else confidence
     table = Table(
         title="Prompts to answer, once each, for CVaR of a bounded cost", title_justify="left"
     )
@@ -82,7 +86,7 @@ def plan(
 
 
 def _show_ideal(path: Path, level: float) -> None:
-    from riskalign.evaluation import ideal_ratios
+    from riskalign.evaluation.ideal import MAX_KLS, SHARES, ideal_ratios
 
     rows = list(_scored(path))
     start, found = ideal_ratios(
@@ -124,10 +128,12 @@ def _show_ideal(path: Path, level: float) -> None:
             "none" if threshold is None else f"{threshold:.3g}",
         )
     console.print(table)
+    missing = len(SHARES) * len(MAX_KLS) - len(found)
     console.print(
         "mean: weights exp(g R - s C), SACPO's form; tail: exp(g R - s (C - eta)+ / (1 - level)). "
         "Rewards are 1, 1.1, 1.2 and 1.3 times these answers'. answers: how many to a prompt the "
-        "fewer of both weights stand on; where they are few, the row says little.",
+        "fewer of both weights stand on; where they are few, the row says little."
+        + (f" {missing} rows are left out: no such policy has their reward." if missing else ""),
         style="dim",
         highlight=False,
         soft_wrap=True,

@@ -19,6 +19,9 @@ import numpy as np
 from riskalign.errors import InputError
 from riskalign.evaluation.metrics import Floats, check_level, tail
 
+#: Of the start's reward, and in nats.
+SHARES, MAX_KLS = (1.0, 1.1, 1.2, 1.3), (0.5, 1.0, 2.0)
+
 # Steps of g and s in the grid of the tail form, and its thresholds. The mean form has as many
 # policies: it has so many times as many s, since its best is a fine balance of g and s.
 _STEPS, _THRESHOLDS = 30, 20
@@ -85,8 +88,8 @@ def ideal_ratios(
     costs: Sequence[float] | Floats,
     *,
     level: float = 0.95,
-    shares: Sequence[float] = (1.0, 1.1, 1.2, 1.3),
-    max_kls: Sequence[float] = (0.5, 1.0, 2.0),
+    shares: Sequence[float] = SHARES,
+    max_kls: Sequence[float] = MAX_KLS,
 ) -> tuple[Start, list[Ideal]]:
     """The start, and what both forms reach at `shares` of its reward and under `max_kls`.
 

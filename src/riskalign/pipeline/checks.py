@@ -94,6 +94,11 @@ def _optimisation_problems(name: str, step: StepConfig | SFTConfig) -> Iterator[
 
 def _safety_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
     if step.safe_cost is None:
+        yield from wrong(
+            f"{kind}.safety_margin",
+            step.safety_margin != StepConfig.safety_margin,
+            f"is given, which needs {kind}.safe_cost",
+        )
         return
     name, given = f"{kind}.safe_cost", f"is given, which needs {kind}."
     yield from wrong(name, kind != "helpful", "is of pairs by reward; give helpful.safe_cost")

@@ -167,7 +167,8 @@ def _budget(job: Job, config: AlignConfig) -> dict[str, float]:
     }
     found = {"updates": 0.0, "examples": 0.0, "sampled_tokens": 0.0}
     for name, kind in config.steps():
-        outcome = stages[f"train-{name}"]
+        if (outcome := stages.get(f"train-{name}")) is None:
+            continue  # its limit was kept before it
         found["updates"] += outcome["steps"]
         if kind == "ppo":
             found["examples"] += outcome["answers"] * config.ppo.num_ppo_epochs

@@ -18,6 +18,7 @@ from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.safety import given_safe_pairs, rule_of
 from riskalign.pipeline.scoring import SCORED
 from riskalign.pipeline.settings import Kind
+from riskalign.pipeline.tail import charged_rows
 from riskalign.scorers.training_data import training_data
 
 _WORDS = {"helpful": "better", "safe": "safer"}
@@ -63,6 +64,10 @@ def given_data(config: AlignConfig, preferences: Preferences | None = None) -> d
             given[kind] = load_groups(step.data)
             continue
         given[kind] = _scored(config, kind, load_pairs(step.data), step.data)
+    for name, kind in config.steps():
+        if kind != "ppo" and kind in given and (aim := config.tail_aim(name, kind)) is not None:
+            source = config.step(kind).data or (config.data and config.data.path)
+            charged_rows(given[kind], aim, source)  # what cannot be charged is refused here
     return given
 
 

@@ -141,13 +141,16 @@ def train_steps(job: Job, given: Mapping[Kind, Dataset]) -> Trained:
         else:
             data = step_rows(job, name, kind, current, given, job.config.tail_aim(name, kind))
             before = current
-            current, training[name] = _train(job, name, kind, current, data)
-            if kind in judged:
+            if data is not None:
+                current, training[name] = _train(job, name, kind, current, data)
+            if data is not None and kind in judged:
                 held_out[name] = _held_out(
                     job, name, kind, before, current, judged[kind], data.beta
                 )
         folders[name] = Path(current.name)
         last_kind = kind
+    if not training:
+        raise InputError(f"{job.notes[-1]} So nothing is left to train: lower safe.limit.")
     models["final"] = current
     return Trained(models, current, training, folders, held_out)
 

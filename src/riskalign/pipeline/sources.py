@@ -32,8 +32,8 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         *_LEARN, "baselines", "environments", "sampling", "pipeline/rlhf.py", "pipeline/steps.py",
     ),
     "scorer": (*_LEARN, "baselines", "pipeline/rlhf.py", "pipeline/steps.py"),
-    "judge": ("baselines", "data", "models", "scorers", "training"),
-    "label": ("baselines", "data", "models", "scorers", "training"),
+    "judge": (*_LEARN, "baselines", "scorers", "pipeline/scoring.py"),
+    "label": (*_LEARN, "baselines", "scorers", "pipeline/scoring.py"),
     "accuracy": (*_LEARN, "pipeline/held_out.py", "pipeline/steps.py"),
     "model": (),
     "evaluate": (

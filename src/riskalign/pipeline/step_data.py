@@ -10,6 +10,7 @@ from datasets import Dataset
 from riskalign.atomic import write_json_lines
 from riskalign.cache import file_sha256
 from riskalign.data import is_grouped, load_groups, load_pairs
+from riskalign.errors import LimitKept
 from riskalign.pipeline import machine
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, content_hash
@@ -34,6 +35,7 @@ def step_pairs(
 ) -> tuple[Dataset, str]:
     """Rows for a step that has no use for temperatures and risks, and their hash."""
     data = step_rows(job, name, kind, current, given, None)
+    assert data is not None  # only an aim can be kept already
     return data.rows, data.sha256
 
 
@@ -44,10 +46,11 @@ def step_rows(
     current: ModelOnDisk,
     given: Mapping[Kind, Dataset],
     aim: TailAim | None,
-) -> StepData:
+) -> StepData | None:
     """The step's rows, given or sampled from the model that the step starts from.
 
-    With an `aim` for whole answers their scores are minus what its risk charges the costs.
+    With an `aim` for whole answers their scores are minus what its risk charges the costs; None
+    where the sampled answers keep its limit already, so that there is nothing to learn.
     """
     beta = job.config.step_beta(kind)
     if kind in given:
@@ -90,24 +93,30 @@ def step_rows(
         inputs["rule"] = dataclasses.asdict(rule)
 
     def work(key: str, update: Update) -> Outcome:
-        rows, counts, plan = sample_rows(
-            world,
-            current.load(),
-            kind,
-            sampling,
-            seed=seed,
-            bf16=job.config.bf16,
-            update=update,
-            rows=step.rows,
-            anchors=step.anchors,
-            aim=aim,
-            rule=rule,
-        )
+        try:
+            rows, counts, plan = sample_rows(
+                world,
+                current.load(),
+                kind,
+                sampling,
+                seed=seed,
+                bf16=job.config.bf16,
+                update=update,
+                rows=step.rows,
+                anchors=step.anchors,
+                aim=aim,
+                rule=rule,
+            )
+        except LimitKept as kept:
+            return {"kept": str(kept), "files": []}
         write_json_lines(path, rows)
         tail = {} if plan is None else {"tail": plan.summary}
         return {"counts": counts, "files": [job.relative(path)], **tail}
 
     outcome = job.stage(stage, inputs, work)
+    if "kept" in outcome:
+        job.note(f"Step {name}: {outcome['kept']}. The model passes on as it is.")
+        return None
     about = {"source": str(path), "sha256": file_sha256(path), **outcome["counts"]}
     if "tail" in outcome:
         beta = outcome["tail"]["beta"]

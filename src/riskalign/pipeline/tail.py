@@ -68,7 +68,7 @@ def plan_tail(
     `costs` and `rewards` are of answers to each prompt, of the model that the step starts from. The
     charge belongs to the policy at the end of all rounds that are left (docs/method.md, section 8).
 
-    Raises `InputError` where the limit is kept already or cannot be kept.
+    Raises `LimitKept` where the limit is kept already, `InputError` where it cannot be kept.
     """
     flat = torch.tensor([cost for own in costs for cost in own], dtype=torch.float64)
     prompt = torch.tensor([i for i, own in enumerate(costs) for _ in own])
@@ -80,7 +80,7 @@ def plan_tail(
         try:
             found = strength_for(flat, aim.risk, aim.limit, prompt=prompt)
         except InputError as error:
-            raise InputError(f"safe.limit: {error}") from error
+            raise type(error)(f"safe.limit: {error}") from error
         beta = aim.rounds * aim.gap_scale / found.strength
     return TailPlan(found.phi, beta, _summary(found, aim, beta, flat, prompt, rewards))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from riskalign.errors import InputError
+from riskalign.errors import InputError, LimitKept
 from riskalign.risk.answers import TailCost, answer_risk, tail_cost
 from riskalign.risk.registry import Risk
 from riskalign.risk.tilts import Base, Tilts
@@ -114,7 +114,8 @@ def strength_for(
     best), the least strength that keeps the limit is found for each, and of these tilts the one
     of least KL is kept. For CVaR its threshold is its own quantile again.
 
-    Raises `InputError` for a limit that the base keeps already, or that no tilt of the sample does.
+    Raises `LimitKept` for a limit that the base keeps already, `InputError` for one that no tilt of
+    the sample does.
 
     By hand: answers of cost 0 and 1 alike, the mean at most 1/4: weights 3/4 and 1/4, strength
     log 3.
@@ -124,7 +125,7 @@ def strength_for(
     base = Base.of(costs, log_base, prompt)
     now = float(measure(costs, base.log_weights).value)
     if now <= limit:
-        raise InputError(
+        raise LimitKept(
             f"limit is {limit:g}, and the risk {measure.spec} is {now:.4g} already; "
             "lower it, or leave the step out (skip: true)"
         )

@@ -47,7 +47,8 @@ def at_same_reward_and_kl(
         over = (q * (rival - ref.unsqueeze(1))).sum(-1) - kl[:, None]
         comparable = (missed < 1e-7) & (over < 1e-7)
         lost = cvar[:, None] - tail(cost, q, level).cvar
-        yield torch.where(comparable, lost, 0.0)
+        # Where no rival is comparable there is no finding, and the claim fails.
+        yield torch.where(comparable, lost, 0.0 if comparable.any() else torch.nan)
 
 
 def _matched(ref: Tensor, returns: Tensor, v: Tensor, reward: Tensor, kl: Tensor) -> Tensor:
