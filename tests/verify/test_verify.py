@@ -139,7 +139,7 @@ def test_a_figure_that_is_no_number_passes_nothing(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = run(SETTING, [BY_KEY["translation"], BY_KEY["objective"]])
+    findings = run(SETTING, [BY_KEY["translation"], BY_KEY["objective"]], processes=2)
     console = Console(record=True, width=120)
     print_findings(findings, SETTING, console)
     text = console.export_text()
@@ -160,9 +160,9 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import riskalign.verify.runner as runner
 
     few = tuple(claim for claim in CLAIMS if claim.group == "steps")
-    monkeypatch.setattr(runner.run, "__defaults__", (few, None))
+    monkeypatch.setattr(runner.run, "__defaults__", (few, None, 1))
     files = ["--json", str(tmp_path / "v.json"), "--html", str(tmp_path / "v.html")]
-    done = CliRunner().invoke(app, ["verify", "--trees", "4", *files])
+    done = CliRunner().invoke(app, ["verify", "--trees", "4", "--processes", "1", *files])
     assert done.exit_code == 0, done.output
     assert "all hold" in done.output
     assert json.loads((tmp_path / "v.json").read_text())["setting"] == {"trees": 4, "seed": 0}
@@ -170,6 +170,6 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         solve, "temperatures", lambda beta, lambda_, schedule: Temperatures(beta, beta)
     )
-    failed = CliRunner().invoke(app, ["verify", "--trees", "4"])
+    failed = CliRunner().invoke(app, ["verify", "--trees", "4", "--processes", "1"])
     assert failed.exit_code == 1
     assert "FAIL" in failed.output

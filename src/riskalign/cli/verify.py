@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,10 @@ EPILOG = (
 def verify(
     trees: Annotated[int, typer.Option(help="Random trees that each claim is checked on.")] = 52,
     seed: Annotated[int, typer.Option(help="Draws the trees.")] = 0,
+    processes: Annotated[
+        int | None,
+        typer.Option(help="Claims at a time; by default one a core.", min=1, show_default=False),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the findings here.", show_default=False)
     ] = None,
@@ -38,7 +43,8 @@ def verify(
         task = bars.add_task("", total=len(CLAIMS))
         findings = run(
             setting,
-            tell=lambda done, next_: bars.update(task, completed=done, description=next_),
+            tell=lambda done, now: bars.update(task, completed=done + 1, description=now),
+            processes=processes or os.cpu_count() or 1,
         )
     print_findings(findings, setting, console)
     if json_file is not None:

@@ -1,8 +1,12 @@
-"""Checks the claims one after another."""
+"""Checks the claims, some at a time."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 
 import torch
 
@@ -26,7 +30,7 @@ CLAIMS: tuple[Claim, ...] = (
     *answer_claims.CLAIMS,
 )
 
-Tell = Callable[[int, str], None]  # claims done, and the statement that comes next
+Tell = Callable[[int, str], None]  # claims done before, and the one that is done now
 
 
 def check(claim: Claim, setting: Setting) -> Finding:
@@ -58,19 +62,37 @@ def check(claim: Claim, setting: Setting) -> Finding:
 
 
 def run(
-    setting: Setting, claims: Iterable[Claim] = CLAIMS, tell: Tell | None = None
+    setting: Setting,
+    claims: Sequence[Claim] = CLAIMS,
+    tell: Tell | None = None,
+    processes: int = 1,
 ) -> list[Finding]:
-    """Check all claims in order; raises `InputError` for fewer than four trees."""
+    """Check all claims, `processes` at a time; findings are in the claims' order.
+
+    Raises `InputError` for fewer than four trees.
+    """
     if setting.trees < 4:
         raise InputError(f"trees: {setting.trees} is fewer than 4, one of each family. Give 50.")
     findings = []
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the trees' tensors are small: a second thread only costs
     try:
-        for i, claim in enumerate(claims):
-            if tell:
-                tell(i, claim.statement)
-            findings.append(check(claim, setting))
+        with contextlib.ExitStack() as stack:
+            if processes == 1:
+                _one_thread()
+                each = map(check, claims, repeat(setting))
+            else:
+                # Fresh processes: a copy of one in which torch has threads can hang.
+                context = get_context("spawn")
+                pool = ProcessPoolExecutor(processes, context, initializer=_one_thread)
+                each = stack.enter_context(pool).map(check, claims, repeat(setting))
+            for finding in each:
+                if tell:
+                    tell(len(findings), finding.statement)
+                findings.append(finding)
     finally:
         torch.set_num_threads(threads)
     return findings
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # the trees' tensors are small: a second thread only costs
