@@ -64,6 +64,9 @@ def test_what_could_go_of_the_tail(
     for row in found:
         [line] = [at for at in lines if at[:2] == [f"{row.reward:.3f}", f"{row.max_kl:g}"]]
         assert line[2:5] == [f"{row.mean.cvar:.3g}", f"{row.tail.cvar:.3g}", f"{row.ratio:.2f}"]
+    assert run(monkeypatch, "--answers", str(file), "--safe_only") == 0
+    assert "g is 0. Rewards are 0.9, 0.8" in capsys.readouterr().out
+    assert run(monkeypatch, "--safe_only") == 2
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,18 @@ def test_what_is_reached_is_what_these_weights_give() -> None:
             assert best.reward >= row.reward - 1e-6
 
 
+def test_a_safe_step_alone_only_charges() -> None:
+    """What it reaches the free form reaches as well; it has no weight for the reward."""
+    answers = simulated(correlated=True)
+    start, found = ideal_ratios(*answers, safe_only=True)
+    assert {round(row.reward / start.reward, 9) for row in found} <= {0.9, 0.8, 0.7, 0.6}
+    assert all(best.g == 0 for row in found for best in (row.mean, row.tail))
+    assert any(row.ratio < 0.9 for row in found)
+    _, free = ideal_ratios(*answers, shares=(0.9, 0.8, 0.7, 0.6))
+    least = {(row.reward, row.max_kl): row.mean.cvar for row in free}
+    assert all(least[row.reward, row.max_kl] <= row.mean.cvar + 1e-9 for row in found)
+
+
 def test_only_costs_that_go_with_rewards_separate_the_forms() -> None:
     apart = ideal_ratios(*simulated(correlated=True), shares=(1.1,), max_kls=(1.0,))[1][0]
     alike = ideal_ratios(*simulated(correlated=False), shares=(1.1,), max_kls=(1.0,))[1][0]

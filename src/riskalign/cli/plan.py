@@ -47,13 +47,19 @@ def plan(
             show_default=False,
         ),
     ] = None,
+    safe_only: Annotated[
+        bool,
+        typer.Option("--safe_only", help="With --answers: what a safe step alone can do."),
+    ] = False,
 ) -> None:
     """How many prompts a tail measurement needs, or what could go of the tail of given answers."""
     if answers is not None:
         if (width, rate, confidence) != (None, None, None):
             raise InputError("plan: --width, --rate and --confidence do not go with --answers")
-        _show_ideal(answers, 0.95 if level is None else level)
+        _show_ideal(answers, 0.95 if level is None else level, safe_only)
         return
+    if safe_only:
+        raise InputError("plan: --safe_only goes with --answers")
     from riskalign.evaluation import plan as needed
 
     confidence = 0.95 if confidence is None else confidence
@@ -85,8 +91,8 @@ def plan(
     )
 
 
-def _show_ideal(path: Path, level: float) -> None:
-    from riskalign.evaluation.ideal import MAX_KLS, SHARES, ideal_ratios
+def _show_ideal(path: Path, level: float, safe_only: bool) -> None:
+    from riskalign.evaluation.ideal import MAX_KLS, SAFE_SHARES, SHARES, ideal_ratios
 
     rows = list(_scored(path))
     start, found = ideal_ratios(
@@ -94,7 +100,9 @@ def _show_ideal(path: Path, level: float) -> None:
         [row["reward"] for row in rows],
         [row["cost"] for row in rows],
         level=level,
+        safe_only=safe_only,
     )
+    shares = SAFE_SHARES if safe_only else SHARES
     console = Console()
     console.print(
         f"{start.answers} answers to {start.prompts} prompts: reward {start.reward:.3f}, cost "
@@ -128,11 +136,13 @@ def _show_ideal(path: Path, level: float) -> None:
             "none" if threshold is None else f"{threshold:.3g}",
         )
     console.print(table)
-    missing = len(SHARES) * len(MAX_KLS) - len(found)
+    missing = len(shares) * len(MAX_KLS) - len(found)
     console.print(
         "mean: weights exp(g R - s C), SACPO's form; tail: exp(g R - s (C - eta)+ / (1 - level)). "
-        "Rewards are 1, 1.1, 1.2 and 1.3 times these answers'. answers: how many to a prompt the "
-        "fewer of both weights stand on; where they are few, the row says little."
+        + ("g is 0. " if safe_only else "")
+        + f"Rewards are {', '.join(f'{share:g}' for share in shares)} times these answers'. "
+        "answers: how many to a prompt the fewer of both weights stand on; where they are few, "
+        "the row says little."
         + (f" {missing} rows are left out: no such policy has their reward." if missing else ""),
         style="dim",
         highlight=False,

@@ -19,8 +19,8 @@ import numpy as np
 from riskalign.errors import InputError
 from riskalign.evaluation.metrics import Floats, check_level, tail
 
-#: Of the start's reward, and in nats.
-SHARES, MAX_KLS = (1.0, 1.1, 1.2, 1.3), (0.5, 1.0, 2.0)
+#: Of the start's reward (of a safe step alone, which raises none), and in nats.
+SHARES, SAFE_SHARES, MAX_KLS = (1.0, 1.1, 1.2, 1.3), (0.9, 0.8, 0.7, 0.6), (0.5, 1.0, 2.0)
 
 # Steps of g and s in the grid of the tail form, and its thresholds. The mean form has as many
 # policies: it has so many times as many s, since its best is a fine balance of g and s.
@@ -88,15 +88,17 @@ def ideal_ratios(
     costs: Sequence[float] | Floats,
     *,
     level: float = 0.95,
-    shares: Sequence[float] = SHARES,
+    shares: Sequence[float] | None = None,
     max_kls: Sequence[float] = MAX_KLS,
+    safe_only: bool = False,
 ) -> tuple[Start, list[Ideal]]:
     """The start, and what both forms reach at `shares` of its reward and under `max_kls`.
 
     `prompts` [N] say whose answer each is, `rewards` and `costs` [N]. Where no policy in the grid
     has the reward under the KL, the row is left out. Every answer of a prompt stands for an equal
     share of the start policy, so that a prompt with k answers has a KL of at most log k: trust no
-    row whose `effective` is small.
+    row whose `effective` is small. `safe_only` leaves the reward out of the weights (g = 0): what
+    a safe step alone can do.
 
     Raises `InputError` for no answers, lengths that differ, values that are not finite, a level
     outside [0, 1), where no prompt has two answers, or a mean reward that is not above 0.
@@ -109,7 +111,7 @@ def ideal_ratios(
     levels = (level, 0.99)
     start = table.start(levels)
     mean_form, tail_form = (
-        np.concatenate(list(table.scan(levels, thresholds)))
+        np.concatenate(list(table.scan(levels, thresholds, safe_only)))
         for thresholds in ((None,), table.thresholds())
     )
     found = []
@@ -118,7 +120,7 @@ def ideal_ratios(
             f"rewards: their mean is {start.reward:.4g}; shares of it need one above 0, so add a "
             "constant to all of them"
         )
-    for share in shares:
+    for share in shares or (SAFE_SHARES if safe_only else SHARES):
         for max_kl in max_kls:
             best = [
                 _least(policies, share * start.reward, max_kl)
@@ -201,12 +203,13 @@ class _Table:
         )
 
     def scan(
-        self, levels: tuple[float, float], thresholds: Sequence[float | None]
+        self, levels: tuple[float, float], thresholds: Sequence[float | None], safe_only: bool
     ) -> Iterator[Floats]:
         """Every policy of the grid: rows in the order of `Reached`'s fields."""
         deviation = float(self.reward[self.there].std()) or 1.0
         scale = float(np.abs(self.cost[self.there]).mean()) or 1.0
         g = np.append(0.0, np.geomspace(0.1, 60, _STEPS - 1)) / deviation
+        g = g[:1] if safe_only else g
         for threshold in thresholds:
             # A hinge charges 1 / (1 - a) times its excess, and seldom: its grid starts lower.
             lowest = 0.01 if threshold is None else 0.01 * (1 - levels[0])
