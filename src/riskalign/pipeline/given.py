@@ -64,10 +64,10 @@ def given_data(config: AlignConfig, preferences: Preferences | None = None) -> d
             given[kind] = load_groups(step.data)
             continue
         given[kind] = _scored(config, kind, load_pairs(step.data), step.data)
-    for name, kind in config.steps():
-        if kind != "ppo" and kind in given and (aim := config.tail_aim(name, kind)) is not None:
-            source = config.step(kind).data or (config.data and config.data.path)
-            charged_rows(given[kind], aim, source)  # what cannot be charged is refused here
+    for name, trained in config.steps():
+        if trained != "ppo" and trained in given and (aim := config.tail_aim(name, trained)):
+            source = config.step(trained).data or (config.data and config.data.path)
+            charged_rows(given[trained], aim, source)  # what cannot be charged is refused here
     return given
 
 
