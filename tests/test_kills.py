@@ -29,7 +29,7 @@ def test_a_process_dies_before_or_after_its_act(tmp_path: Path, after: bool, lef
 
 def test_a_changed_byte_and_a_file_more_are_seen_and_times_are_not(tmp_path: Path) -> None:
     def write(name: str, text: str) -> None:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
 
     write("model/weights", "1")
