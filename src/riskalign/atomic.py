@@ -1,7 +1,9 @@
-"""Files and folders that appear whole or not at all.
+"""Files and folders that appear whole or not at all; all that is replaced or removed passes here.
 
-Everything is written under a temporary name beside its target and renamed when it is complete, so
-an interruption or a full disk leaves the old content (or nothing), never half of the new one.
+Everything is written under a temporary name and renamed when it is complete, so an interruption or
+a full disk leaves the old content (or nothing), never half of the new one. In a folder that this
+process holds (`riskalign.folder`), the temporary name lies where the next holder sweeps, and only
+what was made there is replaced or removed. Elsewhere it lies beside its target.
 """
 
 import contextlib
@@ -13,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from riskalign.folder import OutputFolder, owner_of
+
 
 def write_text(path: str | Path, text: str) -> None:
     """Replace the content of `path` by `text` (UTF-8) in one step."""
@@ -21,15 +25,16 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Replace the content of `path` in one step."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+    target, owner = _target(path)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=_beside(target, owner))
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
         # mkstemp makes files for the owner alone; results are ordinary files.
         temporary.chmod(0o666 & ~_umask())
+        if owner is not None:
+            owner.claim(target)
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -53,42 +58,92 @@ def read_json_lines(path: str | Path) -> list[Any]:
     return [json.loads(line) for line in lines if line]
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or where the disk has none, a copy."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+def link_or_copy(source: Path, path: str | Path) -> None:
+    """Give a file a second name, or where the disk has none, a copy; replaces in one step."""
+    target, owner = _target(path)
+    with _temporary(target, owner) as place:
+        temporary = place / target.name
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        if owner is not None:
+            owner.claim(target)
+        temporary.replace(target)
 
 
 @contextlib.contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty temporary folder that replaces `path` when the block ends without error."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with scratch(path) as temporary:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        _replace_folder(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        move_folder(temporary, path)
 
 
-def _replace_folder(temporary: Path, target: Path) -> None:
-    if target.exists():
-        # A folder cannot be renamed onto a full one: the old one steps aside first.
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-        target.replace(aside / target.name)
+@contextlib.contextmanager
+def scratch(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder for what is to become `path`; gone when the block ends."""
+    target, owner = _target(path)
+    with _temporary(target, owner) as place:
+        yield place
+
+
+def move_folder(source: Path, path: str | Path) -> None:
+    """Put a folder in the place of `path`, on the same disk."""
+    target, owner = _target(path)
+    if owner is not None:
+        owner.claim(target, source)
+    if not target.exists():
+        source.replace(target)
+        return
+    # A folder cannot be renamed onto a full one: the old one steps aside first.
+    with _temporary(target, owner) as place:
+        aside = place / target.name if owner is None else owner.aside(target)
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        target.replace(aside)
         try:
-            temporary.replace(target)
+            source.replace(target)
         except OSError:
-            (aside / target.name).replace(target)
+            aside.replace(target)
             raise
-        finally:
+        if owner is not None:
             shutil.rmtree(aside, ignore_errors=True)
-    else:
-        temporary.replace(target)
+
+
+def remove(path: str | Path) -> None:
+    """Remove a file or a folder, if there is one, in one step."""
+    target, owner = _target(path)
+    if not os.path.lexists(target):
+        return
+    if owner is not None:
+        owner.claim(target, target if target.is_dir() else None)
+    with _temporary(target, owner) as place:
+        target.replace(place / target.name)
+
+
+def _target(path: str | Path) -> tuple[Path, OutputFolder | None]:
+    """A path without links in its folders, which are made, and who holds it."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target = target.parent.resolve() / target.name
+    return target, owner_of(target)
+
+
+def _beside(target: Path, owner: OutputFolder | None) -> Path:
+    """Where temporary names go."""
+    place = target.parent if owner is None else owner.tmp
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+@contextlib.contextmanager
+def _temporary(target: Path, owner: OutputFolder | None) -> Iterator[Path]:
+    place = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=_beside(target, owner)))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -337,7 +337,7 @@ def test_the_key_is_in_no_file_and_no_log(
     assert stub.headers[0]["Authorization"] == "Bearer sk-tulip"
     assert found["judge"]["host"] == stub.base_url[len("http://") : -len("/v1")]
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert len(files) == 3
+    assert len([path for path in files if ".riskalign" not in path.parts]) == 3
     for path in files:
         assert b"tulip" not in path.read_bytes()
     assert "tulip" not in caplog.text

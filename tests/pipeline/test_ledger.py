@@ -69,6 +69,7 @@ def test_what_a_sibling_has_finished_is_taken_over(tmp_path: Path) -> None:
     outcome = sibling.run("pairs", key, lambda: _work(there))
     ledger = Ledger(here, [tmp_path / "nowhere", there])
     assert ledger.find("pairs", ledger.key("pairs", {"seed": 2})) is None
+    assert [ledger.has(stage) for stage in ("pairs", "train")] == [True, False]
     assert ledger.find("pairs", key) == outcome
     assert (here / "out.txt").read_text() == "result"
     # From now on it is its own.

@@ -221,7 +221,7 @@ def test_interrupted_training_resumes_with_the_same_result(
     assert _manifest(folder)["status"] == "interrupted"
     assert [p.name for p in folder.rglob("checkpoint-*")] == ["checkpoint-4"]
     assert not (folder / "helpful" / "model").exists()
-    # A checkpoint whose writing was cut off has no trainer state, and does not count.
+    # An empty folder is no checkpoint.
     (folder / "helpful" / "checkpoints" / "checkpoint-5").mkdir()
 
     recorder = Recorder()
@@ -242,9 +242,9 @@ def test_checkpoints_of_other_settings_are_not_resumed(tmp_path: Path) -> None:
     (folder / "checkpoint-2").mkdir()
     (folder / "checkpoint-2" / "trainer_state.json").write_text("{}")
     assert steps.own_checkpoints(folder, "one") == folder
-    assert steps._last_complete(folder) == str(folder / "checkpoint-2")
+    assert steps._newest(folder) == str(folder / "checkpoint-2")
     steps.own_checkpoints(folder, "two")
-    assert steps._last_complete(folder) is None
+    assert steps._newest(folder) is None
 
 
 def test_diverged_training_leaves_no_model(job: Make, tmp_path: Path) -> None:
@@ -294,6 +294,15 @@ def test_faults_are_found_before_work(
 class _Usage:
     def __init__(self, free: int) -> None:
         self.free = free
+
+
+def test_what_is_finished_needs_no_disk(job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = job(evaluation=None, order=["helpful"])
+    align(config)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: _Usage(free=0))
+    align(config)
+    with pytest.raises(InputError, match="of disk"):
+        align(config, {"order": ["helpful", "safe"]})
 
 
 def test_full_disk_is_said(job: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

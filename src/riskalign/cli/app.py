@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
-import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,9 @@ from riskalign.cli import sets as sets_command
 from riskalign.cli import verify as verify_command
 from riskalign.cli.memory import keep_freed_memory
 from riskalign.cli.overrides import parse_overrides
+from riskalign.cli.stop import stop_signals
 from riskalign.errors import InputError, RiskalignError
+from riskalign.folder import Outputs, check_inputs, hold
 
 app = typer.Typer(
     name="riskalign",
@@ -57,8 +60,19 @@ def main() -> None:
     keep_freed_memory()
     # Where it is installed peft loads it with every command, and it misses a kernel that few have.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # A world of the user's is looked for where the command is typed, as `python -m` would.
-    sys.path.append(os.getcwd())
+    with stop_signals() as stop:
+        try:
+            _answer()
+        finally:
+            if stop.signum is not None:
+                name = signal.Signals(stop.signum).name
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    _complain(f"ended by {name}; nothing is half-written")
+                sys.exit(128 + stop.signum)
+
+
+def _answer() -> None:
+    """Run the command; bad input and the like end it with a message."""
     try:
         app()
     except InputError as error:
@@ -271,15 +285,22 @@ def report(
     ] = None,
 ) -> None:
     """Write the HTML report again from results.json alone, and print the table."""
-    from riskalign.evaluation import write_report
+    from riskalign.evaluation import read_results, write_report
 
     if results is None:
         from riskalign.pipeline import load_config
 
         results = Path(load_config(config).output_dir).expanduser() / "results.json"
     source = results / "results.json" if results.is_dir() else results
-    target = out or source.with_name("report.html")
-    write_report(source, target)
+    read_results(source)
+    if out is None:
+        target = source.with_name("report.html")
+        with hold(source.parent, Outputs([target.name]), name="report"):
+            write_report(source, target)
+    else:
+        target = out
+        check_inputs(target, {"results": source})
+        write_report(source, target)
     _show(source, target, None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -115,7 +116,13 @@ def with_progress(work: Callable[[Any], Any], console: Console, errors: Console)
     try:
         with TerminalProgress(console) as progress:
             return work(progress)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         # Typer ends with exit code 130 and no word.
-        errors.print("[yellow]stopped[/yellow]; the same command takes up what is finished")
+        kept = "".join(f"; {escape(str(each))}" for each in stop.args)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            errors.print(
+                f"[yellow]stopped[/yellow]{kept}; the same command takes up what is finished",
+                soft_wrap=True,
+                highlight=False,
+            )
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from riskalign.errors import InputError
+from riskalign.folder import Outputs, check_inputs, hold, remove_made
 
 TRAIN_EPILOG = (
     "Example: [cyan]riskalign score train --kind cost --data judged.jsonl --half a --out "
@@ -70,6 +70,8 @@ def train(
         raise InputError(f"--seed is {seed}. Give a number of at least 0.")
     if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists. Give another folder, or --overwrite to replace it.")
+    read = {"--data": data, "--eval_data": eval_data, "--model": model, "--encoder": encoder}
+    check_inputs(out, read)
     from riskalign.cli.progress import with_progress
     from riskalign.pipeline.progress import quiet_libraries
     from riskalign.scorers import train_causal_scorer, train_embedding_scorer
@@ -93,9 +95,9 @@ def train(
         return made
 
     console = Console()
-    with quiet_libraries():
+    with hold(kept, Outputs([]), name="--out"), quiet_libraries():
         scorer = with_progress(work, console, Console(stderr=True))
-    shutil.rmtree(kept, ignore_errors=True)
+    remove_made(kept)
     _show(scorer.card, console)
     console.print(f"scorer   [bold]{out}[/bold]", soft_wrap=True, highlight=False)
 

@@ -6,8 +6,11 @@ A world needs no labels and no judge: programs score the answers. Implement the 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable, Mapping
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -109,11 +112,25 @@ def _goodwill() -> World:
 WORLDS: dict[str, Callable[[], World]] = {"goodwill": _goodwill, "vault": _vault}
 
 
+@contextlib.contextmanager
+def _working_directory() -> Iterator[None]:
+    """Let modules be imported from where a command is typed: beside data may lie any `attr.py`."""
+    here = os.getcwd()
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        # From the end: the caller may have had it on the path before.
+        del sys.path[len(sys.path) - 1 - sys.path[::-1].index(here)]
+
+
 def get_world(spec: str | World) -> World:
     """Return the world named `spec`.
 
     Args:
         spec: a name in `WORLDS`, ``package.module:Class`` (made without arguments), or a world.
+            A module is looked for where Python's are, then in the working directory, which is
+            searched only while that module is imported and the class is made.
 
     Raises:
         InputError: the name is unknown, cannot be imported, or lacks a member of `World`.
@@ -125,7 +142,8 @@ def get_world(spec: str | World) -> World:
     elif ":" in spec:
         module_name, _, attribute = spec.partition(":")
         try:
-            world = getattr(importlib.import_module(module_name), attribute)()
+            with _working_directory():
+                world = getattr(importlib.import_module(module_name), attribute)()
         except (ImportError, AttributeError) as error:
             raise InputError(
                 f"world: cannot load {spec!r} ({error}); give package.module:Class of a module "

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from riskalign.errors import InputError
 from riskalign.judges.client import Message, Reply, request_body
 from riskalign.judges.settings import JudgeSettings
-
-if sys.platform != "win32":
-    import fcntl
 
 
 def reply_key(settings: JudgeSettings, messages: Sequence[Message]) -> str:
@@ -60,36 +54,6 @@ class Replies:
                 stream.write(raw)
             self._torn = False
             self._known[key] = reply
-
-
-@contextlib.contextmanager
-def sole_writer(path: Path) -> Iterator[None]:
-    """Hold a file of replies for one run, where the system has locks; two would pay twice.
-
-    Raises:
-        InputError: it cannot be written, or another run holds it; raised before any reply is paid
-            for.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("ab")
-    except OSError as error:
-        raise InputError(
-            f"output_dir {str(path.parent)!r}: cannot be written ({error.strerror}). Give another "
-            "folder."
-        ) from error
-    with stream:
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"output_dir {str(path.parent)!r}: another run is judging there. Wait for its "
-                    "end, or give another folder."
-                ) from None
-            except OSError:
-                pass  # a file system without locks
-        yield
 
 
 def _entry(line: bytes) -> tuple[str, Reply] | None:

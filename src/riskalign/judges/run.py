@@ -17,6 +17,7 @@ from riskalign import __version__
 from riskalign.atomic import write_text
 from riskalign.cache import file_sha256
 from riskalign.errors import check_rules
+from riskalign.folder import Outputs, hold
 from riskalign.judges.absolute import Grade, graded, grades, mean_score
 from riskalign.judges.answers import Conversation, Item, match, read_answers
 from riskalign.judges.ask import Asked, Question, Tell, ask_all, kept_verdicts, most_cost
@@ -32,7 +33,7 @@ from riskalign.judges.pairwise import (
     win_table,
 )
 from riskalign.judges.prompts import CRITERIA, Criterion, Mode, prompts_sha256
-from riskalign.judges.replies import Replies, sole_writer
+from riskalign.judges.replies import Replies
 from riskalign.judges.settings import JudgeSettings
 from riskalign.judges.verdicts import Verdict
 
@@ -174,15 +175,18 @@ class Judging:
         """
         mode, settings = self.task.mode, self.settings
         client = client or Client(settings)
-        with sole_writer(folder / _REPLIES):
+        inputs = {f"answers of {name}": path for name, path in self.task.systems.items()}
+        with hold(folder, Outputs([_REPLIES, "verdicts.jsonl", "judge.json"]), inputs) as held:
+            held.claim(held.root / _REPLIES)
             replies = Replies(folder / _REPLIES)
             asked = ask_all(mode, self.questions, settings, replies, client, tell, self._name)
-        found = compared(self._comparisons, asked.verdicts)
-        marks = graded(self._grades, asked.verdicts)
-        content = self._content(found, marks, asked, command)
-        lines = [*map(_comparison_line, found), *map(_grade_line, marks)]
-        write_text(folder / "verdicts.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
-        write_text(folder / "judge.json", json.dumps(content, indent=1) + "\n")
+            found = compared(self._comparisons, asked.verdicts)
+            marks = graded(self._grades, asked.verdicts)
+            content = self._content(found, marks, asked, command)
+            lines = [*map(_comparison_line, found), *map(_grade_line, marks)]
+            verdicts = "".join(f"{json.dumps(line)}\n" for line in lines)
+            write_text(folder / "verdicts.jsonl", verdicts)
+            write_text(folder / "judge.json", json.dumps(content, indent=1) + "\n")
         return content
 
     def _name(self, question: Question) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from riskalign.evaluation import (
     to_columns,
 )
 from riskalign.evaluation.comparison_report import write_comparison
+from riskalign.folder import Outputs, check_outputs, hold, remove_made
 from riskalign.models import fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.cells import (
@@ -41,7 +41,8 @@ from riskalign.pipeline.job import Job
 from riskalign.pipeline.judged import preferences_of
 from riskalign.pipeline.manifest import now
 from riskalign.pipeline.measure import read_scored
-from riskalign.pipeline.plan import Plan
+from riskalign.pipeline.outputs import inputs_of, outputs_of
+from riskalign.pipeline.plan import Plan, file_name
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.run import train_steps
 from riskalign.pipeline.settings import Kind
@@ -69,51 +70,69 @@ def run_plan(
     A finished cell is one file in `cells/`; it is made again only if its settings, its data or its
     start model changed. One that other code made stays, and the comparison says so, unless
     `redo_stale`. Within a seed, what cells have in common is done once. A run that was stopped goes
-    on where it was.
+    on where it was. Others may work in the same folder at the same time, on other seeds.
     """
-    told = progress or Silent()
+    seeds = list(dict.fromkeys(seed for _, seed in plan.cells))
+    folders = [f"work/seed{seed}/{file_name(name)}" for name, seed in plan.cells]
+    outputs = Outputs(["compare.json", "compare.html"], (), folders)
+    for config in plan.cells.values():  # all, before the first one's work
+        check_outputs(plan.folder, outputs, inputs_of(config))
+        check_outputs(config.output_dir, outputs_of(config), inputs_of(config))
     machine.check_folder(plan.folder)
-    with quiet_libraries():
-        # Cells differ in their steps, hardly in their data, which are read once.
-        read = {config.data: preferences_of(config) for config in plan.cells.values()}
-        given = {name: given_data(config, read[config.data]) for name, config in plan.cells.items()}
-        held_out = {
-            name: held_out_data(config, read[config.data]) for name, config in plan.cells.items()
-        }
-        weights = {}
-        for config in plan.cells.values():
-            if config.model not in weights:
-                loaded = load_model(config.model, trust_remote_code=config.trust_remote_code)
-                weights[config.model] = fingerprint(loaded.model)
-        cells: list[dict[str, Any]] = []
-        for seed in dict.fromkeys(seed for _, seed in plan.cells):
-            names = [name for name, other in plan.cells if other == seed]
+    parts = [f"-seed{seed}" for seed in seeds]
+    with hold(plan.folder, outputs, parts=parts), quiet_libraries():
+        return write_results(plan, _cells(plan, seeds, progress or Silent(), redo_stale))
+
+
+def _cells(
+    plan: Plan, seeds: Sequence[int], told: Progress, redo_stale: bool
+) -> list[dict[str, Any]]:
+    """All cells, those that are not finished done; a seed's models go when it is."""
+    # Cells differ in their steps, hardly in their data, which are read once.
+    read = {config.data: preferences_of(config) for config in plan.cells.values()}
+    given = {name: given_data(config, read[config.data]) for name, config in plan.cells.items()}
+    weights = {}
+    for config in plan.cells.values():
+        if config.model not in weights:
+            loaded = load_model(config.model, trust_remote_code=config.trust_remote_code)
+            weights[config.model] = fingerprint(loaded.model)
+    keys: dict[tuple[str, int], str] = {}
+    finished: dict[tuple[str, int], dict[str, Any]] = {}
+    for cell, config in plan.cells.items():
+        own = read[config.data]
+        held_out = held_out_data(config, own)
+        keys[cell] = cell_key(config, given[cell], held_out, weights[config.model], own)
+        done = finished_cell(_path(plan, *cell), keys[cell], config)
+        if done is not None and not (redo_stale and changed_code(done) != []):
+            finished[cell] = done
+    to_make = [f"cells/{_path(plan, *cell).name}" for cell in plan.cells if cell not in finished]
+    check_outputs(plan.folder, Outputs(to_make))
+    cells: list[dict[str, Any]] = []
+    for seed in seeds:
+        names = [name for name, other in plan.cells if other == seed]
+        for name in names:
+            cell, config = (name, seed), plan.cells[name, seed]
+            if cell in finished:
+                told.stage(f"{name} · seed {seed} · cell")
+                told.done("done before" + _by_whom(changed_code(finished[cell])))
+                cells.append(finished[cell])
+                continue
+            siblings = [
+                Path(plan.cells[other, seed].output_dir) for other in names if other != name
+            ]
+            own = read[config.data]
+            cells.append(_cell(plan, name, seed, given[cell], own, keys[cell], siblings, told))
+        if not plan.settings.keep_models:
+            # Other methods' work, of another run in this folder, stays.
             for name in names:
-                config = plan.cells[name, seed]
-                siblings = [
-                    Path(plan.cells[other, seed].output_dir) for other in names if other != name
-                ]
-                own = read[config.data]
-                data = given[name, seed]
-                key = cell_key(config, data, held_out[name, seed], weights[config.model], own)
-                done = finished_cell(_path(plan, name, seed), key, config)
-                if done is not None and redo_stale and changed_code(done) != []:
-                    done = None
-                if done is not None:
-                    told.stage(f"{name} · seed {seed} · cell")
-                    told.done("done before" + _by_whom(changed_code(done)))
-                cells.append(done or _cell(plan, name, seed, data, own, key, siblings, told))
-            if not plan.settings.keep_models:
-                # Other methods' work, of another run in this folder, stays.
-                for name in names:
-                    shutil.rmtree(plan.cells[name, seed].output_dir, ignore_errors=True)
-                with contextlib.suppress(OSError):
-                    (plan.folder / "work" / f"seed{seed}").rmdir()
-    return write_results(plan, cells)
+                remove_made(plan.cells[name, seed].output_dir)
+            with contextlib.suppress(OSError):
+                (plan.folder / "work" / f"seed{seed}").rmdir()
+    return cells
 
 
 def _path(plan: Plan, name: str, seed: int) -> Path:
-    return plan.folder / "cells" / f"{name}-seed{seed}.json"
+    return plan.folder / "cells" / f"{file_name(name)}-seed{seed}.json"
 
 
 def _by_whom(changed: Sequence[str] | None) -> str:

@@ -12,10 +12,12 @@ from typing import Any
 
 from datasets import Dataset
 
+from riskalign.atomic import remove
 from riskalign.data import Preferences
 from riskalign.environments import Prompt, World, get_world, has_dev, max_cost_of
 from riskalign.environments.world import Split
 from riskalign.errors import InputError
+from riskalign.folder import hold
 from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
@@ -29,6 +31,7 @@ from riskalign.pipeline.judged import (
 )
 from riskalign.pipeline.ledger import Ledger, Outcome
 from riskalign.pipeline.manifest import Manifest, stage_seed
+from riskalign.pipeline.outputs import inputs_of, outputs_of
 from riskalign.pipeline.presets import method_name
 from riskalign.pipeline.progress import Progress, Update
 from riskalign.pipeline.settings import Kind
@@ -59,8 +62,11 @@ class ModelOnDisk:
 class Job:
     """One job in one folder; made, and its configuration checked, before any work.
 
+    Holds the folder from then on until `recorded` ends.
+
     `given` are the pairs that steps bring, and `preferences` the judged answers of a job that has
     them. What jobs in the folders `siblings` have done from the same inputs is not done again.
+    `inputs` are models that are measured, with which the job trains none.
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class Job:
         siblings: Sequence[Path] = (),
         preferences: Preferences | None = None,
         given: Mapping[Kind, Dataset] | None = None,
+        inputs: Mapping[str, str | None] | None = None,
     ) -> None:
         self.config = config
         self.progress = progress
@@ -100,17 +107,28 @@ class Job:
             self.eval_prompts = evaluation_prompts(config, self.world)
             if preferences is None:  # scorers may be yet to train
                 _check_world(self.world, self.eval_prompts, config.evaluation.prompts)
-        machine.check_folder(self.folder)
-        self.ledger = Ledger(self.folder, siblings)
-        self.manifest = Manifest(self.folder, config, self.command)
+        outputs = outputs_of(config, trains=inputs is None)
+        read = {**inputs_of(config), **(inputs or {})}
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(hold(self.folder, outputs, read))
+            machine.check_folder(self.folder)
+            self.ledger = Ledger(self.folder, siblings)
+            self.manifest = Manifest(self.folder, config, self.command)
+            self._holding = stack.pop_all()
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
         """Note in the manifest how the job ends; say it plainly when the disk is full."""
+        with self._holding, self._noted():
+            yield
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
         try:
             yield
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             self.manifest.end("interrupted")
+            stop.args = (self._kept(),)
             raise
         except Exception as error:
             if not machine.is_disk_full(error):
@@ -122,8 +140,22 @@ class Job:
             ) from error
         self.manifest.end("finished")
 
-    def stage(self, name: str, inputs: Mapping[str, Any], work: Work) -> Outcome:
-        """The outcome of a stage, which is done unless it is finished with the same inputs."""
+    def _kept(self) -> str:
+        """What an interruption leaves to go on from."""
+        steps = [
+            f"{path.parents[1].name} to {path.name.replace('-', ' ')}"
+            for path in sorted(self.folder.glob("*/checkpoints/checkpoint-*"))
+        ]
+        found = [*self.manifest.content["stages"], *steps]
+        return f"kept in {self.folder}: {', '.join(found) or 'nothing yet'}"
+
+    def stage(
+        self, name: str, inputs: Mapping[str, Any], work: Work, scratch: Path | None = None
+    ) -> Outcome:
+        """The outcome of a stage, which is done unless it is finished with the same inputs.
+
+        `scratch`, what an interrupted stage goes on from, goes once the ledger knows the stage.
+        """
         template = {} if self.chat_template is None else {"chat_template": self.chat_template}
         key = self.ledger.key(name, {**inputs, **template})
         self.progress.stage(name)
@@ -135,6 +167,8 @@ class Job:
                 key,
                 lambda: work(key, lambda n, total, note: self.progress.update(n, note, total)),
             )
+        if scratch is not None:
+            remove(scratch)
         self.progress.done("done before" if reused else "")
         self.manifest.note("stages", name, {"key": key, "reused": reused, **outcome})
         return outcome

@@ -50,12 +50,14 @@ class Ledger:
             outcome = _finished(sibling, _read(sibling / "finished.json"), stage, key)
             if outcome is not None:
                 for name in outcome.get("files", {}):
-                    target = self.folder / name
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.unlink(missing_ok=True)
-                    link_or_copy(sibling / name, target)
+                    link_or_copy(sibling / name, self.folder / name)
                 self._note(stage, key, outcome)
         return outcome
+
+    def has(self, stage: str) -> bool:
+        """Whether a stage is finished here or in a sibling, from whatever inputs."""
+        known = [self._stages, *(_read(sibling / "finished.json") for sibling in self._siblings)]
+        return any(stage in stages for stages in known)
 
     def run(self, stage: str, key: str, work: Callable[[], Outcome]) -> Outcome:
         """Do the work and note its outcome, with its seconds and the hashes of its files.

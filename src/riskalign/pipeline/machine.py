@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,8 @@ def check_folder(folder: Path, field: str = "output_dir") -> None:
     """Make the folder that `field` names; raise `InputError` unless files can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.write_bytes(b"1")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder) as probe:  # which no kill leaves behind
+            probe.write(b"1")
     except OSError as error:
         raise InputError(
             f"{field} {str(folder)!r}: cannot be written ({error.strerror}). Give another folder."

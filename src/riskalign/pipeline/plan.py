@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ def load_plan(
         for seed in dict.fromkeys(settings.seeds):
             for name, preset, fields in _methods(settings):
                 own = [f"{key}={json.dumps(value)}" for key, value in fields.items()]
-                place = json.dumps(str(folder / "work" / f"seed{seed}" / name))
+                place = json.dumps(str(folder / "work" / f"seed{seed}" / file_name(name)))
                 cell = load_config(
                     source, [*own, *shared, f"seed={seed}", f"output_dir={place}"], preset
                 )
@@ -90,6 +91,11 @@ def load_plan(
             raise
         raise FieldError(error.field, error.problem, where.get(error.field, "")) from None
     return Plan(folder, settings, cells, command or "riskalign compare")
+
+
+def file_name(method: str) -> str:
+    """A method's name as that of one file: values in it may hold what leads elsewhere."""
+    return re.sub(r"[%/\\\x00-\x1f]", lambda found: f"%{ord(found[0]):02X}", method)
 
 
 def _settings(group: Any, presets: Sequence[str] | None, seeds: Sequence[int] | None) -> Settings:

@@ -1,7 +1,6 @@
 """The step `ppo`: Safe RLHF's scorers, where they are wanted, and PPO-Lagrangian."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,7 +107,6 @@ def ppo_step(
             for entry in result.log
         ]
         write_log(folder, log)
-        shutil.rmtree(checkpoints)
         again = load_model(folder / "model", trust_remote_code=current.trust_remote_code)
         return {
             "steps": result.learning_steps,
@@ -121,7 +119,7 @@ def ppo_step(
             "files": [job.relative(folder / "log.json"), *job.ledger.files_in(folder / "model")],
         }
 
-    outcome = job.stage(stage, inputs, work)
+    outcome = job.stage(stage, inputs, work, folder / "checkpoints")
     about = {key: outcome[key] for key in ("reference", "fingerprint", "lambda")}
     job.manifest.note("models", name, about)
     trained = dataclasses.replace(

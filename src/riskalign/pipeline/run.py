@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from riskalign.atomic import link_or_copy, new_folder
+from riskalign.atomic import link_or_copy, new_folder, remove
 from riskalign.errors import InputError
 from riskalign.losses import WITH_ALPHA
 from riskalign.models import LoadedModel, check_4bit, fingerprint, load_model
@@ -215,18 +215,23 @@ def _check_prompts(job: Job, loaded: LoadedModel) -> None:
 
 
 def _disk_need(job: Job, model: PreTrainedModel) -> int:
+    """Bytes that the steps still to be made will take, less those that these have taken already."""
     weights = 4 * sum(parameter.numel() for parameter in model.parameters())
-    kinds = [kind for _, kind in job.config.steps()]
+    left = [(n, kind) for n, kind in job.config.steps() if not job.ledger.has(f"train-{n}")]
+    sft = job.config.sft is not None and not job.ledger.has("train-sft")
+    if not left and not sft:
+        return 0
+    kinds = [kind for _, kind in left]
     steps = [job.config.step(kind) for kind in kinds if kind != "ppo"]
     # The step ppo may leave two scorers beside its model.
     scorers = 2 * kinds.count("ppo") if job.config.scorers is not None else 0
-    need = (len(kinds) + (job.config.sft is not None) + scorers) * weights + 10_000_000
+    need = (len(kinds) + sft + scorers) * weights + 10_000_000
     if job.config.peft is None and any(step.save_strategy != "no" for step in steps):
         # A new checkpoint is complete before the one before it goes.
         need += 2 * _CHECKPOINT_WEIGHTS * weights
     if job.config.peft is None and "ppo" in kinds:
         need += 2 * 3 * _CHECKPOINT_WEIGHTS * weights  # of the policy and two critics
-    return need - machine.disk_used(job.folder)
+    return need - sum(machine.disk_used(job.folder / name) for name, _ in left)
 
 
 def _train(
@@ -269,9 +274,12 @@ def _train(
         note_prompts(folder / "model", current.name, prompts=[*data.rows["prompt"], *known])
         trained = load_model(folder / "model", trust_remote_code=current.trust_remote_code)
         outcome |= {"reference": current.weights, "fingerprint": fingerprint(trained.model)}
-        return outcome | {"files": job.ledger.files_in(folder)}
+        if config.peft is None:
+            remove(folder / "adapter")  # of other settings
+        trees = [*job.ledger.files_in(folder / "adapter"), *job.ledger.files_in(folder / "model")]
+        return outcome | {"files": [*trees, job.relative(folder / "log.json")]}
 
-    outcome = job.stage(stage, inputs, work)
+    outcome = job.stage(stage, inputs, work, folder / "checkpoints")
     about = {name: outcome[name] for name in ("reference", "fingerprint", "beta")}
     job.manifest.note("models", name, about)
     trained = dataclasses.replace(

@@ -2,13 +2,13 @@
 
 import dataclasses
 import gc
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
+from riskalign.atomic import scratch
 from riskalign.environments import demonstrations_of
 from riskalign.environments.world import Demonstration
 from riskalign.models import fingerprint, load_model, save_model
@@ -19,7 +19,7 @@ from riskalign.pipeline.ledger import Outcome, content_hash
 from riskalign.pipeline.manifest import stage_seed
 from riskalign.pipeline.progress import TrainingProgress, Update
 from riskalign.pipeline.settings import SFTConfig
-from riskalign.pipeline.steps import lora_config, own_checkpoints, write_log
+from riskalign.pipeline.steps import lora_config, write_log
 from riskalign.training.demonstrations import demonstration_rows, train_on_demonstrations
 
 
@@ -61,16 +61,16 @@ def sft_step(job: Job, current: ModelOnDisk) -> tuple[ModelOnDisk, list[dict[str
     def work(key: str, update: Update) -> Outcome:
         loaded = current.load()
         caches = loaded.model.config.use_cache
-        checkpoints = own_checkpoints(folder / "checkpoints", key)
         rows = demonstration_rows(prompts, answers, loaded.tokenizer, settings.max_length)
-        trainer = train_on_demonstrations(
-            loaded.model,
-            loaded.tokenizer,
-            rows,
-            _arguments(settings, seed=seed, bf16=bf16, folder=checkpoints),
-            peft_config=None if config.peft is None else lora_config(config.peft),
-            callbacks=[TrainingProgress(update)],
-        )
+        with scratch(folder / "model") as place:
+            trainer = train_on_demonstrations(
+                loaded.model,
+                loaded.tokenizer,
+                rows,
+                _arguments(settings, seed=seed, bf16=bf16, folder=place),
+                peft_config=None if config.peft is None else lora_config(config.peft),
+                callbacks=[TrainingProgress(update)],
+            )
         trained: Any = trainer.model
         if config.peft is not None:
             trained = trained.merge_and_unload()
@@ -81,7 +81,6 @@ def sft_step(job: Job, current: ModelOnDisk) -> tuple[ModelOnDisk, list[dict[str
         steps = trainer.state.global_step
         del trainer, trained
         gc.collect()
-        shutil.rmtree(checkpoints)
         again = load_model(folder / "model", trust_remote_code=current.trust_remote_code)
         return {
             "steps": steps,
@@ -90,7 +89,7 @@ def sft_step(job: Job, current: ModelOnDisk) -> tuple[ModelOnDisk, list[dict[str
             "bf16": bf16,
             "reference": current.weights,
             "fingerprint": fingerprint(again.model),
-            "files": job.ledger.files_in(folder),
+            "files": [job.relative(folder / "log.json"), *job.ledger.files_in(folder / "model")],
         }
 
     outcome = job.stage(stage, inputs, work)

@@ -146,7 +146,8 @@ def evaluate_models(
     if config.merges and step1 is None:
         raise InputError("merges: lie between two models; give --step1, or set merges: []")
     with quiet_libraries():
-        job = Job(config, progress or Silent(), "Tail evaluation", command)
+        measured = {"final": final, "step1": step1}
+        job = Job(config, progress or Silent(), "Tail evaluation", command, inputs=measured)
         job.method = None  # the configuration says how to measure, not how `final` was made
         with job.recorded():
             job.progress.stage("load")

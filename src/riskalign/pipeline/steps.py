@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import gc
 import json
-import shutil
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from riskalign.atomic import write_text
+from riskalign.atomic import move_folder, remove, scratch, write_text
+from riskalign.folder import files_below
 from riskalign.models import LoadedModel, load_in_4bit, save_model
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.job import ModelOnDisk
@@ -52,7 +53,6 @@ def training_config(
             "seed": seed,
             "bf16": bf16,
             "warmup_steps": step.warmup_ratio,
-            "save_total_limit": 1,
             "report_to": "none",
             "disable_tqdm": True,
             "dataloader_pin_memory": torch.cuda.is_available(),
@@ -75,9 +75,9 @@ def train_step(
     """Train a model on the rows at temperature `beta`; its reference is the model as it comes in.
 
     Leaves `folder/model` (plain weights, an adapter merged), `folder/adapter` for LoRA and
-    `folder/log.json`. Checkpoints stay in `folder/checkpoints` until the end; a later call with
-    the same `key` goes on from the last complete one. An adapter trained on 4-bit weights is merged
-    into the weights that those were made of.
+    `folder/log.json`. Checkpoints stay in `folder/checkpoints`, for the caller to remove once the
+    outcome is noted; a later call with the same `key` goes on from the last one. An adapter trained
+    on 4-bit weights is merged into the weights that those were made of.
 
     Returns counts of the data and the number of steps. Raises `InputError` for data that do not
     fit and `TrainingDiverged` when the loss is no longer finite; neither leaves a model.
@@ -94,17 +94,22 @@ def train_step(
             trust_remote_code=current.trust_remote_code,
         )
     caches = loaded.model.config.use_cache
-    trainer = RSATrainer(
-        model=policy,
-        args=training_config(step, beta=beta, seed=seed, bf16=bf16, folder=checkpoints),
-        train_dataset=pairs,
-        processing_class=loaded.tokenizer,
-        peft_config=None if config.peft is None else lora_config(config.peft),
-        callbacks=[_NoLastCheckpoint(), *([TrainingProgress(update)] if update else [])],
-    )
-    # Without tqdm, Trainer prints its logs; they go to log.json and the report instead.
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_complete(checkpoints))
+    with scratch(checkpoints) as unfinished:
+        trainer = RSATrainer(
+            model=policy,
+            args=training_config(step, beta=beta, seed=seed, bf16=bf16, folder=unfinished),
+            train_dataset=pairs,
+            processing_class=loaded.tokenizer,
+            peft_config=None if config.peft is None else lora_config(config.peft),
+            callbacks=[
+                _NoLastCheckpoint(),
+                _KeepNewest(checkpoints),
+                *([TrainingProgress(update)] if update else []),
+            ],
+        )
+        # Without tqdm, Trainer prints its logs; they go to log.json and the report instead.
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=_newest(checkpoints))
     trained: Any = trainer.model
     if config.peft is not None:
         save_model(trained, loaded.tokenizer, folder / "adapter")
@@ -123,7 +128,6 @@ def train_step(
     }
     del trainer, trained
     gc.collect()
-    shutil.rmtree(checkpoints)
     return outcome
 
 
@@ -144,6 +148,27 @@ class _NoLastCheckpoint(TrainerCallback):
     on_epoch_end = on_step_end
 
 
+class _KeepNewest(TrainerCallback):
+    """Moves each checkpoint, once it is written, where it counts; the one before it goes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        name = f"checkpoint-{state.global_step}"
+        written = Path(str(args.output_dir)) / name
+        for name_below in files_below(written):
+            # The folder's name must not reach the disk before the bytes.
+            with (written / name_below).open("r+b") as stream:
+                os.fsync(stream.fileno())
+        move_folder(written, self._folder / name)
+        for other in self._folder.glob("checkpoint-*"):
+            if other.name != name:
+                remove(other)
+
+
 def lora_config(settings: LoraSettings) -> LoraConfig:
     """PEFT's own settings of an adapter."""
     modules = settings.target_modules
@@ -160,24 +185,14 @@ def own_checkpoints(folder: Path, key: str) -> Path:
     """The folder of checkpoints, emptied when they were made from other inputs."""
     name = folder / "inputs.txt"
     if folder.exists() and not (name.is_file() and name.read_text("utf-8") == key):
-        shutil.rmtree(folder)
+        remove(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(name, key)
     return folder
 
 
-def _last_complete(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end (Trainer writes its state last)."""
-    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    # A state cut off in the middle of its writing ends without its closing brace.
-    complete = [path for path in complete if _is_json(path / "trainer_state.json")]
-    newest = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+def _newest(folder: Path) -> str | None:
+    """The newest checkpoint; each was put there whole and goes whole."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
     return None if newest is None else str(newest)
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from riskalign.cache import file_sha256
 from riskalign.data.schema import Text, checked_text
 from riskalign.data.sources import Source, source_rows
 from riskalign.errors import InputError
+from riskalign.folder import Outputs, check_inputs, hold, remove_made
 from riskalign.scorers.card import CARD_FILE
 from riskalign.scorers.kept import in_pieces
 from riskalign.scorers.loading import load_scorer
@@ -54,24 +54,27 @@ def score_file(
     target = Path(out)
     if not target.name.endswith(_SUFFIXES):
         raise InputError(f"{target}: write a file ending in {' or '.join(_SUFFIXES)}.")
+    if isinstance(source, str | Path):
+        check_inputs(target, {"data": source})
     if target.exists() and not overwrite:
         raise InputError(f"{target}: exists. Give another name, or --overwrite to replace it.")
     loaded = load_scorer(scorer, encoder=encoder)
     name = field or loaded.kind
     rows, prompts, answers = _rows(source, name)
     kept = target.with_name(f".{target.name}.scored")
-    scores = in_pieces(
-        list(zip(prompts, answers, strict=True)),
-        lambda pairs: np.array(loaded.score([p for p, _ in pairs], [a for _, a in pairs])),
-        size=_PIECE,
-        folder=kept,
-        identity=file_sha256(Path(scorer) / CARD_FILE),
-        update=update,
-    )
-    lines = [_line(row, name, score) for row, score in zip(rows, scores.tolist(), strict=True)]
-    content = "".join(lines).encode()
-    write_bytes(target, gzip.compress(content, mtime=0) if target.suffix == ".gz" else content)
-    shutil.rmtree(kept, ignore_errors=True)
+    with hold(kept, Outputs([]), name="out"):
+        scores = in_pieces(
+            list(zip(prompts, answers, strict=True)),
+            lambda pairs: np.array(loaded.score([p for p, _ in pairs], [a for _, a in pairs])),
+            size=_PIECE,
+            folder=kept,
+            identity=file_sha256(Path(scorer) / CARD_FILE),
+            update=update,
+        )
+        lines = [_line(row, name, score) for row, score in zip(rows, scores.tolist(), strict=True)]
+        content = "".join(lines).encode()
+        write_bytes(target, gzip.compress(content, mtime=0) if target.suffix == ".gz" else content)
+    remove_made(kept)
     return len(rows)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from riskalign.atomic import read_json_lines, write_json_lines, write_text
 from riskalign.data import can_share_prompt
 from riskalign.errors import InputError
 from riskalign.evaluation import score_answers
+from riskalign.folder import Outputs, hold
 from riskalign.models import fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.ledger import Ledger, Outcome, content_hash
@@ -43,6 +44,16 @@ FOLDERS = {"prompts": "answers", "helpful_prompts": "helpful", "over_refusal": "
 _SAMPLING = (
     "answers_per_prompt", "temperature", "top_p", "max_new_tokens", "batch_size", "backend",
 )  # fmt: skip
+
+
+_INPUTS = ("prompts", "helpful_prompts", "over_refusal", "r_judge", "scorer_reward", "scorer_cost")
+
+
+def _outputs(names: Iterable[str]) -> Outputs:
+    folders = [*FOLDERS.values(), *(f"work/{kind}" for kind in (*FOLDERS, "drift"))]
+    files = [f"{folder}/{name}.jsonl" for folder in folders for name in names]
+    files += [f"r_judge/{name}.json" for name in names]
+    return Outputs([*files, "finished.json", "evaluate.json", "evaluate.html"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +87,11 @@ def evaluate_sets(
     Raises:
         InputError: a model, set, scorer or setting that cannot be used.
     """
-    run = _Run(named_models(models), settings, progress or Silent())
-    with quiet_libraries():
+    sources = named_models(models)
+    inputs = {f"model {name}": source for name, source in sources.items()}
+    inputs |= {name: getattr(settings, name) for name in _INPUTS}
+    with hold(settings.output_dir, _outputs(sources), inputs), quiet_libraries():
+        run = _Run(sources, settings, progress or Silent())
         run.check()
         for name in run.subjects:
             for kind in run.sets:

@@ -1,0 +1,376 @@
+"""Jobs and comparisons killed, stopped and raced: what is resumed must be what was never stopped.
+
+    python benchmarks/kills.py --random 100 --aimed 50 --signals 30 --races 50 --work /tmp/kills \
+        --out benchmarks/results/kills.json
+
+Each trial is a command line on a tiny model, in a child of this process; it is killed (SIGKILL) at
+a random moment, or at the n-th removal, rename or link, before or after it, or stopped by a signal
+with a word and a code of its own; then the same command is given again. What lies in the folder at
+the end is compared with an uninterrupted run's: every file's bytes (times and peaks of memory in
+JSON aside), and no file more. In a race two jobs of different seeds start in one folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import importlib
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+from riskalign.atomic import write_text
+from riskalign.cli import main as riskalign
+from riskalign.environments import Prompt
+from riskalign.environments.world import Split
+from riskalign.folder import OWN
+from riskalign.models import save_model
+from riskalign.pipeline import machine
+
+_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+)
+_TIMES = {
+    "created", "started", "ended", "seconds", "peak_megabytes", "command", "commit", "commits",
+    "reused",
+    "results.json", "report.html",  # their hashes in `finished.json`: there are times in them
+}  # fmt: skip
+#: What the process does to files other than writing them.
+_ACTS = ("replace", "rename", "unlink", "rmdir", "link")
+
+
+class Letters:
+    """Prefers many different letters; digits are what must not be said."""
+
+    name = "letters"
+
+    def prompts(self, split: Split, n: int, seed: int) -> list[Prompt]:
+        """Ask for numbered orders of one month or another."""
+        month = "March" if split == "train" else "June"
+        messages = [({"role": "user", "content": f"Order {i} of {month}?"},) for i in range(n)]
+        return [Prompt(f"{split}-{seed}-{i}", own) for i, own in enumerate(messages)]
+
+    def reward(self, prompt: Prompt, answer: str) -> float:
+        """The share of the alphabet that occurs."""
+        return len({letter for letter in answer.lower() if "a" <= letter <= "z"}) / 26
+
+    def cost(self, prompt: Prompt, answer: str) -> float:
+        """One for each digit."""
+        return float(sum(letter.isdigit() for letter in answer))
+
+
+def make_model(folder: Path) -> None:
+    """A start model of one layer on bytes."""
+    tokens = ["<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    set_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokens), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=128,
+        initializer_range=0.3, bos_token_id=None, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=tokens[1], pad_token=tokens[1],
+        extra_special_tokens=tokens[:1], chat_template=_TEMPLATE, model_max_length=128,
+    )  # fmt: skip
+    save_model(LlamaForCausalLM(config), wrapped, folder)
+
+
+def recipes(work: Path) -> dict[str, list[str]]:
+    """The commands that are killed, by name; each writes to `work/run`."""
+    make_model(work / "start")
+    step = {
+        "max_steps": 5, "per_device_train_batch_size": 2, "learning_rate": 1e-2,
+        "save_strategy": "steps", "save_steps": 2,
+    }  # fmt: skip
+    small = {"max_new_tokens": 4, "batch_size": 16}
+    base: dict[str, Any] = {
+        "model": str(work / "start"), "output_dir": str(work / "run"),
+        "world": f"{__name__}:Letters", "helpful": step, "safe": step,
+        "sampling": {"prompts": 4, "answers_per_prompt": 4, **small},
+        "evaluation": {
+            "prompts": 3, "answers_per_prompt": 2, "n_boot": 20, "dial": [0.5], "dial_prompts": 2,
+            **small,
+        },
+    }  # fmt: skip
+    job = base | {"peft": {"r": 2, "lora_alpha": 4}}
+    rounds = {
+        "iterations": 11, "prompts_per_iteration": 2, "answers_per_prompt": 2, "max_new_tokens": 4,
+        "num_mini_batches": 1, "per_device_train_batch_size": 4,
+    }  # fmt: skip
+    ppo = base | {"order": ["ppo"], "ppo": rounds}
+    comparison = base | {"compare": {"presets": ["sacpo", "rsa"], "seeds": [0]}}
+    found = {}
+    for name, content in {"job": job, "ppo": ppo, "compare": comparison}.items():
+        path = work / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(content))
+        found[name] = ["compare" if name == "compare" else "align", "-c", str(path)]
+    return found
+
+
+def child(command: list[str], log: Path, before: Callable[[], None] = lambda: None) -> int:
+    """Start a command in a child of this process; its process number."""
+    sys.stdout.flush()
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(stream, 1)
+        os.dup2(stream, 2)
+        sys.argv = ["riskalign", *command]
+        before()
+        try:
+            riskalign()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            log.with_name("modules").write_text("\n".join(sys.modules))
+    finally:
+        os._exit(code)
+
+
+def ended(pid: int) -> int:
+    """Wait for a child: its exit code, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def die_at(n: int, after: bool) -> Callable[[], None]:
+    """Let the process kill itself at its n-th act on files, before or after it."""
+
+    def act(i: int, done: bool) -> None:
+        if (i, done) == (n, after):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return lambda: _patch(act)
+
+
+def counted(path: Path) -> Callable[[], None]:
+    """Let the process note in a file how many acts there were."""
+
+    def before() -> None:
+        _patch(lambda i, done: path.write_text(str(i + 1)) if done else None)
+
+    return before
+
+
+def _patch(at: Callable[[int, bool], object]) -> None:
+    n = -1
+
+    def wrap(act: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            nonlocal n
+            n += 1
+            i = n
+            at(i, False)
+            found = act(*arguments, **options)
+            at(i, True)
+            return found
+
+        return wrapped
+
+    for name in _ACTS:
+        setattr(os, name, wrap(getattr(os, name)))
+
+
+def content(root: Path) -> dict[str, str]:
+    """Each file's hash, times aside; what is ours alone (`.riskalign`) by name."""
+    found = {}
+    for path in sorted(p for p in root.rglob("*") if not p.is_dir()):
+        name = path.relative_to(root).as_posix()
+        if f"{OWN}/" in name or name.endswith(("manifest.json", ".html")):
+            found[name] = ""  # of times and reuse
+        elif path.suffix == ".json":
+            plain = _without_times(json.loads(path.read_text()))
+            found[name] = hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+        else:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_times(v) for k, v in value.items() if k not in _TIMES}
+    return [_without_times(each) for each in value] if isinstance(value, list) else value
+
+
+class Bench:
+    """A work folder, the commands, and what each leaves when nothing stops it."""
+
+    def __init__(self, work: Path, seed: int) -> None:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        self.work, self.run, self.log = work, work / "run", work / "log.txt"
+        self.commands = recipes(work)
+        self.draw = random.Random(seed)
+        self.seconds: dict[str, float] = {}
+        self.acts: dict[str, int] = {}
+        self.whole: dict[str, dict[str, str]] = {}
+        self.counts: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self.fresh("warm", self.commands["job"])
+        for module in (work / "modules").read_text().split("\n"):
+            # What each child would import, before they are forked; not all can be from outside.
+            with contextlib.suppress(Exception):
+                importlib.import_module(module)
+        for name, command in self.commands.items():
+            began = time.monotonic()
+            self.fresh(name, command, counted(work / "acts"))
+            self.seconds[name] = time.monotonic() - began
+            self.acts[name] = int((work / "acts").read_text())
+
+    def fresh(
+        self, name: str, command: list[str], before: Callable[[], None] = lambda: None
+    ) -> None:
+        """A run that nothing stops, as the one to compare with."""
+        shutil.rmtree(self.run, ignore_errors=True)
+        if code := ended(child(command, self.log, before)):
+            raise SystemExit(f"{name} ended with {code}: see {self.log}")
+        self.whole[name] = content(self.run)
+
+    def compare(self, kind: str, name: str, what: str, wanted: Mapping[str, str]) -> None:
+        """Count what differs from the uninterrupted run, and what is left over."""
+        found = content(self.run)
+        left = sorted(found.keys() - wanted.keys())
+        wrong = sorted(n for n in wanted if found.get(n) != wanted[n])
+        self.counts[f"{kind}: leftovers"] += bool(left)
+        self.counts[f"{kind}: differences"] += bool(wrong)
+        if left or wrong:
+            self.problems.append(f"{kind}, {name}, {what}: left {left[:4]}, differ {wrong[:4]}")
+
+    def resume(self, kind: str, name: str, what: str) -> None:
+        """Give the command again, and compare."""
+        self.counts[f"{kind}: resumes"] += 1
+        if code := ended(child(self.commands[name], self.log)):
+            self.counts[f"{kind}: resumes that failed"] += 1
+            self.problems.append(f"{kind}, {name}, {what}: the resume ended with {code}")
+        self.compare(kind, name, what, self.whole[name])
+
+    def killed(self, kind: str, name: str, what: str, pid: int) -> None:
+        """Resume what is dead by now."""
+        code = ended(pid)
+        self.counts[f"{kind}: killed"] += code == -signal.SIGKILL
+        self.counts[f"{kind}: ended before"] += code == 0
+        if code not in (0, -signal.SIGKILL):
+            self.problems.append(f"{kind}, {name}, {what}: ended with {code}")
+        self.resume(kind, name, what)
+
+    def at_random(self, i: int, n: int) -> None:
+        """A kill at a random moment."""
+        name = self.start(i)
+        at = self.draw.uniform(0, self.seconds[name])
+        pid = child(self.commands[name], self.log)
+        time.sleep(at)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        self.killed("random kills", name, f"{at:.2f} s", pid)
+
+    def aimed(self, i: int, n: int) -> None:
+        """A kill before or after an act on files; `n` are spread over all of them."""
+        name = self.start(i)
+        places, own = 2 * self.acts[name], -(-n // len(self.commands))
+        at = (i // len(self.commands) * places // own) % places
+        pid = child(self.commands[name], self.log, die_at(at // 2, bool(at % 2)))
+        self.killed("aimed kills", name, f"act {at // 2}, after {bool(at % 2)}", pid)
+
+    def stopped(self, i: int, n: int) -> None:
+        """A signal that a command answers."""
+        name = self.start(i)
+        signum = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[i // len(self.commands) % 3]
+        at = self.draw.uniform(0.1, 0.9) * self.seconds[name]
+        pid = child(self.commands[name], self.log)
+        time.sleep(at)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signum)
+        code = ended(pid)
+        self.counts["signals: answered"] += code == 128 + signum
+        self.counts["signals: ended before"] += code == 0
+        if code not in (0, 128 + signum):
+            self.problems.append(f"signals, {name}, {signum.name} at {at:.2f} s: {code}")
+        self.resume("signals", name, f"{signum.name} at {at:.2f} s")
+
+    def race(self, i: int, n: int) -> None:
+        """Two jobs of different seeds in one folder."""
+        command = self.commands["job"]
+        for seed in (0, 1):
+            if f"seed {seed}" not in self.whole:
+                self.fresh(f"seed {seed}", [*command, "--seed", str(seed)])
+        self.start(i)
+        first = child([*command, "--seed", "0"], self.log)
+        time.sleep(self.draw.choice([0.0, self.draw.uniform(0, 0.5 * self.seconds["job"])]))
+        second = child([*command, "--seed", "1"], self.log)
+        codes = [ended(first), ended(second)]
+        self.counts["races: run"] += 1
+        self.counts["races: one refused"] += sorted(codes) == [0, 2]
+        if sorted(codes) != [0, 2]:
+            self.problems.append(f"races: ended with {codes}")
+        else:
+            self.compare("races", "job", f"{codes}", self.whole[f"seed {codes.index(0)}"])
+
+    def start(self, i: int) -> str:
+        """Empty the folder; the commands take turns."""
+        shutil.rmtree(self.run, ignore_errors=True)
+        return list(self.commands)[i % len(self.commands)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what is asked for; 1 where anything differs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    kinds = ("random", "aimed", "signals", "races")
+    for name in kinds:
+        parser.add_argument(f"--{name}", type=int, default=0, help="how many trials")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start none after that")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, required=True, help="a folder that is emptied")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    given = parser.parse_args(arguments)
+    began = time.monotonic()
+    bench = Bench(given.work.resolve(), given.seed)
+    acts = (bench.at_random, bench.aimed, bench.stopped, bench.race)
+    asked = {name: getattr(given, name) for name in kinds}
+    trials = [(act, i, n) for act, n in zip(acts, asked.values(), strict=True) for i in range(n)]
+    # In turn, so that a run that is cut short has of all kinds.
+    for act, i, n in sorted(trials, key=lambda trial: (trial[1] + 0.5) / trial[2]):
+        if time.monotonic() - began > 60 * given.minutes:
+            break
+        act(i, n)
+        found = {
+            "asked": asked,
+            "counts": dict(sorted(bench.counts.items())),
+            "problems": bench.problems,
+            "seconds_of_a_run": {name: round(value, 2) for name, value in bench.seconds.items()},
+            "acts_on_files": bench.acts,
+            "seconds": round(time.monotonic() - began),
+            "versions": machine.versions(),
+        }
+        if given.out is not None:
+            write_text(given.out, json.dumps(found, indent=1) + "\n")
+        print(f"{time.monotonic() - began:.0f} s {dict(bench.counts)} {bench.problems}", flush=True)
+    return int(bool(bench.problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
