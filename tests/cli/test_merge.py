@@ -63,7 +63,7 @@ def test_refusals(
 ) -> None:
     out = tmp_path / "between"
     assert run(monkeypatch, *two, "--w", "nan", "--out", str(out)) == 2
-    assert "w: nan is not a finite number" in capsys.readouterr().err
+    assert "w: nan is not in [-100, 100]" in capsys.readouterr().err
     full = tmp_path / "full"
     full.mkdir()
     (full / "kept.txt").write_text("kept")

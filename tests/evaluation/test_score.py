@@ -19,6 +19,8 @@ from riskalign.risk import get_risk
 from riskalign.sampling import Answer
 from riskalign.sampling.generate import prompt_token_ids
 from riskalign.tokens import token_stats
+from tests import tiny
+from tests.broken import break_model
 
 MakeModel = Callable[..., PreTrainedModel]
 
@@ -272,3 +274,15 @@ def test_answers_must_belong_to_their_prompts(
                 tokenizer=tiny_tokenizer,
                 risk=get_risk("mean"),
             )
+
+
+@pytest.mark.parametrize("how", ["nan", "infinity"])
+@pytest.mark.parametrize("which", ["policy", "start"])
+def test_distances_that_are_not_finite_name_their_prompt(
+    which: str, how: str, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """They used to be left out of the average, as if they had not been asked for."""
+    models = {"policy": tiny.make_model(), "start": tiny.make_model(seed=1)}
+    break_model(models[which], how)
+    with pytest.raises(InputError, match=r"^prompt 'eval-.': the distance .* is NaN or infinite"):
+        run(tiny_tokenizer, **models)

@@ -64,6 +64,7 @@ def test_adapter_folder_is_merged_into_its_base(folder: Path, tmp_path: Path) ->
     assert (_logits(loaded.model) - _logits(tiny.make_model())).abs().max() > 0.01
     assert loaded.tokenizer.eos_token == "<|im_end|>"
     assert not any("lora" in name for name in loaded.model.state_dict())
+    assert all(weight.requires_grad for weight in loaded.model.parameters())
 
 
 def test_adapter_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -91,3 +91,16 @@ def test_models_that_do_not_fit_are_refused() -> None:
         merge(tiny.make_model(), tiny.make_model("gpt2"), 0.5)
     with pytest.raises(InputError, match="w: nan"):
         merge(tiny.make_model(), tiny.make_model(), float("nan"))
+
+
+def test_sums_that_are_not_finite_are_refused() -> None:
+    """Finite weights of bfloat16's or float32's size can leave float16's range."""
+    one, two = (tiny.make_model(seed=seed, dtype=torch.float16) for seed in (0, 1))
+    with torch.no_grad():
+        two.get_parameter("model.norm.weight").fill_(6e4)
+    merge(one, two, 1.0)
+    with pytest.raises(InputError, match=r"merge at w = 2: its weight 'model\.norm\.weight' holds"):
+        merge(one, two, 2.0)
+    for w in (1e30, -101.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=r"^w: \S+ is not in \[-100, 100\]"):
+            merge(one, two, w)

@@ -193,3 +193,7 @@ def test_bad_input() -> None:
         DialLogitsProcessor(two, float("nan"))
     with pytest.raises(InputError, match="vocabularies differ"):
         DialLogitsProcessor(other, 0.5)(torch.tensor([[1]]), torch.zeros(1, 304))
+    good, bad = torch.zeros(1, 4), torch.tensor([[0.0, float("nan"), 0.0, 0.0]])
+    for pair in ((good, bad), (bad, good), (good, torch.full((1, 4), -torch.inf))):
+        with pytest.raises(InputError, match="dial: a model's logits are NaN or infinite"):
+            combine_logits(*pair, 0.5)

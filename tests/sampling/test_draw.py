@@ -1,9 +1,11 @@
 """The draw follows the softmax, never takes the impossible, and leaves one token a row."""
 
+import pytest
 import torch
 from scipy.stats import chisquare
 
-from riskalign.sampling.draw import Draw
+from riskalign.errors import InputError
+from riskalign.sampling.draw import Draw, Likeliest
 
 NONE = torch.zeros((1, 0), dtype=torch.long)
 
@@ -41,3 +43,20 @@ def test_a_peaked_row_of_a_large_vocabulary() -> None:
     logits[:, 40_000] = 60.0
     assert set(draw(logits).tolist()) == {40_000}
     assert draw(torch.zeros((64, 49_152))).unique().numel() > 60
+
+
+@pytest.mark.parametrize("kind", [Draw, Likeliest])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_distribution_is_refused(kind: type[Draw | Likeliest], bad: float) -> None:
+    """NaN used to draw the last token of the vocabulary."""
+    scores = torch.zeros((3, 5))
+    if bad == -float("inf"):
+        scores[1] = bad  # nothing is possible
+    else:
+        scores[1, 2] = bad
+    with pytest.raises(InputError, match=r"^prompt 'b': the logits of its next token are NaN"):
+        kind(["a", "b", "c"])(NONE, scores)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^row 1: "):
+        kind()(NONE, scores)  # type: ignore[arg-type]
+    scores[1] = 0.0
+    kind()(NONE, scores)  # type: ignore[arg-type]

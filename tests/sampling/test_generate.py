@@ -13,6 +13,8 @@ from riskalign.environments import Prompt
 from riskalign.errors import InputError
 from riskalign.sampling import sample
 from riskalign.sampling.generate import prompt_token_ids
+from tests import tiny
+from tests.broken import break_model
 
 PROMPTS = [
     Prompt(str(i), ({"role": "user", "content": text},))
@@ -118,3 +120,13 @@ def test_bad_arguments(tiny_model: Callable[..., Any], tiny_tokenizer: Any) -> N
     plain.chat_template = None
     with pytest.raises(InputError, match="chat template"):
         sample(tiny_model(), plain, PROMPTS, answers_per_prompt=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.0}, {"temperature": 0.7, "top_p": 0.9}])
+@pytest.mark.parametrize("how", ["nan", "infinity"])
+def test_broken_logits_name_their_prompt(
+    how: str, options: dict[str, Any], tiny_tokenizer: Any
+) -> None:
+    model = break_model(tiny.make_model(), how)
+    with pytest.raises(InputError, match=r"^prompt '.*': the logits of its next token are NaN"):
+        sample(model, tiny_tokenizer, PROMPTS, answers_per_prompt=2, **options)

@@ -30,6 +30,24 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "moe_intermediate_size": 8,
     },
+    "gemma3n_text": {
+        "head_dim": 8,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 304,
+        "laurel_rank": 4,
+        "num_kv_shared_layers": 0,
+        "activation_sparsity_pattern": [0.0, 0.0],
+        "layer_types": ["full_attention"] * 2,
+        "altup_num_inputs": 2,
+    },
+    "gemma4_text": {
+        "head_dim": 8,
+        "global_head_dim": 8,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 304,
+        "num_kv_shared_layers": 0,
+        "layer_types": ["full_attention"] * 2,
+    },
     "gptj": {"rotary_dim": 4},
     "granitemoehybrid": {"mamba_n_heads": 4, "layer_types": ["mamba", "attention"]},
     "recurrent_gemma": {"num_hidden_layers": 3, "block_types": ["recurrent", "attention"]},
@@ -94,10 +112,52 @@ def test_an_unknown_model_type_is_accepted_when_a_trial_confirms_it() -> None:
     assert not model.get_submodule("model.layers.0").training
 
 
-def test_an_unknown_model_type_that_does_more_to_its_logits_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
+# Small weights: logits so small that a cap does next to nothing to them, or a bias is all of them.
+@pytest.mark.parametrize("size", [0.2, 1e-4])
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("cohere", "logit_scale", 0.5),
+        ("granite", "logits_scaling", 8.0),
+        ("gemma2", "final_logit_softcapping", 30.0),
+        ("gemma3n_text", "final_logit_softcapping", 30.0),
+        ("gemma4_text", "final_logit_softcapping", 30.0),
+        ("phi", "partial_rotary_factor", 0.5),
+    ],
+)
+def test_what_an_unknown_model_type_does_to_its_logits_is_read(
+    kind: str, field: str, value: float, size: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make_model("cohere", logit_scale=0.5)
+    model = make_model(kind, initializer_range=size, **(SETTINGS.get(kind, {}) | {field: value}))
+    if kind == "phi":
+        torch.nn.init.normal_(model.get_output_embeddings().bias)  # type: ignore[union-attr, arg-type]
+    monkeypatch.setattr(type(model.config), "model_type", "other")
+    head = head_of(model)
+    assert head.softcap == (value if "softcap" in field else None)
+    assert head.scale == {"logit_scale": 0.5, "logits_scaling": 1 / 8}.get(field, 1.0)
+    with torch.no_grad():
+        torch.testing.assert_close(logits_through_head(model), model(IDS).logits)
+
+
+@pytest.mark.parametrize("what", ["bias", "scale", "cap", "states"])
+def test_what_no_field_explains_is_refused(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = make_model("llama", initializer_range=1e-4)
+    before = type(model).forward
+
+    def forward(self: Any, *inputs: Any, **options: Any) -> Any:
+        output = before(self, *inputs, **options)
+        if what == "bias":
+            output.logits[..., 7] += 1e-3
+        elif what == "scale":
+            output.logits = output.logits * 1.01
+        elif what == "cap":
+            output.logits = 50 * (output.logits / 50).tanh()
+        return output
+
+    if what == "states":
+        layer = model.get_output_embeddings()
+        layer.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 1.1,))
+    monkeypatch.setattr(type(model), "forward", forward)
     monkeypatch.setattr(type(model.config), "model_type", "other")
     with pytest.raises(InputError, match=r"'other'.*does more to its logits"):
         head_of(model)

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 from riskalign.data import RowCollator
 from riskalign.errors import InputError
+from riskalign.models import fingerprint, loading, save_model
 from riskalign.training import RSATrainer
 from tests import tiny
 
@@ -33,16 +35,101 @@ def test_model_by_name_and_tokenizer_from_it(make_trainer: MakeTrainer, tmp_path
 
 
 def test_pickled_and_broken_weights_are_refused(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    model = tiny.make_model()
+    model = tiny.make_model(tie_word_embeddings=False)
     model.save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
+    whole = load_file(weights)
+    make_trainer(str(tmp_path))  # a tokenizer is given
+    save_file({k: v for k, v in whole.items() if k != "lm_head.weight"}, weights, {"format": "pt"})
+    with pytest.raises(InputError, match=r"weights are missing, 'lm_head\.weight'"):
+        make_trainer(str(tmp_path))
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(InputError, match="cannot be loaded"):
         make_trainer(str(tmp_path))
     weights.unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(InputError, match="weights are pickled"):
         make_trainer(str(tmp_path))
+
+
+def test_options_of_a_model_by_name(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    tiny.make_model().save_pretrained(tmp_path)
+    options = {"dtype": "bfloat16", "attn_implementation": "eager"}
+    model: Any = make_trainer(tmp_path, model_init_kwargs=options).model
+    assert model.dtype == torch.bfloat16
+    assert model.config._attn_implementation == "eager"
+
+
+def test_the_default_models_name_is_known(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tiny.make_model(seed=3), tiny.make_tokenizer(), tmp_path)
+    monkeypatch.setattr(loading, "default_folder", lambda origin: (tmp_path, "abc"))
+    trainer = make_trainer("smollm2-135m", trainer={"processing_class": None})
+    assert isinstance(trainer.model, nn.Module)
+    assert fingerprint(trainer.model) == fingerprint(tiny.make_model(seed=3))
+
+
+@pytest.fixture
+def first_step(tmp_path: Path) -> tuple[str, torch.Tensor]:
+    """An adapter's folder, as a first step leaves it, and the logits of its model."""
+    base = tiny.make_model()
+    save_model(base, tiny.make_tokenizer(), tmp_path / "base")
+    base.name_or_path = str(tmp_path / "base")
+    adapted: Any = get_peft_model(base, _lora())
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.2)
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    return str(tmp_path / "adapter"), _logits(adapted)
+
+
+def _lora() -> LoraConfig:
+    return LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", r=2)
+
+
+def _logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = model.eval()(torch.tensor([[5, 6, 7, 8]])).logits
+    return logits
+
+
+@pytest.mark.parametrize("new_adapter", [True, False])
+def test_a_first_steps_adapter_is_where_the_second_starts(
+    make_trainer: MakeTrainer, first_step: tuple[str, torch.Tensor], new_adapter: bool
+) -> None:
+    """Policy and reference both: a new adapter used to take the first one's place."""
+    folder, expected = first_step
+    assert (expected - _logits(tiny.make_model())).abs().max() > 0.1
+    options: dict[str, Any] = {"peft_config": _lora()} if new_adapter else {}
+    trainer = make_trainer(folder, trainer={"processing_class": None, **options})
+    policy: Any = trainer.model
+    torch.testing.assert_close(_logits(policy), expected, rtol=1e-4, atol=1e-4)
+    trainer.train()
+    assert (_logits(policy) - expected).abs().max() > 1e-4
+    with trainer.reference.active(policy) as reference:
+        torch.testing.assert_close(_logits(reference), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_inside_a_plain_model_is_not_replaced(
+    make_trainer: MakeTrainer, first_step: tuple[str, torch.Tensor]
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(first_step[0])
+    with pytest.raises(InputError, match=r"already has an adapter.*folder's name"):
+        make_trainer(model, trainer={"peft_config": _lora()})
+
+
+def test_nothing_to_train_is_told(
+    make_trainer: MakeTrainer, first_step: tuple[str, torch.Tensor], tmp_path: Path
+) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    frozen: Any = PeftModel.from_pretrained(base, first_step[0])
+    for model in (frozen, tiny.make_model().requires_grad_(False)):
+        with pytest.raises(InputError, match="none of its weights is trainable"):
+            make_trainer(model)
+    evaluator = make_trainer(frozen, trainer={"train_dataset": None})
+    assert evaluator.evaluate(tiny.make_pairs(2))["eval_loss"] == pytest.approx(math.log(2))
 
 
 def test_models_settings_are_left_alone(make_trainer: MakeTrainer) -> None:
@@ -109,7 +196,7 @@ def test_models_that_do_not_fit_are_refused(make_trainer: MakeTrainer) -> None:
         make_trainer(tiny.make_model(max_position_embeddings=64))
     with pytest.raises(InputError, match="model is a int"):
         make_trainer(3)
-    with pytest.raises(InputError, match=r"'nobody/nothing' cannot be loaded"):
+    with pytest.raises(InputError, match=r"'nobody/nothing': no such folder"):
         make_trainer("nobody/nothing")
     with pytest.raises(InputError, match=r"shared_prompt is True.*mistral"):
         make_trainer(tiny.make_model("mistral", sliding_window=8), shared_prompt=True)

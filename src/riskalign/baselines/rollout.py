@@ -153,13 +153,14 @@ def score_answers(
             batch = collate(own, models.pad_token_id, models.shared_prompt, accelerator.device)
             with accelerator.autocast():
                 parts.append(scorer.scores(batch).float())
-        return torch.cat(parts)
-    scores = [float(scorer(prompt, text)) for prompt, text in texts]
+        scores = torch.cat(parts).tolist()
+    else:
+        scores = [float(scorer(prompt, text)) for prompt, text in texts]
     for (prompt, text), score in zip(texts, scores, strict=True):
         if not math.isfinite(score):
             raise InputError(
                 f"{name}: is {score} for prompt {prompt.id!r} and answer {text[:60]!r}. Give a "
-                "function that returns a finite number for every answer."
+                "scorer that returns a finite number for every answer."
             )
     return torch.tensor(scores, device=accelerator.device)
 

@@ -19,6 +19,7 @@ from riskalign.atomic import new_folder
 from riskalign.baselines.batch import Batch, final_states, states_before
 from riskalign.baselines.seeds import seeded
 from riskalign.errors import InputError
+from riskalign.models.finite import check_tensor, check_weights
 from riskalign.tokens import backbone_of, head_of
 
 _HEAD_FILE = "head.safetensors"
@@ -131,6 +132,8 @@ def save_scalar_model(
         model = copy.deepcopy(model)
         model.merge_adapter()
     body: Any = model.body
+    check_weights(body, f"scalar model for {str(folder)!r}")
+    check_tensor(model.head.weight, "weight", f"scalar head for {str(folder)!r}")
     with new_folder(folder) as temporary:
         body.save_pretrained(temporary / "backbone")
         weight = model.head.weight.detach().cpu().contiguous()
@@ -167,6 +170,8 @@ def load_scalar_model(folder: str | Path, *, dtype: torch.dtype = torch.float32)
             f"{path}: {len(missing)} of the body's weights are missing, {missing[0]!r} among "
             "them. Save the model again."
         )
+    check_weights(body, str(path))
+    check_tensor(weight, "weight", f"{path / _HEAD_FILE}")
     with seeded(0):  # or its first weights, replaced at once, would use up the caller's numbers
         head = nn.Linear(weight.shape[1], 1, bias=False)
     head.weight = nn.Parameter(weight)

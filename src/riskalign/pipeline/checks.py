@@ -1,7 +1,7 @@
 """What is wrong with a group of a job's configuration: fields by their dotted names, and why."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from transformers.trainer_utils import SchedulerType
 
@@ -15,6 +15,9 @@ from riskalign.pipeline.settings import (
     StepConfig,
 )
 from riskalign.risk import answer_risk, get_risk
+
+# So far from both models float32 still keeps five of its seven digits.
+LARGEST_WEIGHT = 100
 
 
 def step_problems(kind: str, step: StepConfig) -> Iterator[Problem]:
@@ -216,8 +219,7 @@ def evaluation_problems(evaluation: EvaluationConfig) -> Iterator[Problem]:
         f"{evaluation.confidence} is not between 0 and 1",
     )
     yield from _risk("evaluation.risk", evaluation.risk)
-    bad = [w for w in evaluation.dial if not math.isfinite(w)]
-    yield from wrong("evaluation.dial", bool(bad), f"{bad} is not finite")
+    yield from weights_between("evaluation.dial", evaluation.dial)
 
 
 def _generation_problems(
@@ -228,6 +230,21 @@ def _generation_problems(
     yield from wrong(
         f"{name}.top_p", not 0 < generation.top_p <= 1, f"{generation.top_p} is not in (0, 1]"
     )
+
+
+def weights_between(name: str, weights: Sequence[float]) -> Iterator[Problem]:
+    """Weights between two models, or beyond them as far as rounding leaves something."""
+    bad = [w for w in weights if not abs(w) <= LARGEST_WEIGHT]  # NaN is bad as well
+    yield from wrong(name, bool(bad), f"{bad} is not in [{-LARGEST_WEIGHT}, {LARGEST_WEIGHT}]")
+
+
+def refuse_weight(w: float) -> None:
+    """Raise `InputError` for a weight between two models that is out of range."""
+    if not abs(w) <= LARGEST_WEIGHT:
+        raise InputError(
+            f"w: {w} is not in [{-LARGEST_WEIGHT}, {LARGEST_WEIGHT}]; 0 is the first model, 1 the "
+            "second."
+        )
 
 
 def wrong(name: str, is_wrong: bool, problem: str) -> Iterator[Problem]:

@@ -4,7 +4,6 @@ Called RSA(P) in RSA (arXiv 2512.24263) and P-SACPO in SACPO (arXiv 2404.11049).
 """
 
 import copy
-import math
 from typing import Any
 
 import torch
@@ -13,6 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from riskalign.errors import InputError
+from riskalign.models import check_tensor
+from riskalign.pipeline.checks import refuse_weight
 
 
 def plain_copy(model: nn.Module) -> PreTrainedModel:
@@ -31,10 +32,10 @@ def merge(model_1: nn.Module, model_2: nn.Module, w: float) -> PreTrainedModel:
     weights, not their factors. The result has model_1's dtypes and devices; sums are taken in
     float32 at least.
 
-    Raises `InputError` when `w` is not finite or the models differ in architecture or sizes.
+    Raises `InputError` when `w` is beyond 100 either way, where sums lose their digits, a weight of
+    the result is not finite, or the models differ in architecture or sizes.
     """
-    if not math.isfinite(w):
-        raise InputError(f"w: {w} is not a finite number.")
+    refuse_weight(w)
     merged = plain_copy(model_1)
     other = plain_copy(model_2) if isinstance(model_2, PeftModel) else model_2
     target, source = merged.state_dict(), other.state_dict()
@@ -48,6 +49,7 @@ def merge(model_1: nn.Module, model_2: nn.Module, w: float) -> PreTrainedModel:
         wide = torch.promote_types(weight.dtype, torch.float32)
         added = source[name].to(device=weight.device, dtype=wide)
         weight.copy_((1 - w) * weight.to(wide) + w * added)
+        check_tensor(weight, name, f"merge at w = {w:g}")
     merged.train(False)
     return merged
 

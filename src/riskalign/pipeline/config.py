@@ -1,6 +1,5 @@
 """`AlignConfig`: everything that decides what the steps do; checked before work starts."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from riskalign.pipeline.checks import (
     sft_problems,
     share,
     step_problems,
+    weights_between,
     wrong,
 )
 from riskalign.pipeline.schedule import Schedule, temperatures
@@ -249,8 +249,7 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
         "ppo" in config.order and config.world is None,
         "has ppo, which answers a world's prompts, and there is no world",
     )
-    bad = [w for w in config.merges if not math.isfinite(w)]
-    yield from wrong("merges", bool(bad), f"{bad} is not finite")
+    yield from weights_between("merges", config.merges)
     one_kind = len({kind for _, kind in config.steps()}) < 2
     yield from wrong(
         "merges", bool(config.merges) and one_kind, "needs steps of two kinds to lie between"

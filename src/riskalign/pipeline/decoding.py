@@ -7,7 +7,6 @@ Shapes: B rows, L tokens so far, V vocabulary.
 """
 
 import inspect
-import math
 from typing import Any
 
 import torch
@@ -17,16 +16,23 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import CausalLMOutput
 
 from riskalign.errors import InputError
+from riskalign.pipeline.checks import refuse_weight
 
 
 def combine_logits(logits_1: Tensor, logits_2: Tensor, w: float) -> Tensor:
     """Normalised log probabilities of `π_1^(1-w) π_2^w`, [..., V], in float32 at least.
 
-    A token that either model excludes (logit -inf) stays excluded.
+    A token that either model excludes (logit -inf) stays excluded. Raises `InputError` for logits
+    that are NaN or +inf, which have no distribution.
     """
     wide = torch.promote_types(logits_1.dtype, torch.float32)
     log_1 = logits_1.to(wide).log_softmax(dim=-1)
     log_2 = logits_2.to(wide).log_softmax(dim=-1)
+    if bool(log_1.isnan().any() | log_2.isnan().any()):
+        raise InputError(
+            "dial: a model's logits are NaN or infinite. Its weights are too large for their "
+            "precision or broken; try float32 (bf16: false), or fetch or train the model again."
+        )
     excluded = log_1.isneginf() | log_2.isneginf()
     # 0 * -inf is NaN, and at w > 1 a token that model_1 excludes would even be forced.
     mixed = (1 - w) * log_1.masked_fill(excluded, 0.0) + w * log_2.masked_fill(excluded, 0.0)
@@ -52,8 +58,7 @@ class DialLogitsProcessor(LogitsProcessor):
         pad_token_id: int | None = None,
         attention_mask: Tensor | None = None,
     ) -> None:
-        if not math.isfinite(w):
-            raise InputError(f"w: {w} is not a finite number.")
+        refuse_weight(w)
         self.model_2: Any = model_2
         self.w = w
         self.pad_token_id = pad_token_id
@@ -195,14 +200,13 @@ class DialModel(nn.Module):
 
 
 def dial(model_1: nn.Module, model_2: nn.Module, w: float) -> DialModel:
-    """A model that samples from `π_w ∝ π_1^(1-w) π_2^w`; `w` may be any number, above 1 too.
+    """A model that samples from `π_w ∝ π_1^(1-w) π_2^w`; `w` may lie above 1, too.
 
     `w` 0 is model_1 and 1 is model_2. Both models are used as they are, nothing is copied.
 
-    Raises `InputError` when `w` is not finite or the models' vocabularies differ in size.
+    Raises `InputError` when `w` is beyond 100 either way or the vocabularies differ in size.
     """
-    if not math.isfinite(w):
-        raise InputError(f"w: {w} is not a finite number.")
+    refuse_weight(w)
     sizes = [model.get_input_embeddings().weight.shape[0] for model in _pair(model_1, model_2)]
     if sizes[0] != sizes[1]:
         raise InputError(

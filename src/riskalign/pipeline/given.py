@@ -66,7 +66,7 @@ def given_data(config: AlignConfig, preferences: Preferences | None = None) -> d
         given[kind] = _scored(config, kind, load_pairs(step.data), step.data)
     for name, trained in config.steps():
         if trained != "ppo" and trained in given and (aim := config.tail_aim(name, trained)):
-            source = config.step(trained).data or (config.data and config.data.path)
+            source = config.step(trained).data or (preferences.source if preferences else None)
             charged_rows(given[trained], aim, source)  # what cannot be charged is refused here
     return given
 

@@ -32,7 +32,7 @@ from riskalign.pipeline.sft import demonstrations, sft_step
 from riskalign.pipeline.step_data import StepData, step_pairs, step_rows
 from riskalign.pipeline.steps import train_step, training_config
 from riskalign.sampling import checked_prompts
-from riskalign.training.preparation import prepare_rows
+from riskalign.training.preparation import check_experts, prepare_rows
 
 # Step settings that decide other stages, or count by what they resolve to.
 _EVALUATION = ("eval_data", "max_eval_samples", "per_device_eval_batch_size")
@@ -85,6 +85,8 @@ def align(
     with quiet_libraries():
         preferences = preferences_of(checked)
         given = given_data(checked, preferences)
+        # A model that cannot be used is told before anything is written.
+        load_model(checked.model, trust_remote_code=checked.trust_remote_code)
         job = Job(checked, progress or Silent(), title, command, (), preferences, given)
         with job.recorded():
             return _run(job, given)
@@ -161,6 +163,7 @@ def _load(job: Job, given: Mapping[Kind, Dataset], judged: Mapping[Kind, Dataset
         check_4bit()
     name, trust = job.config.model, job.config.trust_remote_code
     loaded = load_model(name, trust_remote_code=trust)
+    check_experts(loaded.model)
     template = job.chat_template
     if template is not None:
         loaded.tokenizer.chat_template = template

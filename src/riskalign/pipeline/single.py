@@ -146,15 +146,17 @@ def evaluate_models(
     if config.merges and step1 is None:
         raise InputError("merges: lie between two models; give --step1, or set merges: []")
     with quiet_libraries():
+        progress = progress or Silent()
+        progress.stage("load")
+        names = {"start": config.model} | ({"step1": step1} if step1 else {})
+        names["final"] = final
+        # Before anything is written.
+        models = {key: _on_disk(name, config) for key, name in names.items()}
+        progress.done()
         measured = {"final": final, "step1": step1}
-        job = Job(config, progress or Silent(), "Tail evaluation", command, inputs=measured)
+        job = Job(config, progress, "Tail evaluation", command, inputs=measured)
         job.method = None  # the configuration says how to measure, not how `final` was made
         with job.recorded():
-            job.progress.stage("load")
-            names = {"start": config.model} | ({"step1": step1} if step1 else {})
-            names["final"] = final
-            models = {key: _on_disk(name, config) for key, name in names.items()}
-            job.progress.done()
             scored, dial = evaluate(job, models)
             return report(job, models, scored, dial, {}, {})
 

@@ -22,7 +22,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from riskalign.environments.world import Prompt
 from riskalign.errors import InputError
-from riskalign.sampling.draw import Draw
+from riskalign.sampling.draw import Draw, Likeliest
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def sample(
         For each prompt, in order, its `answers_per_prompt` answers.
 
     Raises:
-        InputError: a number is out of range, the tokenizer has no chat template, or a prompt and
-            its answer may be longer than the model has positions for.
+        InputError: a number is out of range, the tokenizer has no chat template, a prompt and its
+            answer may be longer than the model has positions for, or logits are not finite.
     """
     check_numbers(answers_per_prompt, max_new_tokens, batch_size, temperature)
     ids = checked_prompts(model, tokenizer, prompts, max_new_tokens)
@@ -102,9 +102,6 @@ def sample(
     # plain models.
     shared = logits_processor is None and _cache_can_be_repeated(model)
     config = generation_config(model, tokenizer, max_new_tokens)
-    processors = LogitsProcessorList(logits_processor or [])
-    if temperature > 0:
-        processors += _drawing(temperature, top_p)
     found: list[list[Answer]] = [[] for _ in prompts]
     was_training = model.training
     model.eval()
@@ -114,6 +111,10 @@ def sample(
         for rows in _batches(ids, answers_per_prompt, batch_size):
             prompt_ids = [ids[i] for i, _ in rows]
             repeats = [n for _, n in rows]
+            names = [prompts[i].id for i, n in rows for _ in range(n)]
+            processors = LogitsProcessorList(
+                [*(logits_processor or []), *_drawing(temperature, top_p, names)]
+            )
             new = _generate(model, prompt_ids, repeats, config, shared, processors)
             at = 0
             for i, n in rows:
@@ -162,13 +163,15 @@ def checked_prompts(
     return ids
 
 
-def _drawing(temperature: float, top_p: float) -> list[LogitsProcessor]:
+def _drawing(temperature: float, top_p: float, names: list[str]) -> list[LogitsProcessor]:
+    if temperature == 0:
+        return [Likeliest(names)]
     drawing: list[LogitsProcessor] = []
     if temperature != 1:
         drawing.append(TemperatureLogitsWarper(float(temperature)))
     if top_p < 1:
         drawing.append(TopPLogitsWarper(top_p))
-    return [*drawing, Draw()]
+    return [*drawing, Draw(names)]
 
 
 def generation_config(

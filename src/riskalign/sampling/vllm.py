@@ -10,6 +10,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from riskalign.environments.world import Prompt
 from riskalign.errors import InputError
+from riskalign.models.finite import check_weights
 from riskalign.sampling.generate import (
     Answer,
     check_numbers,
@@ -42,8 +43,8 @@ def sample_with_vllm(
     gives other answers than `sample` does.
 
     Raises:
-        InputError: as `sample`; vLLM is not installed; or a `logits_processor`, such as the dial's,
-            which needs both models beside each other.
+        InputError: as `sample`; weights that are not finite; vLLM is not installed; or a
+            `logits_processor`, such as the dial's, which needs both models beside each other.
     """
     check_numbers(answers_per_prompt, max_new_tokens, batch_size, temperature)
     if logits_processor:
@@ -57,6 +58,7 @@ def sample_with_vllm(
     ids = checked_prompts(model, tokenizer, prompts, max_new_tokens)
     config = generation_config(model, tokenizer, max_new_tokens)
     engine: Any = vllm
+    check_weights(model, "model")  # the engine's logits are out of reach
     with tempfile.TemporaryDirectory(prefix="riskalign-") as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -90,6 +90,8 @@ def load_embedding_scorer(
     try:
         tensors = load_file(path)
         model = Logistic(tensors["weights"], float(tensors["intercept"][0]))
+        if not all(np.isfinite(each).all() for each in tensors.values()):
+            raise ValueError("a weight is NaN or infinite")
         max_tokens = int(card.settings["max_tokens"])
     except (OSError, KeyError, IndexError, TypeError, ValueError, SafetensorError) as error:
         raise InputError(f"{path}: the scorer cannot be read: {error}. Train it again.") from error

@@ -22,6 +22,10 @@ class Head:
         logits = hidden @ self.weight.T
         if self.bias is not None:
             logits = logits + self.bias
+        return self.finish(logits)
+
+    def finish(self, logits: Tensor) -> Tensor:
+        """Logits [..., V] of the linear layer's own output [..., V]."""
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap is not None:

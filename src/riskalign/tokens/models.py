@@ -1,10 +1,11 @@
 """Where a transformers model keeps its body and its output head."""
 
+from collections.abc import Iterator
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from riskalign.errors import InputError
 from riskalign.tokens.head import Head
@@ -38,8 +39,8 @@ CAPPED = {
     "vaultgemma": "final_logit_softcapping",
 }
 
-# Models of other types whose head a trial run has confirmed.
-_confirmed: WeakSet[nn.Module] = WeakSet()
+# Scale and cap of models of other types, as a trial run found them.
+_found: WeakKeyDictionary[nn.Module, tuple[float, float | None]] = WeakKeyDictionary()
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
@@ -62,8 +63,9 @@ def head_of(model: nn.Module) -> Head:
 
     The weight and bias are the model's own parameters, tied or not, so gradients reach them.
     Known scales and caps of the logits are read from the configuration. A model type that is
-    not known is tried once, on two tokens, and refused where its logits are not the plain
-    product of its last hidden state and output layer.
+    not known, or whose code came with the model, is tried once, on two tokens: what it makes of
+    large and of no outputs of its layer shows scale, cap and addends whatever the size of its
+    logits. It is refused where no field of its configuration explains them.
 
     Raises `InputError` for a head that is not linear, carries an adapter or is quantised.
     """
@@ -79,10 +81,12 @@ def head_of(model: nn.Module) -> Head:
         scale = 1.0 / float(getattr(config, DIVIDED[kind]))
     elif kind in CAPPED:
         softcap = getattr(config, CAPPED[kind])
-    head = Head(layer.weight, layer.bias, scale, softcap)
-    if kind not in LINEAR | MULTIPLIED.keys() | DIVIDED.keys() | CAPPED.keys():
-        _confirm(inner, head)
-    return head
+    known = kind in LINEAR | MULTIPLIED.keys() | DIVIDED.keys() | CAPPED.keys()
+    if not known or not type(inner).__module__.startswith("transformers."):
+        if inner not in _found:
+            _found[inner] = _tried(inner, layer)
+        scale, softcap = _found[inner]
+    return Head(layer.weight, layer.bias, scale, softcap)
 
 
 def _inner(model: nn.Module) -> Any:
@@ -120,25 +124,56 @@ def _active_layer(layer: Any, owner: str) -> nn.Linear:
     return layer
 
 
-def _confirm(inner: Any, head: Head) -> None:
-    """Run two tokens through the model and compare its logits with the head's."""
-    if inner in _confirmed:
-        return
+def _tried(inner: Any, layer: nn.Linear) -> tuple[float, float | None]:
+    """Scale and cap of a model's logits, from what it makes of given outputs of its layer."""
     modes = {module: module.training for module in inner.modules()}
     inner.eval()
+    size = layer.weight.shape[0]
+    # Large and small ones, and none at all, which only an addend turns into something.
+    probe = torch.stack([torch.linspace(-1, 1, size) ** 3 * 1e4, torch.zeros(size)])
+    probe = probe.to(layer.weight)
+    states: list[Tensor] = []
+
+    def stand_in(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        states.append(inputs[0])
+        return probe.to(output).expand_as(output).clone()  # it may be changed in place
+
+    handle = layer.register_forward_hook(stand_in)
     try:
-        ids = torch.tensor([[0, 1]], device=head.weight.device)
-        with torch.no_grad(), torch.autocast(head.weight.device.type, enabled=False):
-            expected = inner(input_ids=ids).logits.float()
-            actual = head.logits(backbone_of(inner)(input_ids=ids).last_hidden_state).float()
+        ids = torch.tensor([[0, 1]], device=layer.weight.device)
+        with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
+            logits = inner(input_ids=ids, use_cache=False).logits
+            hidden = backbone_of(inner)(input_ids=ids, use_cache=False).last_hidden_state
     finally:
+        handle.remove()
         for module, mode in modes.items():
             module.training = mode
-    if actual.shape != expected.shape or not torch.allclose(
-        actual, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())
-    ):
-        raise InputError(
-            f"{type(inner).__name__} (model type {inner.config.model_type!r}) does more to its "
-            "logits than its output layer; riskalign does not know how to follow it"
-        )
-    _confirmed.add(inner)
+    if len(states) == 1 and states[0].shape == hidden.shape and logits.shape[1:] == probe.shape:
+        precise = layer.weight.dtype in (torch.float32, torch.float64)
+        rtol = 1e-4 if precise else 2e-2
+        atol = rtol * float(hidden.abs().max())
+        if torch.allclose(states[0].float(), hidden.float(), rtol=rtol, atol=atol):
+            for head in _candidates(inner, layer):
+                if torch.allclose(
+                    logits[0].float(), head.finish(probe.float()), rtol=rtol, atol=1e-6
+                ):
+                    return head.scale, head.softcap
+    raise InputError(
+        f"{type(inner).__name__} (model type {inner.config.model_type!r}) does more to its "
+        "logits than its output layer; riskalign does not know how to follow it"
+    )
+
+
+def _candidates(inner: Any, layer: nn.Linear) -> Iterator[Head]:
+    """The heads that fields of the configuration could mean."""
+    config = inner.config.get_text_config()
+
+    def numbers(*tables: dict[str, str]) -> list[float]:
+        names = sorted({name for table in tables for name in table.values()})
+        found = [getattr(config, name, None) for name in names]
+        return [float(value) for value in found if isinstance(value, int | float) and value]
+
+    factors = numbers(MULTIPLIED, DIVIDED)
+    for cap in (None, *numbers(CAPPED)):
+        for scale in (1.0, *factors, *(1 / factor for factor in factors)):
+            yield Head(layer.weight, layer.bias, scale, cap)

@@ -28,7 +28,8 @@ from riskalign.data.tokenize import tokenize_responses
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.tokens import backbone_of, head_of
 from riskalign.training.forward import call_through
-from riskalign.training.preparation import disable_dropout, padding_id
+from riskalign.training.noise import switch_off_noise
+from riskalign.training.preparation import padding_id
 
 Batch = dict[str, Tensor]
 
@@ -83,7 +84,12 @@ class AnswerCollator:
 
 
 class DemonstrationTrainer(Trainer):
-    """Minimises the mean cross-entropy of the answers' tokens over the global batch."""
+    """Minimises the mean cross-entropy of the answers' tokens over the global batch.
+
+    `quiet` are modules whose noise is off in training.
+    """
+
+    quiet: tuple[nn.Module, ...] = ()
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
@@ -101,6 +107,7 @@ class DemonstrationTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Sum over these inputs' answer tokens, divided by the global batch's number of them."""
+        switch_off_noise(self.quiet)
         policy = self.accelerator.unwrap_model(model)
         logits = call_through(
             model,
@@ -131,7 +138,7 @@ def train_on_demonstrations(
 
     Raises `TrainingDiverged` where the loss is no longer finite.
     """
-    disable_dropout(model)
+    quiet = tuple(model.modules())
     set_seed(args.seed)  # before a new adapter's weights are drawn
     policy: Any = model if peft_config is None else get_peft_model(model, peft_config)
     backbone: Any = backbone_of(policy)
@@ -143,6 +150,7 @@ def train_on_demonstrations(
         processing_class=tokenizer,
         callbacks=list(callbacks),
     )
+    trainer.quiet = quiet
     trainer.model_accepts_loss_kwargs = True
     # Without tqdm, Trainer prints its logs; they go to the caller instead.
     trainer.remove_callback(PrinterCallback)

@@ -2,20 +2,21 @@
 
 import dataclasses
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from riskalign.data import (
     PairCounts,
     TokenizedGroup,
     TokenizedPair,
     TokenizedResponse,
+    can_share_prompt,
     is_grouped,
     load_groups,
     load_pairs,
@@ -26,48 +27,47 @@ from riskalign.data import (
 )
 from riskalign.errors import InputError
 from riskalign.losses import ORDERED, UNPAIRED
-from riskalign.tokens import head_of
+from riskalign.models import check_weights, load_model
+from riskalign.tokens import backbone_of, head_of
 from riskalign.training.config import RSAConfig
 
 logger = logging.getLogger(__name__)
 
 
-def load_policy(model: Any, config: RSAConfig) -> nn.Module:
-    """Load a model given by name, in float32 unless `model_init_kwargs` says otherwise.
+def load_policy(
+    model: Any, tokenizer: PreTrainedTokenizerBase | None, config: RSAConfig
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """The model and its tokenizer, or the one given; a name is loaded as everywhere else.
+
+    In float32 unless `model_init_kwargs` says otherwise.
 
     Raises:
-        InputError: the name cannot be loaded, or what was given is no module.
+        InputError: what was given is no module, or `load_model` refuses the name, or no tokenizer
+            can be found.
     """
     if isinstance(model, nn.Module):
-        return model
-    if not isinstance(model, str):
+        check_weights(model, "model")
+        return model, tokenizer or _load_tokenizer(model, config)
+    if not isinstance(model, str | Path):
         raise InputError(
             f"model is a {type(model).__name__}. Give a causal language model or its name."
         )
-    options: dict[str, Any] = {
-        "dtype": torch.float32,
-        "use_safetensors": True,
-        "trust_remote_code": config.trust_remote_code,
-    }
-    options |= config.model_init_kwargs or {}
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"model {model!r} cannot be loaded: {error}") from error
-    assert isinstance(loaded, nn.Module)
-    return loaded
+    options = dict(config.model_init_kwargs or {})
+    options.pop("use_safetensors", None)  # always
+    dtype = options.pop("dtype", options.pop("torch_dtype", torch.float32))
+    revision = options.pop("revision", None)
+    loaded = load_model(
+        model if revision is None else f"{model}@{revision}",
+        dtype=dtype,
+        trust_remote_code=options.pop("trust_remote_code", config.trust_remote_code),
+        tokenizer=tokenizer,
+        options=options,
+    )
+    return loaded.model, loaded.tokenizer
 
 
-def load_tokenizer(
-    tokenizer: PreTrainedTokenizerBase | None, model: Any, config: RSAConfig
-) -> PreTrainedTokenizerBase:
-    """The given tokenizer, or the one that belongs to the model's name.
-
-    Raises:
-        InputError: none is given and none can be loaded.
-    """
-    if tokenizer is not None:
-        return tokenizer
+def _load_tokenizer(model: Any, config: RSAConfig) -> PreTrainedTokenizerBase:
+    """The one that belongs to the model's name."""
     name = getattr(model.config, "_name_or_path", "")
     try:
         loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=config.trust_remote_code)
@@ -208,10 +208,43 @@ def _cut_scores(rows: Dataset, name: str, config: RSAConfig) -> tuple[Dataset, i
     return rows.remove_columns(column).add_column(column, cut, feature=feature), changed
 
 
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout probability to zero, those that attention layers keep as numbers too."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
+def check_experts(model: Any) -> None:
+    """Say that a mixture of experts trains without its balancing loss; refuse where it is on.
+
+    transformers adds it to the loss of next tokens where `output_router_logits` is set, and only
+    there.
+    """
+    config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if getattr(config, "output_router_logits", False):
+        raise InputError(
+            "model: its configuration has output_router_logits on, which asks for the loss that "
+            "balances its experts, and riskalign has none. Set output_router_logits: false in its "
+            "config.json (model.config.output_router_logits = False) to train without it."
+        )
+    if getattr(config, "router_aux_loss_coef", None):
+        logger.warning(
+            "The model is a mixture of experts; it is trained without the loss that balances them."
+        )
+
+
+def check_trainable(policy: nn.Module) -> None:
+    """Raise `InputError` where no weight would be trained."""
+    if not any(parameter.requires_grad for parameter in policy.parameters()):
+        raise InputError(
+            "model: none of its weights is trainable (requires_grad). Load a PEFT model with "
+            "is_trainable=True, give a peft_config, or call model.requires_grad_(True)."
+        )
+
+
+def decide_shared_prompt(wanted: bool | None, policy: nn.Module, ref: nn.Module) -> bool:
+    """Whether each prompt is computed once: as wanted, else where that changes nothing."""
+    configs: list[Any] = [backbone_of(model).config for model in (policy, ref)]
+    possible = all(can_share_prompt(config) for config in configs)
+    if wanted and not possible:
+        kinds = ", ".join(sorted({config.model_type for config in configs}))
+        raise InputError(
+            f"shared_prompt is True, but for this model ({kinds}) prompts cannot be shared "
+            "exactly. Leave it None, or use a full-attention model with sdpa attention."
+        )
+    return possible if wanted is None else wanted

@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from riskalign.errors import InputError
+from riskalign.models import check_weights
+from riskalign.training.noise import evaluating
 
 # Ways of starting a LoRA adapter that leave the base weights alone and the model's function
 # unchanged, so that the model with the adapter off is the model as it was given.
@@ -59,7 +62,7 @@ class Reference:
                 yield self.model
             else:
                 assert isinstance(policy, PeftModel)
-                with policy.disable_adapter():
+                with policy.disable_adapter(), evaluating(policy):
                     yield policy
 
 
@@ -90,21 +93,26 @@ def with_reference(
         off where that is the model as given, else a frozen deep copy.
 
     Raises:
-        InputError: `ref_model` is `model`, or an adapter would be put upon an adapter.
+        InputError: `ref_model` is `model` or has weights that are not finite, or an adapter would
+            be put upon an adapter.
     """
     if ref_model is model:
         raise InputError(
             "ref_model is the same object as model and would be trained with it. "
             "Leave ref_model out: a frozen copy is made."
         )
+    if ref_model is not None:
+        check_weights(ref_model, "ref_model")
     copied = freeze(ref_model) if ref_model is not None else None
     if peft_config is None:
         own = copied is None and not (isinstance(model, PeftModel) and _is_neutral(model))
         return model, Reference(frozen_copy(model) if own else copied, own)
-    if isinstance(model, PeftModel):
+    # transformers puts an adapter's layers into a plain model, where a new one takes their place.
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise InputError(
             "The model already has an adapter and peft_config asks for another. Merge the first "
-            "(model.merge_and_unload()) or leave peft_config out."
+            "(a PeftModel's merge_and_unload(), or give its folder's name, which is loaded so), or "
+            "leave peft_config out."
         )
     if getattr(peft_config, "is_prompt_learning", False):
         raise InputError(

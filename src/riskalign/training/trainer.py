@@ -23,7 +23,6 @@ from riskalign.data import (
     PairCounts,
     RowCollator,
     UnpairedCollator,
-    can_share_prompt,
     response_hidden,
 )
 from riskalign.data.sources import Source
@@ -37,6 +36,7 @@ from riskalign.losses import (
     reference_point,
     sum_by_sequence,
 )
+from riskalign.models import check_weights
 from riskalign.risk import get_risk
 from riskalign.tokens import Group, TokenStats, backbone_of, grouped_losses, head_of, token_stats
 from riskalign.training import preparation
@@ -45,6 +45,7 @@ from riskalign.training.compiled import compiled_layers
 from riskalign.training.config import RSAConfig
 from riskalign.training.forward import call_through
 from riskalign.training.metrics import MetricSums
+from riskalign.training.noise import switch_off_noise
 from riskalign.training.precision import bf16_is_fast
 from riskalign.training.reference import with_reference
 from riskalign.training.rows import Rows, all_rows, mean_by_row, row_groups, rows_of, sides
@@ -64,7 +65,8 @@ class RSATrainer(Trainer):
     in units of the margin.
 
     Args:
-        model: a causal language model (full fine-tuning, or a PEFT model), or its name.
+        model: a causal language model (full fine-tuning, or a PEFT model), or its name as
+            `riskalign.models.load_model` takes it; an adapter's folder is merged into its base.
         ref_model: the reference; without it the reference is `model` as given: with a new
             adapter, the adapter switched off; else a frozen copy of the weights in memory.
         args: settings.
@@ -89,7 +91,7 @@ class RSATrainer(Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel | PeftModel | nn.Module | str,
+        model: PreTrainedModel | PeftModel | nn.Module | str | Path,
         ref_model: PreTrainedModel | PeftModel | nn.Module | None = None,
         args: RSAConfig | None = None,
         data_collator: Callable[[list[Any]], Batch] | None = None,
@@ -103,16 +105,18 @@ class RSATrainer(Trainer):
         args = args if args is not None else RSAConfig()
         if not isinstance(args, RSAConfig):
             raise InputError(f"args is a {type(args).__name__}. Give a riskalign RSAConfig.")
-        policy = preparation.load_policy(model, args)
-        tokenizer = preparation.load_tokenizer(processing_class, policy, args)
-        if args.disable_dropout:
-            preparation.disable_dropout(policy)
+        policy, tokenizer = preparation.load_policy(model, processing_class, args)
+        preparation.check_experts(policy)
+        # A new adapter, added below, keeps the dropout that it is asked for.
+        self._quiet = list(policy.modules()) if args.disable_dropout else []
         # `Trainer` seeds later, when a new adapter's weights are drawn already.
         set_seed(args.seed)
         policy, self.reference = with_reference(policy, ref_model, peft_config)
+        if train_dataset is not None:
+            preparation.check_trainable(policy)
         with self.reference.active(policy) as ref:
             preparation.check_vocabulary(tokenizer, policy, ref)
-            self.shared_prompt = _decide_shared_prompt(args.shared_prompt, policy, ref)
+            self.shared_prompt = preparation.decide_shared_prompt(args.shared_prompt, policy, ref)
         if args.bf16:
             self.reference.cast_once(torch.bfloat16)
         self.risk = get_risk(args.risk)
@@ -214,6 +218,8 @@ class RSATrainer(Trainer):
         return call_through(model, policy, lambda: self._row_losses(policy, batch))
 
     def _row_losses(self, policy: nn.Module, batch: Batch) -> LossOutput:
+        switch_off_noise(self._quiet)
+
         def hidden_of(model: nn.Module) -> Tensor:
             return response_hidden(backbone_of(model), batch)
 
@@ -333,7 +339,13 @@ class RSATrainer(Trainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer`'s, with the settings as JSON rather than as a pickle."""
+        """As `Trainer`'s, with the settings as JSON rather than as a pickle.
+
+        Raises `InputError` for weights that are not finite.
+        """
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # whose weights are in parts
+            unwrapped = self.accelerator.unwrap_model(self.model)
+            check_weights(unwrapped, f"model for {str(output_dir or self.args.output_dir)!r}")
         super().save_model(output_dir, _internal_call)
         folder = Path(output_dir or str(self.args.output_dir))
         if self.args.should_save:
@@ -375,15 +387,3 @@ def _collator(
         limits = [n for n in (args.max_length, positions) if isinstance(n, int)]
         return UnpairedCollator(padding, shared_prompt, min(limits, default=None))
     return RowCollator(padding, shared_prompt, ties=args.target not in ORDERED)
-
-
-def _decide_shared_prompt(wanted: bool | None, policy: nn.Module, ref: nn.Module) -> bool:
-    configs: list[Any] = [backbone_of(model).config for model in (policy, ref)]
-    possible = all(can_share_prompt(config) for config in configs)
-    if wanted and not possible:
-        kinds = ", ".join(sorted({config.model_type for config in configs}))
-        raise InputError(
-            f"shared_prompt is True, but for this model ({kinds}) prompts cannot be shared "
-            "exactly. Leave it None, or use a full-attention model with sdpa attention."
-        )
-    return possible if wanted is None else wanted
