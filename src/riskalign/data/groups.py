@@ -16,6 +16,7 @@ from riskalign.data.sources import Source, source_rows
 from riskalign.data.tokenize import (
     PairCounts,
     TruncationMode,
+    in_row,
     is_empty,
     report_counts,
     tokenize_responses,
@@ -123,7 +124,8 @@ def tokenize_groups(
         empty += len(group["scores"]) - len(answers)
         scores = [score for _, score in answers]
         texts = tuple(text for text, _ in answers)
-        whole, ids = tokenize_responses(group["prompt"], texts, tokenizer)
+        with in_row(n):
+            whole, ids = tokenize_responses(group["prompt"], texts, tokenizer)
         longest = max((len(own) for own in ids), default=0)
         prompt = truncate_prompt(whole, longest, max_length, max_prompt_length, truncation_mode)
         room = None if max_length is None else max_length - len(prompt)

@@ -18,6 +18,7 @@ from riskalign.data.sources import Source, source_rows
 from riskalign.data.tokenize import (
     PairCounts,
     TruncationMode,
+    in_row,
     is_empty,
     tokenize_responses,
     truncate_prompt,
@@ -106,7 +107,10 @@ def tokenize_unpaired(
         if is_empty(row["completion"]):
             empty += 1
             continue
-        whole, (completion,) = tokenize_responses(row["prompt"], (row["completion"],), tokenizer)
+        with in_row(n):  # of pairs, as many responses as came before
+            whole, (completion,) = tokenize_responses(
+                row["prompt"], (row["completion"],), tokenizer
+            )
         prompt = truncate_prompt(
             whole, len(completion), max_length, max_prompt_length, truncation_mode
         )
