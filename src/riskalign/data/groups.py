@@ -11,6 +11,7 @@ import numpy as np
 from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
+from riskalign.data.prompts import refuse_unrendered
 from riskalign.data.schema import checked_score, checked_text
 from riskalign.data.sources import Source, source_rows
 from riskalign.data.tokenize import (
@@ -74,6 +75,7 @@ def load_groups(source: Source, *, split: str = "train", name: str = "") -> Data
 def _checked(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
+    refuse_unrendered(row, where)
     prompt = checked_text(row, "prompt", where)
     for field in ("completions", "scores"):
         if not isinstance(row.get(field), list | tuple):

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from riskalign.data.collate import RowCollator
+from riskalign.data.prompts import refuse_unrendered
 from riskalign.data.schema import check_row, checked_text
 from riskalign.data.sources import Source, source_rows
 from riskalign.data.tokenize import (
@@ -56,6 +57,7 @@ def unpaired_rows(source: Source, *, split: str = "train", name: str = "data") -
 def _judged(source: Source, split: str, name: str) -> Iterator[tuple[str, Any]]:
     for where, row in source_rows(source, split, name):
         if isinstance(row, Mapping) and "completion" in row:
+            refuse_unrendered(row, where)
             label = row.get("label")
             if not isinstance(label, bool):
                 raise InputError(
