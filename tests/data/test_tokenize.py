@@ -73,7 +73,7 @@ def test_unknown_text_at_the_end_is_no_end_token() -> None:
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>"
     )
-    pair = {"prompt": "yes", "chosen": "no never", "rejected": "no </s>"}
+    pair = {"prompt": "yes", "chosen": " no never", "rejected": " no </s>"}
     assert tokenize_pair(pair, wrapped) == ([2], [3, 0, 1], [3, 1])
 
 

@@ -285,4 +285,4 @@ def test_distances_that_are_not_finite_name_their_prompt(
     models = {"policy": tiny.make_model(), "start": tiny.make_model(seed=1)}
     break_model(models[which], how)
     with pytest.raises(InputError, match=r"^prompt 'eval-.': the distance .* is NaN or infinite"):
-        run(tiny_tokenizer, **models)
+        run(tiny_tokenizer, policy=models["policy"], start=models["start"])

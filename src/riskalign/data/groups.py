@@ -11,11 +11,13 @@ import numpy as np
 from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
+from riskalign.data.prompts import refuse_unrendered
 from riskalign.data.schema import checked_score, checked_text
 from riskalign.data.sources import Source, source_rows
 from riskalign.data.tokenize import (
     PairCounts,
     TruncationMode,
+    in_row,
     is_empty,
     report_counts,
     tokenize_responses,
@@ -73,6 +75,7 @@ def load_groups(source: Source, *, split: str = "train", name: str = "") -> Data
 def _checked(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
+    refuse_unrendered(row, where)
     prompt = checked_text(row, "prompt", where)
     for field in ("completions", "scores"):
         if not isinstance(row.get(field), list | tuple):
@@ -123,7 +126,8 @@ def tokenize_groups(
         empty += len(group["scores"]) - len(answers)
         scores = [score for _, score in answers]
         texts = tuple(text for text, _ in answers)
-        whole, ids = tokenize_responses(group["prompt"], texts, tokenizer)
+        with in_row(n):
+            whole, ids = tokenize_responses(group["prompt"], texts, tokenizer)
         longest = max((len(own) for own in ids), default=0)
         prompt = truncate_prompt(whole, longest, max_length, max_prompt_length, truncation_mode)
         room = None if max_length is None else max_length - len(prompt)

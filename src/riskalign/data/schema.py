@@ -3,16 +3,24 @@
 Columns, named as TRL names them:
 
 - `chosen`, `rejected`: text, or lists of `{"role", "content"}` messages;
-- `prompt`: the same kind; where it is missing, the common beginning of the two is the prompt;
+- `prompt`: the same kind, or what stands for it in other layouts (`prompts.py`); where there is
+  none, the common beginning of the two is the prompt;
 - `score_chosen`, `score_rejected` (optional, both or none): the value of each response, higher
   better; their difference is the gap that the targets `soft` and `gap` regress on.
 """
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias, TypedDict
 
+from riskalign.data.prompts import prompt_of, refuse_unrendered, with_system, within
 from riskalign.errors import InputError
+
+#: Fields of messages that templates render and that nothing here hands to them.
+_UNRENDERED = ("tool_calls", "reasoning_content", "reasoning", "thinking")
+
+logger = logging.getLogger(__name__)
 
 Message: TypeAlias = dict[str, str]
 Text: TypeAlias = str | list[Message]
@@ -48,6 +56,13 @@ def check_rows(rows: Iterable[tuple[str, Any]]) -> list[Pair]:
                 "Give every row of one data set the same kind."
             )
         pairs.append(pair)
+    if bare := sum(not pair["prompt"] for pair in pairs):
+        logger.warning(
+            "%s: %d of %d rows have no prompt, and answers that begin differently.",
+            first_where.rpartition(",")[0] or first_where,
+            bare,
+            len(pairs),
+        )
     return pairs
 
 
@@ -65,15 +80,28 @@ def check_row(row: Any, where: str) -> Pair:
             f"{where}: fields 'chosen' and 'rejected' differ in kind. "
             "Make both text or both lists of messages."
         )
-    if row.get("prompt") is None:
+    refuse_unrendered(row, where)
+    given = prompt_of(row, where)
+    prompt: Text
+    if given is None:
         prompt, chosen, rejected = split_prompt(chosen, rejected)
     else:
-        prompt = checked_text(row, "prompt", where)
-        if isinstance(prompt, str) != isinstance(chosen, str):
+        prompt = checked_text({"prompt": given}, "prompt", where)
+        if isinstance(prompt, str) and not isinstance(chosen, str):
+            text = prompt
+            prompt, chosen, rejected = split_prompt(chosen, rejected)
+            assert not isinstance(prompt, str)
+            within(text, prompt, where)
+        elif isinstance(prompt, str) != isinstance(chosen, str):
             raise InputError(
                 f"{where}: fields 'prompt' and 'chosen' differ in kind. "
                 "Make both text or both lists of messages."
             )
+        elif not isinstance(prompt, str):
+            n = len(prompt)
+            if chosen[:n] == prompt == rejected[:n]:
+                chosen, rejected = chosen[n:], rejected[n:]
+    prompt = with_system(row, prompt, where)
     score_chosen, score_rejected = (
         _score(row, field, where) for field in ("score_chosen", "score_rejected")
     )
@@ -131,6 +159,13 @@ def checked_text(row: Mapping[str, Any], field: str, where: str) -> Text:
 
 def _message(message: Any, i: int, field: str, where: str) -> Message:
     if isinstance(message, Mapping):
+        for lost in _UNRENDERED:
+            if message.get(lost):
+                raise InputError(
+                    f"{where}: field '{field}', message {i + 1}: has '{lost}', which is not given "
+                    "to the chat template. Write it into 'content' as the template does, or drop "
+                    "the field."
+                )
         role, content = message.get("role"), message.get("content")
         if isinstance(role, str) and isinstance(content, str):
             return {"role": role, "content": encodable(content, field, where)}

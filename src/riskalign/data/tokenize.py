@@ -2,19 +2,24 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
 from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
-from riskalign.data.schema import Message, Text
+from riskalign.data.chat import render_chat
+from riskalign.data.schema import Text
 from riskalign.errors import InputError
 
 TruncationMode: TypeAlias = Literal["keep_end", "keep_start"]
 TRUNCATION_MODES: tuple[TruncationMode, ...] = ("keep_end", "keep_start")
+
+_BEFORE = ("\n", "a", "0", ".", "(", "|")
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +62,9 @@ def tokenize_pairs(
 ) -> tuple[Dataset, PairCounts]:
     """Tokenize checked rows (see `load_pairs`).
 
-    Messages are rendered with the tokenizer's chat template: the prompt with the opening of the
-    assistant's turn, the response as what the template adds to that, its own end token
-    included. Text gets the tokenizer's end token. Prompt and response together take at most
+    Messages are rendered with the tokenizer's chat template (`render_chat`): the prompt with the
+    opening of the assistant's turn, the response as what the template adds to that, its own end
+    token included. Text gets the tokenizer's end token. Prompt and response together take at most
     `max_length` tokens: the prompt gives way first, down to half of `max_length`, losing its
     beginning (`keep_end`) or its end (`keep_start`); a response that is still too long is cut,
     loses its end token (it does not end there), and is counted. Pairs with an empty response,
@@ -87,7 +92,8 @@ def tokenize_pairs(
         if is_empty(pair["chosen"]) or is_empty(pair["rejected"]):
             empty += 1
             continue
-        ids = tokenize_pair(pair, tokenizer)
+        with in_row(rows):
+            ids = tokenize_pair(pair, tokenizer)
         prompt, chosen, rejected = truncate(*ids, max_length, max_prompt_length, truncation_mode)
         if chosen == rejected:
             identical += 1
@@ -111,6 +117,15 @@ def tokenize_pairs(
         length=Value("int32"),
     )
     return Dataset.from_dict(columns, features=features), counts
+
+
+@contextmanager
+def in_row(number: int) -> Iterator[None]:
+    """Say in what is raised which row it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"row {number}: {error}") from error
 
 
 def report_counts(counts: PairCounts, what: str) -> None:
@@ -153,6 +168,8 @@ def tokenize_responses(
     else:
         text, texts = render_chat(prompt, responses, tokenizer)
     prompt_ids = _encode(tokenizer, text, special)
+    if not special and tokenizer.bos_token_id is not None:
+        _check_start(tokenizer, prompt_ids)
     ids = [_response_ids(tokenizer, text, prompt_ids, response, special) for response in texts]
     if not prompt_ids:
         # The first response token needs a position that predicts it.
@@ -161,38 +178,20 @@ def tokenize_responses(
     return prompt_ids, ids
 
 
-def render_chat(
-    prompt: list[Message],
-    responses: tuple[list[Message], ...],
-    tokenizer: PreTrainedTokenizerBase,
-) -> tuple[str, list[str]]:
-    """Render a prompt and its responses with the tokenizer's chat template, as text.
+def _check_start(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int]) -> None:
+    """Warn once of a template without the start token that the tokenizer gives every text."""
+    start = tokenizer.bos_token_id
+    if prompt_ids[:1] != [start] and tokenizer("a")["input_ids"][:1] == [start]:
+        _say_no_start(str(tokenizer.name_or_path), str(tokenizer.chat_template))
 
-    A response is what the template adds to the rendered prompt. Where a template rewrites the
-    prompt's end once an answer follows (some reasoning models), it is the answer's own content
-    and whatever the template writes after it.
 
-    Raises:
-        InputError: the tokenizer has no chat template, or the template refuses the messages.
-    """
-    if tokenizer.chat_template is None:
-        raise InputError(
-            "The data holds messages but the tokenizer has no chat template. Set "
-            "tokenizer.chat_template, or give 'prompt', 'chosen' and 'rejected' as text."
-        )
-    answering = bool(prompt) and prompt[-1]["role"] == "assistant"
-    opening = "continue_final_message" if answering else "add_generation_prompt"
-    rendered = _apply_template(tokenizer, prompt, **{opening: True}) if prompt else ""
-    texts = []
-    for response in responses:
-        full = _apply_template(tokenizer, prompt + response)
-        if full.startswith(rendered):
-            texts.append(full[len(rendered) :])
-        else:
-            content = response[-1]["content"]
-            end = full.rpartition(content.strip())[2]
-            texts.append(content + end)
-    return rendered, texts
+@lru_cache(maxsize=64)
+def _say_no_start(name: str, template: str) -> None:
+    logger.warning(
+        "The chat template of %s writes no start token, which its tokenizer puts before every "
+        "plain text. Training and sampling follow the template.",
+        name or "the tokenizer",
+    )
 
 
 def truncate(
@@ -226,21 +225,11 @@ def truncate_prompt(
     return prompt[len(prompt) - keep :] if mode == "keep_end" else prompt[:keep]
 
 
-def _apply_template(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message], **options: Any
-) -> str:
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
-    except Exception as error:  # templates are programs; jinja raises what they raise
-        roles = ", ".join(message["role"] for message in messages)
-        raise InputError(
-            f"The tokenizer's chat template refuses messages with roles ({roles}): {error}"
-        ) from error
-
-
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
-    eos = tokenizer.eos_token
+    start, eos = tokenizer.bos_token_id, tokenizer.eos_token
+    if special and start is not None and ids[:2] == [start, start]:
+        ids = ids[1:]  # the text was rendered with its own
     if special and ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(eos):
         return ids[:-1]  # some tokenizers close every text, even one that goes on
     return ids
@@ -253,12 +242,23 @@ def _response_ids(
     response: str,
     special: bool,
 ) -> list[int]:
-    ids = _encode(tokenizer, prompt + response, special)
-    if ids[: len(prompt_ids)] == prompt_ids:
-        ids = ids[len(prompt_ids) :]
-    else:  # a token straddles the border: a model that answers cannot produce it
-        ids = _encode(tokenizer, response, special=False)
-    return _close(ids, tokenizer)
+    joint = _encode(tokenizer, prompt + response, special)
+    if joint[: len(prompt_ids)] == prompt_ids:
+        return _close(joint[len(prompt_ids) :], tokenizer)
+    # A token straddles the border, and a model that answers cannot produce it. Alone, a response
+    # may get a space or the sign of a new word, and then goes behind something that it cannot be
+    # one token with.
+    whole = tokenizer.decode(joint)
+    for before in ("", prompt[-1:], *_BEFORE):
+        start = _encode(tokenizer, before, special=False)
+        ids = _encode(tokenizer, before + response, special=False)
+        own = ids[len(start) :]
+        if ids[: len(start)] == start and tokenizer.decode(prompt_ids + own) == whole:
+            return _close(own, tokenizer)
+    raise InputError(
+        f"the tokenizer has no tokens for {response[:20]!r} behind {prompt[-20:]!r}. Part prompt "
+        "and response where a word begins."
+    )
 
 
 def _close(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

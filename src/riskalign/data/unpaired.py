@@ -13,11 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from riskalign.data.collate import RowCollator
+from riskalign.data.prompts import refuse_unrendered
 from riskalign.data.schema import check_row, checked_text
 from riskalign.data.sources import Source, source_rows
 from riskalign.data.tokenize import (
     PairCounts,
     TruncationMode,
+    in_row,
     is_empty,
     tokenize_responses,
     truncate_prompt,
@@ -55,6 +57,7 @@ def unpaired_rows(source: Source, *, split: str = "train", name: str = "data") -
 def _judged(source: Source, split: str, name: str) -> Iterator[tuple[str, Any]]:
     for where, row in source_rows(source, split, name):
         if isinstance(row, Mapping) and "completion" in row:
+            refuse_unrendered(row, where)
             label = row.get("label")
             if not isinstance(label, bool):
                 raise InputError(
@@ -106,7 +109,10 @@ def tokenize_unpaired(
         if is_empty(row["completion"]):
             empty += 1
             continue
-        whole, (completion,) = tokenize_responses(row["prompt"], (row["completion"],), tokenizer)
+        with in_row(n):  # of pairs, as many responses as came before
+            whole, (completion,) = tokenize_responses(
+                row["prompt"], (row["completion"],), tokenizer
+            )
         prompt = truncate_prompt(
             whole, len(completion), max_length, max_prompt_length, truncation_mode
         )

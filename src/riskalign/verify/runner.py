@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from multiprocessing import get_context
@@ -73,10 +73,11 @@ def run(
     """
     if setting.trees < 4:
         raise InputError(f"trees: {setting.trees} is fewer than 4, one of each family. Give 50.")
-    findings = []
+    findings: list[Finding] = []
     threads = torch.get_num_threads()
     try:
         with contextlib.ExitStack() as stack:
+            each: Iterable[Finding]
             if processes == 1:
                 _one_thread()
                 each = map(check, claims, repeat(setting))
