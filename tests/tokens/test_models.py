@@ -130,7 +130,7 @@ def test_what_an_unknown_model_type_does_to_its_logits_is_read(
 ) -> None:
     model = make_model(kind, initializer_range=size, **(SETTINGS.get(kind, {}) | {field: value}))
     if kind == "phi":
-        torch.nn.init.normal_(model.get_output_embeddings().bias)  # type: ignore[union-attr]
+        torch.nn.init.normal_(model.get_output_embeddings().bias)
     monkeypatch.setattr(type(model.config), "model_type", "other")
     head = head_of(model)
     assert head.softcap == (value if "softcap" in field else None)
