@@ -8,14 +8,21 @@ from typing import Any
 import pytest
 
 from riskalign.environments import get_world, max_cost_of
-from riskalign.evaluation import from_columns, paired_differences, summarize
+from riskalign.evaluation import (
+    Bootstrap,
+    Cell,
+    from_columns,
+    paired_differences,
+    ratios_of_all,
+    summarize,
+)
 from riskalign.pipeline import load_plan
 from riskalign.pipeline.cells import changed_code, finished_cell
 from riskalign.sets import load_prompt_set
 from riskalign.sets import table as sets_table
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-VAULT, SAFERLHF = RECIPES / "vault", RECIPES / "saferlhf"
+VAULT, SAFERLHF, GOODWILL = (RECIPES / name for name in ("vault", "saferlhf", "goodwill"))
 CELLS = sorted(RECIPES.rglob("cells/*.json"))
 
 
@@ -88,6 +95,58 @@ def test_the_studys_table_is_that_of_the_cells() -> None:
             f"{100 * found['unsafe_rate'].value:.1f}",
             f"{found['cvar_0.95'].value:.1f}",
         ]
+
+
+def _goodwill_cells(folder: str = "") -> list[dict[str, Any]]:
+    paths = sorted((GOODWILL / "study" / folder / "cells").glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def test_goodwills_table_is_that_of_the_cells() -> None:
+    number = r" \| ([\d.]+) \(.*?\)"
+    rows = _rows(GOODWILL / "README.md", rf"`(\S+?)`(, stronger tilts)? \| (\d){number * 5} \|$")
+    assert len(rows) >= 7
+    max_cost = max_cost_of(get_world("goodwill"))
+    digits = {"reward": 3, "cost": 1, "cvar_0.95": 1, "cvar_0.99": 1, "kl": 2}
+    for name, strong, seeds, *shown in rows:
+        cells = _goodwill_cells("strong" if strong else "")
+        own = [cell for cell in cells if name in (cell["method"], "start")]
+        assert len({cell["seed"] for cell in own}) == int(seeds)
+        by_seed = {cell["seed"]: cell for cell in own}.values()  # one start a seed
+        point = "start" if name == "start" else "final"
+        answers = [each for cell in by_seed for each in from_columns(cell["points"][point])]
+        found = summarize(answers, n_boot=1, max_cost=max_cost)
+        assert shown == [f"{found[key].value:.{d}f}" for key, d in digits.items()], name
+
+
+def test_goodwills_ratios_are_those_of_the_cells() -> None:
+    rows = _rows(
+        GOODWILL / "README.md", r"(0\.9\d) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+)"
+    )
+    cells = [
+        Cell(
+            cell["method"],
+            cell["seed"],
+            {point: from_columns(columns) for point, columns in cell["points"].items()},
+            cell["budget"],
+        )
+        for cell in _goodwill_cells()
+        if cell["method"].startswith(("sacpo@", "rsa-answers@"))
+    ]
+    own = [cell.method for cell in cells if cell.method.startswith("rsa-answers@")]
+    found = ratios_of_all(cells, own, (0.95,), Bootstrap(60, 0, 0.95))
+    made = {
+        (
+            f"{each.level}",
+            f"{each.reward:.3f}",
+            f"{each.own_cvar:.1f}",
+            f"{each.rival_cvar:.1f}",
+            f"{each.ratio.value:.2f}",
+        )
+        for each in found
+    }
+    assert len(rows) >= 4
+    assert set(rows) <= made
 
 
 #: The rows of the PKU-SafeRLHF page: the folder and the method of their cell.
