@@ -212,7 +212,7 @@ def test_a_full_disk_is_told_without_a_traceback(
 
     monkeypatch.setattr("riskalign.verify.CLAIMS", ())
     monkeypatch.setattr("riskalign.cli.verify.write_text", full)
-    monkeypatch.setattr("riskalign.verify.run", lambda setting, tell: [])
+    monkeypatch.setattr("riskalign.verify.run", lambda setting, **options: [])
     monkeypatch.setattr(sys, "argv", ["riskalign", "verify", "--json", str(tmp_path / "v.json")])
     with pytest.raises(SystemExit) as end:
         main()
