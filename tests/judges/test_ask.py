@@ -75,7 +75,7 @@ def test_two_runs_in_one_folder_do_not_pay_twice(serve: Serve, tmp_path: Path) -
     judging: list[Judging] = []
 
     def nested(body: dict[str, Any], number: int) -> Does:
-        with pytest.raises(InputError, match="another run"):
+        with pytest.raises(InputError, match="another command"):
             judging[0].run(tmp_path / "out")
         return prefers_longer(body)
 
