@@ -172,7 +172,7 @@ def open_lines(path: Path) -> list[str]:
         (["--api_key_env", "sk-secret-tulip"], "api_key_env is no name"),
         (["--api_key_env", "RISKALIGN_NO_SUCH_KEY"], "not set or empty"),
         (["--base_url", "nonsense"], "base_url is no address"),
-        (["--output_dir", "new.jsonl"], "cannot be written"),
+        (["--output_dir", "new.jsonl"], "is not a folder"),
         (["--seed", "-1"], "seed is -1"),
         (["--prompts", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
     ],

@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,19 @@ from tests.cli.test_app import model, recipe, run  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals there")
 SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"]
+
+
+@pytest.fixture(autouse=True)
+def _not_ignored() -> Iterator[None]:
+    """A run of tests in the background has some of them ignored, which a command leaves so."""
+    before = {}
+    for each in SIGNALS:
+        number = getattr(signal, each)
+        handler = signal.default_int_handler if each == "SIGINT" else signal.SIG_DFL
+        before[number] = signal.signal(number, handler)
+    yield
+    for number, own in before.items():
+        signal.signal(number, own)
 
 
 def wait() -> None:
