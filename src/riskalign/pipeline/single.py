@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from riskalign.atomic import json_lines, write_bytes, write_json_lines
-from riskalign.environments import get_world
+from riskalign.environments import World, get_world
 from riskalign.environments.pairs import score_answers
 from riskalign.errors import InputError
-from riskalign.models import fingerprint, load_model, save_model
+from riskalign.models import LoadedModel, fingerprint, load_model, save_model
 from riskalign.pipeline.combine import merge
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate, report
@@ -49,16 +49,9 @@ def write_sampled_pairs(
     """
     if kind not in ("helpful", "safe"):
         raise InputError(f"kind: must be 'helpful' or 'safe', not {kind!r}")
-    if config.world is None:
-        raise InputError("world: is null; pairs are sampled in a world, so name one")
-    if not out.name.endswith((".jsonl", ".jsonl.gz")):
-        raise InputError(f"out: {str(out)!r} must end in .jsonl or .jsonl.gz")
-    world, progress = get_world(config.world), progress or Silent()
-    check_folder(out.parent, "out")
+    progress = progress or Silent()
     with quiet_libraries():
-        progress.stage("load")
-        loaded = load_model(config.model, trust_remote_code=config.trust_remote_code)
-        progress.done()
+        world, loaded = _asked(config, "pairs", out, (".jsonl", ".jsonl.gz"), progress)
         progress.stage(f"pairs-{kind}")
         of: Kind = "helpful" if kind == "helpful" else "safe"
         # Scores are minus the costs: a step that trains on the file charges them itself.
@@ -94,16 +87,9 @@ def write_answers(
     Raises:
         InputError: no world, another ending than ``.jsonl``, or no folder to write to.
     """
-    if config.world is None:
-        raise InputError("world: is null; answers are sampled in a world, so name one")
-    if out.suffix != ".jsonl":
-        raise InputError(f"out: {str(out)!r} must end in .jsonl")
-    world, progress = get_world(config.world), progress or Silent()
-    check_folder(out.parent, "out")
+    progress = progress or Silent()
     with quiet_libraries():
-        progress.stage("load")
-        loaded = load_model(config.model, trust_remote_code=config.trust_remote_code)
-        progress.done()
+        world, loaded = _asked(config, "answers", out, (".jsonl",), progress)
         progress.stage("answers")
         seed = stage_seed(config, "answers")
         prompts = world.prompts("train", config.sampling.prompts, seed)
@@ -189,3 +175,19 @@ def write_merge(
 def _on_disk(name: str, config: AlignConfig) -> ModelOnDisk:
     loaded = load_model(name, trust_remote_code=config.trust_remote_code)
     return ModelOnDisk(name, fingerprint(loaded.model), config.trust_remote_code)
+
+
+def _asked(
+    config: AlignConfig, what: str, out: Path, endings: tuple[str, ...], progress: Progress
+) -> tuple[World, LoadedModel]:
+    """The world to sample `what` in and the model to ask, once `out` can be written."""
+    if config.world is None:
+        raise InputError(f"world: is null; {what} are sampled in a world, so name one")
+    if not out.name.endswith(endings):
+        raise InputError(f"out: {str(out)!r} must end in {' or '.join(endings)}")
+    world = get_world(config.world)
+    check_folder(out.parent, "out")
+    progress.stage("load")
+    loaded = load_model(config.model, trust_remote_code=config.trust_remote_code)
+    progress.done()
+    return world, loaded
