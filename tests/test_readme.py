@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from riskalign.cli import main
-from riskalign.cli.quickstart import quickstart_config
 from riskalign.environments import World, get_world
 from riskalign.evaluation import read_results
 from riskalign.models import save_model
@@ -24,7 +23,8 @@ from tests.scorers import toy
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+QUICKSTART = ROOT / "src" / "riskalign" / "quickstart"
+RECIPES = sorted([*(ROOT / "recipes").rglob("*.yaml"), *QUICKSTART.glob("*.yaml")])
 QUICK = [
     "--helpful.max_steps=1",
     "--safe.max_steps=1",
@@ -166,14 +166,3 @@ def test_recipes_run(path: Path, here: Path, monkeypatch: pytest.MonkeyPatch) ->
         extra.append(f"--chat_template={ROOT / template}")
     run(monkeypatch, ["riskalign", "align", "-c", str(path), *extra])
     assert (here / "run" / "manifest.json").is_file()
-
-
-@pytest.mark.parametrize("short", [False, True])
-def test_quickstart_is_complete(short: bool) -> None:
-    """Its configuration and its committed pairs; the real run is `make quickstart`."""
-    path, overrides = quickstart_config(short)
-    config = load_config(path, overrides)
-    for kind in ("helpful", "safe"):
-        data = config.step(kind).data
-        assert data is not None
-        assert Path(data).stat().st_size < 1_000_000

@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,13 +121,11 @@ def quickstart(
         bool, typer.Option("--short", help="Less of everything: under two minutes.")
     ] = False,
 ) -> None:
-    """The main job on a real small model: two steps in the vault world, and the report."""
-    from riskalign.cli.quickstart import quickstart_config
-
-    config, overrides = quickstart_config(short)
+    """The main job on a real small model: two steps in the goodwill world, and the report."""
+    config = Path(str(files("riskalign.quickstart"))) / f"{'short' if short else 'quickstart'}.yaml"
     command = shlex.join(["riskalign", "quickstart", *(["--short"] if short else []), *ctx.args])
-    title = "Quickstart: a shop clerk learns to answer and to keep a secret"
-    _align(config, [*overrides, *parse_overrides(ctx.args)], title=title, command=command)
+    title = "Quickstart: a shop clerk learns to please, and not at any price"
+    _align(config, parse_overrides(ctx.args), title=title, command=command)
 
 
 @app.command(

@@ -1,1 +1,1 @@
-"""The quickstart's configuration and its committed training pairs (package data)."""
+"""The quickstart's configurations (package data)."""
