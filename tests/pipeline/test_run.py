@@ -196,11 +196,18 @@ def test_one_step_with_its_own_data_needs_no_world(job: Make, tmp_path: Path) ->
     assert manifest["models"]["safe"]["reference"] == manifest["models"]["start"]["fingerprint"]
 
 
+@pytest.mark.parametrize(("logging_steps", "logged"), [(1, [1, 2, 3, 4, 5, 6]), (3, [2, 3, 4, 6])])
 def test_interrupted_training_resumes_with_the_same_result(
-    job: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logging_steps: int,
+    logged: list[int],
 ) -> None:
     config = job(evaluation=None, order=["helpful"])
-    config["helpful"] |= {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+    config["helpful"] |= {
+        "max_steps": 6, "save_strategy": "steps", "save_steps": 2, "logging_steps": logging_steps,
+    }  # fmt: skip
     whole = align(config, {"output_dir": str(tmp_path / "whole")})
 
     class Interrupt(TrainerCallback):
@@ -230,11 +237,9 @@ def test_interrupted_training_resumes_with_the_same_result(
     assert fingerprint(load_model(resumed.model).model) == fingerprint(
         load_model(whole.model).model
     )
-    losses = [
-        [entry["loss"] for entry in json.loads((path / "helpful" / "log.json").read_text())]
-        for path in (folder, tmp_path / "whole")
-    ]
-    assert losses[0] == losses[1]
+    logs = [(path / "helpful" / "log.json").read_bytes() for path in (folder, tmp_path / "whole")]
+    assert [entry["step"] for entry in json.loads(logs[1])] == logged
+    assert logs[0] == logs[1]
 
 
 def test_checkpoints_of_other_settings_are_not_resumed(tmp_path: Path) -> None:
