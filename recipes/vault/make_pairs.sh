@@ -11,10 +11,10 @@ without_rudeness() {
     mv "$1.new" "$1"
 }
 
-riskalign sample -c $recipe --seed 1 --kind helpful --out $here/helpful.jsonl.gz
+riskalign sample -c $recipe --seed 1 --kind helpful --out $here/helpful.jsonl.gz --overwrite
 without_rudeness $here/helpful.jsonl.gz
 riskalign train -c $here/quickstart.yaml --step helpful --helpful.data $here/helpful.jsonl.gz \
     --output_dir runs/vault-step1
 riskalign sample -c $recipe --seed 2 --kind safe --model runs/vault-step1/model \
-    --out $here/safe.jsonl.gz
+    --out $here/safe.jsonl.gz --overwrite
 without_rudeness $here/safe.jsonl.gz
