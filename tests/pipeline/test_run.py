@@ -1,7 +1,9 @@
 """The whole job on a tiny model: step 2 refers to step 1's result, stages are done once."""
 
 import copy
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from riskalign import align
 from riskalign.environments import Prompt
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.models import fingerprint, load_model, save_model
-from riskalign.pipeline import load_config, step_data, steps
+from riskalign.pipeline import load_config, run, step_data, steps
 from riskalign.pipeline.presets import method_name
 from riskalign.training import RSATrainer
 from tests import tiny
@@ -158,6 +160,31 @@ def test_reference_of_step_2_is_the_result_of_step_1(
     manifest = _manifest(result.output_dir)
     assert manifest["models"]["safe"]["reference"] == fingerprint(step1)
     assert manifest["models"]["helpful"]["reference"] == fingerprint(start)
+
+
+def test_the_start_model_is_looked_at_once_and_not_kept(
+    job: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
+    alive: list[bool] = []
+    config = job(evaluation=None, order=["helpful"])
+    real_load, real_step = run.load_model, run.train_step
+
+    def load(name: Any, **options: Any) -> Any:
+        loaded = real_load(name, **options)
+        if str(name) == str(config["model"]):
+            found.append(weakref.ref(loaded.model))
+        return loaded
+
+    def step(*arguments: Any, **options: Any) -> Any:
+        gc.collect()
+        alive.extend(reference() is not None for reference in found)
+        return real_step(*arguments, **options)
+
+    monkeypatch.setattr(run, "load_model", load)
+    monkeypatch.setattr(run, "train_step", step)
+    align(config)
+    assert alive == [False]
 
 
 def test_lora_leaves_its_adapter_beside_the_merged_model(job: Make) -> None:
