@@ -168,7 +168,8 @@ def test_the_start_model_is_looked_at_once_and_not_kept(
     found: list[Any] = []
     alive: list[bool] = []
     config = job(evaluation=None, order=["helpful"])
-    real_load, real_step = run.load_model, run.train_step
+    module: Any = run
+    real_load, real_step = module.load_model, module.train_step
 
     def load(name: Any, **options: Any) -> Any:
         loaded = real_load(name, **options)

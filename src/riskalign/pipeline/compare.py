@@ -91,9 +91,9 @@ def run_plan(
 class _Inputs:
     """What cells are made from: judged answers by their source, rows by cell, and cells' keys."""
 
-    read: dict[Any, Preferences | None]
-    given: dict[tuple[str, int], Mapping[Kind, Dataset]]
-    keys: dict[tuple[str, int], str]
+    read: Mapping[Any, Preferences | None]
+    given: Mapping[tuple[str, int], Mapping[Kind, Dataset]]
+    keys: Mapping[tuple[str, int], str]
 
 
 def _read(plan: Plan) -> _Inputs:
