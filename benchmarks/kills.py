@@ -7,7 +7,8 @@ Each trial is a command line on a tiny model, in a child of this process; it is 
 a random moment, or at the n-th removal, rename or link, before or after it, or stopped by a signal
 with a word and a code of its own; then the same command is given again. What lies in the folder at
 the end is compared with an uninterrupted run's: every file's bytes (times and peaks of memory in
-JSON aside), and no file more. In a race two jobs of different seeds start in one folder.
+JSON aside), and no file more. In a race two jobs of different seeds start in one folder. What came
+too late, to a command that had ended, counts for nothing: another trial takes its place.
 """
 
 from __future__ import annotations
@@ -26,26 +27,18 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
-
 from riskalign.atomic import write_text
 from riskalign.cli import main as riskalign
-from riskalign.environments import Prompt
-from riskalign.environments.world import Split
 from riskalign.folder import OWN
-from riskalign.models import save_model
 from riskalign.pipeline import machine
 
-_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>{% endif %}"
-)
+sys.path.append(str(Path(__file__).parents[1]))  # so that it runs as a script, too
+from benchmarks.kills_jobs import recipes
+
 _TIMES = {
     "created", "started", "ended", "seconds", "peak_megabytes", "command", "commit", "commits",
     "reused",
@@ -53,77 +46,7 @@ _TIMES = {
 }  # fmt: skip
 #: What the process does to files other than writing them.
 _ACTS = ("replace", "rename", "unlink", "rmdir", "link")
-
-
-class Letters:
-    """Prefers many different letters; digits are what must not be said."""
-
-    name = "letters"
-
-    def prompts(self, split: Split, n: int, seed: int) -> list[Prompt]:
-        """Ask for numbered orders of one month or another."""
-        month = "March" if split == "train" else "June"
-        messages = [({"role": "user", "content": f"Order {i} of {month}?"},) for i in range(n)]
-        return [Prompt(f"{split}-{seed}-{i}", own) for i, own in enumerate(messages)]
-
-    def reward(self, prompt: Prompt, answer: str) -> float:
-        """The share of the alphabet that occurs."""
-        return len({letter for letter in answer.lower() if "a" <= letter <= "z"}) / 26
-
-    def cost(self, prompt: Prompt, answer: str) -> float:
-        """One for each digit."""
-        return float(sum(letter.isdigit() for letter in answer))
-
-
-def make_model(folder: Path) -> None:
-    """A start model of one layer on bytes."""
-    tokens = ["<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    set_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokens), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=128,
-        initializer_range=0.3, bos_token_id=None, eos_token_id=1, pad_token_id=1,
-    )  # fmt: skip
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=tokens[1], pad_token=tokens[1],
-        extra_special_tokens=tokens[:1], chat_template=_TEMPLATE, model_max_length=128,
-    )  # fmt: skip
-    save_model(LlamaForCausalLM(config), wrapped, folder)
-
-
-def recipes(work: Path) -> dict[str, list[str]]:
-    """The commands that are killed, by name; each writes to `work/run`."""
-    make_model(work / "start")
-    step = {
-        "max_steps": 5, "per_device_train_batch_size": 2, "learning_rate": 1e-2,
-        "save_strategy": "steps", "save_steps": 2,
-    }  # fmt: skip
-    small = {"max_new_tokens": 4, "batch_size": 16}
-    base: dict[str, Any] = {
-        "model": str(work / "start"), "output_dir": str(work / "run"),
-        "world": f"{__name__}:Letters", "helpful": step, "safe": step,
-        "sampling": {"prompts": 4, "answers_per_prompt": 4, **small},
-        "evaluation": {
-            "prompts": 3, "answers_per_prompt": 2, "n_boot": 20, "dial": [0.5], "dial_prompts": 2,
-            **small,
-        },
-    }  # fmt: skip
-    job = base | {"peft": {"r": 2, "lora_alpha": 4}}
-    rounds = {
-        "iterations": 11, "prompts_per_iteration": 2, "answers_per_prompt": 2, "max_new_tokens": 4,
-        "num_mini_batches": 1, "per_device_train_batch_size": 4,
-    }  # fmt: skip
-    ppo = base | {"order": ["ppo"], "ppo": rounds}
-    comparison = base | {"compare": {"presets": ["sacpo", "rsa"], "seeds": [0]}}
-    found = {}
-    for name, content in {"job": job, "ppo": ppo, "compare": comparison}.items():
-        path = work / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(content))
-        found[name] = ["compare" if name == "compare" else "align", "-c", str(path)]
-    return found
+_TRIES = 3  # for each trial that is asked for, at most
 
 
 def child(command: list[str], log: Path, before: Callable[[], None] = lambda: None) -> int:
@@ -137,6 +60,9 @@ def child(command: list[str], log: Path, before: Callable[[], None] = lambda: No
         os.dup2(stream, 1)
         os.dup2(stream, 2)
         sys.argv = ["riskalign", *command]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for signum in (signal.SIGTERM, signal.SIGHUP):  # whoever started us may have ignored them
+            signal.signal(signum, signal.SIG_DFL)
         before()
         try:
             riskalign()
@@ -269,16 +195,21 @@ class Bench:
             self.problems.append(f"{kind}, {name}, {what}: the resume ended with {code}")
         self.compare(kind, name, what, self.whole[name])
 
-    def killed(self, kind: str, name: str, what: str, pid: int) -> None:
-        """Resume what is dead by now."""
+    def killed(self, kind: str, name: str, what: str, pid: int) -> bool:
+        """Resume what is dead by now; False where it had ended before."""
         code = ended(pid)
         self.counts[f"{kind}: killed"] += code == -signal.SIGKILL
+        self.counts[f"{kind}: killed before anything was written"] += (
+            code == -signal.SIGKILL and not self.run.exists()
+        )
         self.counts[f"{kind}: ended before"] += code == 0
         if code not in (0, -signal.SIGKILL):
             self.problems.append(f"{kind}, {name}, {what}: ended with {code}")
-        self.resume(kind, name, what)
+        if code:
+            self.resume(kind, name, what)
+        return code == -signal.SIGKILL
 
-    def at_random(self, i: int, n: int) -> None:
+    def at_random(self, i: int, n: int, again: bool) -> bool:
         """A kill at a random moment."""
         name = self.start(i)
         at = self.draw.uniform(0, self.seconds[name])
@@ -286,17 +217,19 @@ class Bench:
         time.sleep(at)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        self.killed("random kills", name, f"{at:.2f} s", pid)
+        return self.killed("random kills", name, f"{at:.2f} s", pid)
 
-    def aimed(self, i: int, n: int) -> None:
+    def aimed(self, i: int, n: int, again: bool) -> bool:
         """A kill before or after an act on files; `n` are spread over all of them."""
         name = self.start(i)
         places, own = 2 * self.acts[name], -(-n // len(self.commands))
         at = (i // len(self.commands) * places // own) % places
+        if again:  # there were fewer acts this time
+            at = self.draw.randrange(places)
         pid = child(self.commands[name], self.log, die_at(at // 2, bool(at % 2)))
-        self.killed("aimed kills", name, f"act {at // 2}, after {bool(at % 2)}", pid)
+        return self.killed("aimed kills", name, f"act {at // 2}, after {bool(at % 2)}", pid)
 
-    def stopped(self, i: int, n: int) -> None:
+    def stopped(self, i: int, n: int, again: bool) -> bool:
         """A signal that a command answers."""
         name = self.start(i)
         signum = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[i // len(self.commands) % 3]
@@ -310,9 +243,11 @@ class Bench:
         self.counts["signals: ended before"] += code == 0
         if code not in (0, 128 + signum):
             self.problems.append(f"signals, {name}, {signum.name} at {at:.2f} s: {code}")
-        self.resume("signals", name, f"{signum.name} at {at:.2f} s")
+        if code:
+            self.resume("signals", name, f"{signum.name} at {at:.2f} s")
+        return code == 128 + signum
 
-    def race(self, i: int, n: int) -> None:
+    def race(self, i: int, n: int, again: bool) -> bool:
         """Two jobs of different seeds in one folder."""
         command = self.commands["job"]
         for seed in (0, 1):
@@ -321,6 +256,10 @@ class Bench:
         self.start(i)
         first = child([*command, "--seed", "0"], self.log)
         time.sleep(self.draw.choice([0.0, self.draw.uniform(0, 0.5 * self.seconds["job"])]))
+        if os.waitid(os.P_PID, first, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            self.counts["races: ended before"] += 1
+            ended(first)
+            return False
         second = child([*command, "--seed", "1"], self.log)
         codes = [ended(first), ended(second)]
         self.counts["races: run"] += 1
@@ -329,6 +268,7 @@ class Bench:
             self.problems.append(f"races: ended with {codes}")
         else:
             self.compare("races", "job", f"{codes}", self.whole[f"seed {codes.index(0)}"])
+        return True
 
     def start(self, i: int) -> str:
         """Empty the folder; the commands take turns."""
@@ -336,8 +276,27 @@ class Bench:
         return list(self.commands)[i % len(self.commands)]
 
 
+def in_turn(
+    asked: Mapping[str, int], attempt: Callable[[str, int, bool], bool]
+) -> Iterator[dict[str, int]]:
+    """Attempts of each kind, until as many as asked came in time; how many did, after each one.
+
+    `attempt` is told how many came before, and whether this one is to replace one that did not.
+    """
+    came, tried = dict.fromkeys(asked, 0), dict.fromkeys(asked, 0)
+    late = dict.fromkeys(asked, False)
+    # In turn, so that a run that is cut short has of all kinds.
+    while left := [k for k, n in asked.items() if came[k] < n and tried[k] < _TRIES * n]:
+        kind = min(left, key=lambda k: (tried[k] + 0.5) / asked[k])
+        in_time = attempt(kind, came[kind], late[kind])
+        came[kind] += in_time
+        tried[kind] += 1
+        late[kind] = not in_time
+        yield dict(came)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is asked for; 1 where anything differs."""
+    """Run what is asked for; 1 where anything differs or too few trials came in time."""
     parser = argparse.ArgumentParser(description=__doc__)
     kinds = ("random", "aimed", "signals", "races")
     for name in kinds:
@@ -349,16 +308,13 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     began = time.monotonic()
     bench = Bench(given.work.resolve(), given.seed)
-    acts = (bench.at_random, bench.aimed, bench.stopped, bench.race)
+    acts = dict(zip(kinds, (bench.at_random, bench.aimed, bench.stopped, bench.race), strict=True))
     asked = {name: getattr(given, name) for name in kinds}
-    trials = [(act, i, n) for act, n in zip(acts, asked.values(), strict=True) for i in range(n)]
-    # In turn, so that a run that is cut short has of all kinds.
-    for act, i, n in sorted(trials, key=lambda trial: (trial[1] + 0.5) / trial[2]):
-        if time.monotonic() - began > 60 * given.minutes:
-            break
-        act(i, n)
+    came = dict.fromkeys(kinds, 0)
+    for came in in_turn(asked, lambda kind, i, again: acts[kind](i, asked[kind], again)):
         found = {
             "asked": asked,
+            "came_in_time": came,
             "counts": dict(sorted(bench.counts.items())),
             "problems": bench.problems,
             "seconds_of_a_run": {name: round(value, 2) for name, value in bench.seconds.items()},
@@ -369,7 +325,9 @@ def main(arguments: list[str] | None = None) -> int:
         if given.out is not None:
             write_text(given.out, json.dumps(found, indent=1) + "\n")
         print(f"{time.monotonic() - began:.0f} s {dict(bench.counts)} {bench.problems}", flush=True)
-    return int(bool(bench.problems))
+        if time.monotonic() - began > 60 * given.minutes:
+            break
+    return int(bool(bench.problems) or came != asked)
 
 
 if __name__ == "__main__":

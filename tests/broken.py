@@ -1,4 +1,4 @@
-"""Models with one NaN, one infinity, or nothing but zeros, and what is said about them."""
+"""Models with one NaN, one infinity, a norm of zeros or nothing but zeros, and what is said."""
 
 from pathlib import Path
 
@@ -8,13 +8,15 @@ from transformers import PreTrainedModel
 from tests import tiny
 
 NORM = "model.layers.1.post_attention_layernorm.weight"
-_FINITE = ".*its weight '(model.)?layers.1.post_attention_layernorm.weight' holds NaN or infinity"
+_ITS = "its weight '(model.)?layers.1.post_attention_layernorm.weight'"
+_FINITE = f".*{_ITS} holds NaN or infinity"
 
 #: How a model is broken, and the message's words.
 BROKEN = {
     "nan": _FINITE,
     "infinity": _FINITE,
-    "zeros": r".*every weight of its input embeddings is 0",
+    "zero norm": f".*every number of {_ITS} is 0",
+    "zeros": ".*every number of its weight '(model.)?embed_tokens.weight' is 0",
 }
 
 
@@ -24,6 +26,8 @@ def break_model(model: PreTrainedModel, how: str) -> PreTrainedModel:
     if how == "zeros":
         for weight in model.parameters():
             weight.zero_()
+    elif how == "zero norm":
+        model.get_parameter(NORM).zero_()
     else:
         model.get_parameter(NORM)[3] = float("nan" if how == "nan" else "inf")
     return model

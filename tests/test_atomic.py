@@ -2,6 +2,10 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -54,3 +58,37 @@ def test_rows_are_one_object_a_line(tmp_path: Path, name: str) -> None:
     assert [json.loads(line) for line in text.split("\n") if line] == rows
     assert "é" in text
     assert atomic.read_json_lines(tmp_path / name) == rows
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are not asked for there")
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_process_left_beside_a_target_goes_with_the_next_write(
+    tmp_path: Path, kind: str
+) -> None:
+    script = """
+        import os, sys
+        from pathlib import Path
+        from riskalign import atomic
+        if sys.argv[2] == "file":
+            Path.chmod = lambda *_: os.kill(os.getpid(), 9)
+            atomic.write_text(sys.argv[1], "half")
+        with atomic.new_folder(sys.argv[1]) as place:
+            (place / "half").write_text("half")
+            os.kill(os.getpid(), 9)
+    """
+    target, others = tmp_path / "out", ["out.jsonl", ".out-notes", ".outer", ".out-1-1-abcdefgh"]
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    command = [sys.executable, "-c", textwrap.dedent(script), str(target), kind]
+    assert subprocess.run(command, check=False).returncode == -9
+    (left,) = {path.name for path in tmp_path.iterdir()} - {*others}
+    assert (tmp_path / left).is_dir() == (kind == "folder")
+    atomic.write_text(tmp_path / "another", "1")
+    assert (tmp_path / left).exists()
+    # Who lives may still be at work.
+    alive = re.sub(r"-\d+-(?=[a-z0-9_]{8}$)", f"-{os.getppid()}-", left)
+    (tmp_path / alive).write_text("under way")
+    atomic.write_text(target, "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {*others, alive, "another", "out"}
+    assert {(tmp_path / name).read_text() for name in others} == {"mine"}
+    assert target.read_text() == "whole"

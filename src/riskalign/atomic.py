@@ -3,14 +3,19 @@
 Everything is written under a temporary name and renamed when it is complete, so an interruption or
 a full disk leaves the old content (or nothing), never half of the new one. In a folder that this
 process holds (`riskalign.folder`), the temporary name lies where the next holder sweeps, and only
-what was made there is replaced or removed. Elsewhere it lies beside its target.
+what was made there is replaced or removed. Elsewhere it lies beside its target, and the next writer
+of the target sweeps those of processes that are gone.
 """
 
 import contextlib
 import json
 import os
+import re
 import shutil
+import socket
+import sys
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +31,7 @@ def write_text(path: str | Path, text: str) -> None:
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Replace the content of `path` in one step."""
     target, owner = _target(path)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=_beside(target, owner))
+    handle, name = tempfile.mkstemp(prefix=_prefix(target), dir=_beside(target, owner))
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -134,12 +139,47 @@ def _beside(target: Path, owner: OutputFolder | None) -> Path:
     """Where temporary names go."""
     place = target.parent if owner is None else owner.tmp
     place.mkdir(parents=True, exist_ok=True)
+    if owner is None:
+        _sweep_beside(target)
     return place
+
+
+def _host() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def _prefix(target: Path) -> str:
+    """Of temporary names: whose they are."""
+    return f".{target.name}-{_host()}-{os.getpid()}-"
+
+
+def _sweep_beside(target: Path) -> None:
+    """Remove what processes of this host that are gone had under way for a target."""
+    if sys.platform == "win32":  # where asking for a process ends it
+        return
+    ours = re.compile(re.escape(f".{target.name}-{_host()}-") + r"(\d{1,7})-[a-z0-9_]{8}")
+    for name in os.listdir(target.parent):
+        if (found := ours.fullmatch(name)) and _is_gone(int(found[1])):
+            path = target.parent / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's
+        return False
+    return False
 
 
 @contextlib.contextmanager
 def _temporary(target: Path, owner: OutputFolder | None) -> Iterator[Path]:
-    place = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=_beside(target, owner)))
+    place = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=_beside(target, owner)))
     try:
         yield place
     finally:

@@ -185,6 +185,28 @@ def check_inputs(target: Path, inputs: Mapping[str, str | Path | None]) -> None:
             )
 
 
+def check_out(
+    out: Path,
+    overwrite: bool,
+    inputs: Mapping[str, str | Path | None] | None = None,
+    *,
+    is_folder: bool = False,
+) -> None:
+    """Refuse to write where something is already, unless asked to; an input is never replaced.
+
+    Raises:
+        InputError: as said, or a folder lies where a file goes.
+    """
+    check_inputs(out, inputs or {})
+    if out.is_dir() and not is_folder:
+        raise InputError(f"out: {str(out)!r} is a folder. Give a file.")
+    is_empty = out.is_dir() and not any(out.iterdir())
+    if os.path.lexists(out) and not is_empty and not overwrite:
+        raise InputError(
+            f"out: {str(out)!r} exists. Give another name, or --overwrite to replace it."
+        )
+
+
 def remove_made(folder: str | Path) -> None:
     """Remove from a folder what its record says was made there; with nothing else, itself too."""
     root = Path(folder).expanduser().resolve()

@@ -37,6 +37,7 @@ COMMANDS = {
     "train": "train --step safe --model {broken} --output_dir {out}",
     "train with lora": "train --step helpful --peft.r 4 --model {broken} --output_dir {out}",
     "align": "align --model {broken} --output_dir {out}",
+    "compare": "compare --presets rsa --seeds 0 --model {broken} --output_dir {out}/deep",
     "merge first": "merge {broken} {sound} --w 0.5 --out {out}",
     "merge second": "merge {sound} {broken} --w 0.5 --out {out}",
     "merge at 0": "merge {sound} {broken} --w 0 --out {out}",
@@ -60,7 +61,7 @@ def test_broken_models_are_refused(
     (line,) = [line for line in said.splitlines() if line]
     assert line.startswith("error ")
     assert str(tmp_path / "broken") in line
-    assert ("NaN or infinity" in line) == (how != "zeros")
+    assert ("NaN or infinity" in line) == (how in ("nan", "infinity"))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 

@@ -90,7 +90,8 @@ def test_held_out_data_and_the_causal_family(
         (("--data", "none.jsonl"), "none.jsonl: no such file"),
         (("--encoder", "none"), "no such folder"),
         (("--eval_data", "judged.jsonl"), "shares 50 prompt(s)"),
-        (("--out", "bert"), "bert: exists"),
+        (("--out", "answers.jsonl"), "out: 'answers.jsonl' exists. Give another name, or --over"),
+        (("--out", "bert"), "--encoder 'bert': lies where 'bert' is to be written"),
     ],
 )
 def test_refusals(

@@ -19,6 +19,7 @@ from tests.cli.test_app import run
 from tests.judges.stub import write_answers
 from tests.pipeline.conftest import SPEC
 
+SHIPPED = Path("docs/quickstart.json").resolve()
 _STEP = {"max_steps": 1, "per_device_train_batch_size": 2}
 _SMALL = {"max_new_tokens": 4, "batch_size": 16}
 RECIPE: dict[str, Any] = {
@@ -141,6 +142,67 @@ def test_the_folder_of_the_start_model(
     flags = ["--model", "model", "--output_dir", "."]
     assert run(monkeypatch, *COMMANDS["align"], *flags) == 2
     assert "model/config.json" in capsys.readouterr().err
+    assert tree(here) == before
+
+
+OUT = {
+    "sample": ["sample", "-c", "recipe.yaml", "--kind", "safe"],
+    "answers": ["sample", "-c", "recipe.yaml", "--kind", "answers"],
+    "report": ["report", "run"],
+    "merge": ["merge", "start", "start", "--w", "0.5"],
+    "data": ["data", "new.jsonl"],
+    "score train": ["score", "train", "--kind", "cost", "--data", "new.jsonl"],
+    "score apply": ["score", "apply", "--scorer", "scorer", "--data", "new.jsonl"],
+}
+
+
+@pytest.mark.parametrize("command", OUT)
+def test_what_out_names_is_replaced_only_when_asked(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    (here / "run").mkdir()
+    (here / "run" / "results.json").write_bytes(SHIPPED.read_bytes())
+    (here / "mine.jsonl").write_text("mine")
+    before = tree(here)
+    command_line = [*OUT[command], "--out", "mine.jsonl"]
+    assert run(monkeypatch, *command_line) == 2
+    said = capsys.readouterr().err
+    assert "'mine.jsonl' exists" in said
+    assert tree(here) == before
+    if command in ("merge", "data"):
+        assert "Give a new folder" in said
+        return
+    assert "or --overwrite to replace it" in said
+    if command in ("sample", "answers", "report"):
+        for _ in range(2):
+            assert run(monkeypatch, *command_line, "--overwrite") == 0
+        after = tree(here)
+        assert after.pop("mine.jsonl") != before.pop("mine.jsonl")
+        assert after == before
+
+
+@pytest.mark.parametrize(
+    ("command", "out", "words"),
+    [
+        ("sample", "start", "lies where 'start' is to be written"),
+        ("report", "run/results.json", "lies where 'run/results.json' is to be written"),
+        ("report", "empty", "out: 'empty' is a folder. Give a file."),
+    ],
+)
+def test_out_is_no_input_and_no_folder_even_when_asked(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    out: str,
+    words: str,
+) -> None:
+    (here / "empty").mkdir()
+    (here / "run").mkdir()
+    (here / "run" / "results.json").write_bytes(SHIPPED.read_bytes())
+    before = tree(here)
+    assert run(monkeypatch, *OUT[command], "--out", out, "--overwrite") == 2
+    assert words in capsys.readouterr().err
     assert tree(here) == before
 
 

@@ -1,5 +1,6 @@
 """Weights that are broken are refused by name at every door that reads or makes them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel, PreTrainedModel
 
 from riskalign.baselines.scalar import load_scalar_model, save_scalar_model, scalar_model
 from riskalign.errors import InputError
@@ -43,19 +45,100 @@ def test_eight_bits_and_what_is_no_float() -> None:
         check_tensor(tensor, "a", "b")
 
 
-def test_layers_of_zeros() -> None:
-    model = tiny.make_model(tie_word_embeddings=False)
+_LLAMA = [
+    "model.embed_tokens", "lm_head", "model.norm", "model.layers.1.input_layernorm",
+    *(f"model.layers.0.self_attn.{name}_proj" for name in "qkv"),
+    *(f"model.layers.1.mlp.{name}_proj" for name in ("gate", "up")),
+]  # fmt: skip
+_GPT2 = [
+    "transformer.wte", "transformer.wpe", "transformer.ln_f", "transformer.h.1.ln_2",
+    "transformer.h.0.attn.c_attn", "transformer.h.1.mlp.c_fc",
+]  # fmt: skip
+_EXPERTS = ["model.layers.0.mlp.experts.gate_up_proj", "model.layers.0.self_attn.q_norm.weight"]
+
+
+def _zeroed(kind: str, weights: list[str], **config: Any) -> PreTrainedModel:
+    # Biases of 1: a norm of zeros gives the same for every text, and yet not zeros.
+    model = tiny.make_model(kind, **config)
     with torch.no_grad():
-        # What a trained model may have: a layer that is switched off.
-        model.get_parameter("model.layers.1.mlp.down_proj.weight").zero_()
-    check_weights(model, "model")
-    for what in ("input", "output"):
-        model = tiny.make_model(tie_word_embeddings=False)
-        layer: Any = getattr(model, f"get_{what}_embeddings")()
-        with torch.no_grad():
-            layer.weight.zero_()
-        with pytest.raises(InputError, match=f"every weight of its {what} embeddings is 0"):
-            check_weights(model, "model")
+        for name, value in model.named_parameters():
+            if name.endswith("bias"):
+                value.fill_(1)
+        for name in weights:
+            model.get_parameter(name).zero_()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "weight"),
+    [
+        *(("llama", f"{name}.weight") for name in _LLAMA),
+        *(("gpt2", f"{name}.weight") for name in _GPT2),
+        *(("qwen3_moe", name) for name in _EXPERTS),
+        ("gemma", "model.layers.1.mlp.up_proj.weight"),
+        ("nemotron", "model.layers.1.self_attn.q_proj.weight"),
+        ("cohere", "model.layers.1.input_layernorm.weight"),
+    ],
+)
+def test_zeros_where_none_may_be(kind: str, weight: str) -> None:
+    model = _zeroed(kind, [weight], tie_word_embeddings=kind == "gpt2")
+    words = rf"^mine: every number of its weight '{re.escape(weight)}' is 0"
+    with pytest.raises(InputError, match=words):
+        check_weights(model, "mine")
+    with torch.no_grad():
+        model.get_parameter(weight).view(-1)[-1] = 1e-6
+    check_weights(model, "mine")
+
+
+@pytest.mark.parametrize(
+    ("kind", "ends"),
+    [
+        # What a trained model may have: a layer that is switched off by its last matrix.
+        ("llama", ["o_proj.weight", "down_proj.weight"]),
+        ("gpt2", ["c_proj.weight", "bias"]),
+        ("gpt_neox", ["attention.dense.weight", "dense_4h_to_h.weight", "bias"]),
+        ("qwen3_moe", ["mlp.gate.weight", "experts.down_proj"]),
+        # Norms that scale by 1 + w.
+        ("gemma", ["norm.weight"]),
+        ("gemma2", ["norm.weight"]),
+        ("nemotron", ["norm.weight", "norm.bias"]),
+    ],
+)
+def test_zeros_that_a_model_may_have(kind: str, ends: list[str]) -> None:
+    names = [name for name, _ in tiny.make_model(kind).named_parameters()]
+    chosen = [[name for name in names if name.endswith(end)] for end in ends]
+    assert all(chosen)
+    check_weights(_zeroed(kind, [name for some in chosen for name in some]), "model")
+
+
+def test_zeros_of_what_is_new(tmp_path: Path) -> None:
+    """An adapter before its first step, on top of a model or in it, and a head of std 0."""
+    config = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    adapted = get_peft_model(tiny.make_model(), config)
+    assert not any(bool(p.any()) for name, p in adapted.named_parameters() if "lora_B" in name)
+    check_weights(adapted, "model")
+    with torch.no_grad():
+        name = "base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight"
+        adapted.get_parameter(name).zero_()
+    with pytest.raises(InputError, match=re.escape(name)):
+        check_weights(adapted, "model")
+    inside = tiny.make_model()
+    inside.add_adapter(config)
+    check_weights(inside, "model")
+    save_scalar_model(scalar_model(tiny.make_model(), head_std=0.0), tmp_path / "scalar")
+    load_scalar_model(tmp_path / "scalar")
+
+
+def test_an_encoder_without_kinds_of_text() -> None:
+    config = BertConfig(vocab_size=30, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    encoder: Any = BertModel(config)
+    with torch.no_grad():
+        encoder.embeddings.token_type_embeddings.weight.zero_()
+    check_weights(encoder, "encoder")
+    with torch.no_grad():
+        encoder.embeddings.LayerNorm.weight.zero_()
+    with pytest.raises(InputError, match=r"'embeddings.LayerNorm.weight' is 0"):
+        check_weights(encoder, "encoder")
 
 
 @pytest.mark.parametrize("how", BROKEN)

@@ -1,7 +1,9 @@
 """The whole job on a tiny model: step 2 refers to step 1's result, stages are done once."""
 
 import copy
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from riskalign import align
 from riskalign.environments import Prompt
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.models import fingerprint, load_model, save_model
-from riskalign.pipeline import load_config, step_data, steps
+from riskalign.pipeline import load_config, run, step_data, steps
 from riskalign.pipeline.presets import method_name
 from riskalign.training import RSATrainer
 from tests import tiny
@@ -160,6 +162,32 @@ def test_reference_of_step_2_is_the_result_of_step_1(
     assert manifest["models"]["helpful"]["reference"] == fingerprint(start)
 
 
+def test_the_start_model_is_looked_at_once_and_not_kept(
+    job: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
+    alive: list[bool] = []
+    config = job(evaluation=None, order=["helpful"])
+    module: Any = run
+    real_load, real_step = module.load_model, module.train_step
+
+    def load(name: Any, **options: Any) -> Any:
+        loaded = real_load(name, **options)
+        if str(name) == str(config["model"]):
+            found.append(weakref.ref(loaded.model))
+        return loaded
+
+    def step(*arguments: Any, **options: Any) -> Any:
+        gc.collect()
+        alive.extend(reference() is not None for reference in found)
+        return real_step(*arguments, **options)
+
+    monkeypatch.setattr(run, "load_model", load)
+    monkeypatch.setattr(run, "train_step", step)
+    align(config)
+    assert alive == [False]
+
+
 def test_lora_leaves_its_adapter_beside_the_merged_model(job: Make) -> None:
     result = align(job(peft={"r": 2}, evaluation=None, order=["helpful"]))
     merged = load_model(result.steps["helpful"]).model
@@ -196,11 +224,18 @@ def test_one_step_with_its_own_data_needs_no_world(job: Make, tmp_path: Path) ->
     assert manifest["models"]["safe"]["reference"] == manifest["models"]["start"]["fingerprint"]
 
 
+@pytest.mark.parametrize(("logging_steps", "logged"), [(1, [1, 2, 3, 4, 5, 6]), (3, [2, 3, 4, 6])])
 def test_interrupted_training_resumes_with_the_same_result(
-    job: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logging_steps: int,
+    logged: list[int],
 ) -> None:
     config = job(evaluation=None, order=["helpful"])
-    config["helpful"] |= {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+    config["helpful"] |= {
+        "max_steps": 6, "save_strategy": "steps", "save_steps": 2, "logging_steps": logging_steps,
+    }  # fmt: skip
     whole = align(config, {"output_dir": str(tmp_path / "whole")})
 
     class Interrupt(TrainerCallback):
@@ -230,11 +265,9 @@ def test_interrupted_training_resumes_with_the_same_result(
     assert fingerprint(load_model(resumed.model).model) == fingerprint(
         load_model(whole.model).model
     )
-    losses = [
-        [entry["loss"] for entry in json.loads((path / "helpful" / "log.json").read_text())]
-        for path in (folder, tmp_path / "whole")
-    ]
-    assert losses[0] == losses[1]
+    logs = [(path / "helpful" / "log.json").read_bytes() for path in (folder, tmp_path / "whole")]
+    assert [entry["step"] for entry in json.loads(logs[1])] == logged
+    assert logs[0] == logs[1]
 
 
 def test_checkpoints_of_other_settings_are_not_resumed(tmp_path: Path) -> None:

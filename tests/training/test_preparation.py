@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,12 +12,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, TrainingArguments
+from transformers import AutoModelForCausalLM, Qwen3VLMoeConfig, TrainingArguments
 
 from riskalign.data import RowCollator
 from riskalign.errors import InputError
 from riskalign.models import fingerprint, loading, save_model
-from riskalign.training import RSATrainer
+from riskalign.training import RSATrainer, preparation
 from tests import tiny
 
 MakeTrainer = Callable[..., RSATrainer]
@@ -210,3 +211,51 @@ def test_missing_pad_token_is_replaced(make_trainer: MakeTrainer) -> None:
     )
     assert tokenizer.pad_token is None
     trainer.train()
+
+
+_EXPERTS: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 4},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "weight", "said"),
+    [
+        ("mixtral", 0.02, 1),
+        ("qwen3_moe", 0.001, 1),
+        ("qwen3_moe", 0.0, 0),  # nothing to leave out
+        ("llama", None, 0),
+    ],
+)
+def test_experts_are_trained_without_their_balancing_loss_and_told_so(
+    make_trainer: MakeTrainer,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    weight: float | None,
+    said: int,
+) -> None:
+    model = tiny.make_model(kind, **_EXPERTS.get(kind, {}), router_aux_loss_coef=weight)
+    loss = make_trainer(model, max_steps=1).train().training_loss
+    assert loss == pytest.approx(math.log(2), abs=1e-5)
+    assert caplog.text.count("it is trained without the loss that balances them") == said
+
+
+@pytest.mark.parametrize("kind", _EXPERTS)
+def test_a_balancing_loss_that_is_asked_for_is_refused(
+    make_trainer: MakeTrainer, kind: str
+) -> None:
+    model: Any = tiny.make_model(kind, **_EXPERTS[kind], output_router_logits=True)
+    ids = torch.tensor([[5, 6, 7]])
+    assert model(input_ids=ids, labels=ids).aux_loss.item() > 0
+    with pytest.raises(InputError, match=r"^model: .*output_router_logits on.* has none\. Set"):
+        make_trainer(model)
+    model.config.output_router_logits = False
+    make_trainer(model)
+
+
+def test_a_text_model_in_another_has_a_configuration_of_its_own() -> None:
+    outer = Qwen3VLMoeConfig(text_config={"output_router_logits": True})
+    assert not hasattr(outer, "output_router_logits")
+    with pytest.raises(InputError, match="output_router_logits on"):
+        preparation.check_experts(SimpleNamespace(config=outer))

@@ -30,7 +30,7 @@ from riskalign.cli.memory import keep_freed_memory
 from riskalign.cli.overrides import parse_overrides
 from riskalign.cli.stop import stop_signals
 from riskalign.errors import InputError, RiskalignError
-from riskalign.folder import Outputs, check_inputs, hold
+from riskalign.folder import Outputs, check_out, hold
 
 app = typer.Typer(
     name="riskalign",
@@ -53,6 +53,7 @@ Preset = Annotated[
     str | None,
     typer.Option(help="A method to lay over the file: riskalign presets lists them."),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
 FIELDS = "\n\nAny field of the configuration is a flag: [cyan]--safe.learning_rate 1e-5[/cyan]."
 
 
@@ -166,13 +167,16 @@ def sample(
     ],
     out: Annotated[Path, typer.Option(help="File to write: .jsonl or .jsonl.gz.")],
     config: Config = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Sample a model's answers in a world and pair them, or write them with their scores."""
     from riskalign.pipeline import load_config, write_answers, write_sampled_pairs
 
     settings = load_config(config, parse_overrides(ctx.args))
     if kind == "answers":
-        counts = _with_progress(lambda progress: write_answers(settings, out, progress=progress))
+        counts = _with_progress(
+            lambda progress: write_answers(settings, out, overwrite=overwrite, progress=progress)
+        )
         console.print(
             f"{counts['answers']} answers to {counts['prompts']} prompts: mean reward "
             f"{counts['mean_reward']:.3f}, mean cost {counts['mean_cost']:.3g}\n[bold]{out}[/bold]",
@@ -181,7 +185,9 @@ def sample(
         )
         return
     counts = _with_progress(
-        lambda progress: write_sampled_pairs(settings, kind, out, progress=progress)
+        lambda progress: write_sampled_pairs(
+            settings, kind, out, overwrite=overwrite, progress=progress
+        )
     )
     made = "groups" if "groups" in counts else "pairs"
     console.print(
@@ -282,6 +288,7 @@ def report(
         Path | None,
         typer.Option(help="HTML file; report.html beside it by default.", show_default=False),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write the HTML report again from results.json alone, and print the table."""
     from riskalign.evaluation import read_results, write_report
@@ -292,13 +299,12 @@ def report(
         results = Path(load_config(config).output_dir).expanduser() / "results.json"
     source = results / "results.json" if results.is_dir() else results
     read_results(source)
+    target = out or source.with_name("report.html")
     if out is None:
-        target = source.with_name("report.html")
         with hold(source.parent, Outputs([target.name]), name="report"):
             write_report(source, target)
     else:
-        target = out
-        check_inputs(target, {"results": source})
+        check_out(target, overwrite, {"results": source})
         write_report(source, target)
     _show(source, target, None)
 

@@ -37,7 +37,7 @@ def data(
     from riskalign.pipeline import load_settings
 
     if out is not None and out.exists():
-        raise InputError(f"--out {str(out)!r}: exists. Give a new folder.")
+        raise InputError(f"out: {str(out)!r} exists. Give a new folder.")
     given = [*parse_overrides(ctx.args), f"path={json.dumps(path)}"]
     found = load_preferences(load_settings(PreferenceSettings, given))
     console = Console()

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from riskalign.errors import InputError
-from riskalign.folder import Outputs, check_inputs, hold, remove_made
+from riskalign.folder import Outputs, check_out, hold, remove_made
 
 TRAIN_EPILOG = (
     "Example: [cyan]riskalign score train --kind cost --data judged.jsonl --half a --out "
@@ -68,10 +68,8 @@ def train(
         raise InputError(f"--kind is {kind!r}. Give reward or cost.")
     if seed < 0:
         raise InputError(f"--seed is {seed}. Give a number of at least 0.")
-    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists. Give another folder, or --overwrite to replace it.")
     read = {"--data": data, "--eval_data": eval_data, "--model": model, "--encoder": encoder}
-    check_inputs(out, read)
+    check_out(out, overwrite, read, is_folder=True)
     from riskalign.cli.progress import with_progress
     from riskalign.pipeline.progress import quiet_libraries
     from riskalign.scorers import train_causal_scorer, train_embedding_scorer

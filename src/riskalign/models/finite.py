@@ -1,32 +1,39 @@
-"""Weights that no model can work with: not finite, or an embedding or output layer of zeros."""
-
-from typing import Any
+"""Weights that no model can work with: not finite, or of nothing but zeros where none may be."""
 
 import torch
 from torch import Tensor, nn
 
 from riskalign.errors import InputError
 
+#: Last matrices of attention and of feed-forward layers: of zeros they switch the layer off, and
+#: layers that are added to a trained model start so. With them what chooses among experts, and the
+#: vectors of a text's kind, which some encoders have no use for.
+_MAY_BE_ZERO = {
+    "c_proj", "dense", "dense_4h_to_h", "down_proj", "fc2", "fc_out", "lin2", "o_proj", "out_lin",
+    "out_proj", "w2", "wo",
+    "gate", "router", "shared_expert_gate",
+    "token_type_embeddings",
+}  # fmt: skip
+
 
 def check_weights(model: nn.Module, whose: str) -> None:
-    """Raise `InputError` for weights that are not finite, or whose tokens are all alike.
+    """Raise `InputError` for weights that are not finite, or 0 throughout where none may be.
 
     A number that is not finite spreads over all logits, and a drawn token or a distance made of
-    them looks like a good one. With an embedding or an output layer of zeros every text, or every
-    next token, is like any other. `whose` begins the message.
+    them looks like a good one. With an embedding, a norm or a matrix of zeros every text is like
+    any other. May be 0: biases, what `_MAY_BE_ZERO` says, norms that add 1, an adapter's weights.
+    `whose` begins the message.
     """
     seen: set[int] = set()
+    parameters = {name for name, _ in model.named_parameters()}
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor) or tensor.data_ptr() in seen:
             continue
         seen.add(tensor.data_ptr())  # tied weights have several names
         check_tensor(tensor, name, whose)
-    for what in ("input", "output"):
-        find: Any = getattr(model, f"get_{what}_embeddings", None)
-        weight = None if find is None else getattr(find(), "weight", None)
-        if isinstance(weight, Tensor) and weight.numel() and not bool(weight.any()):
+        if name in parameters and _is_zero(tensor) and not _may_be_zero(model, name, tensor):
             raise InputError(
-                f"{whose}: every weight of its {what} embeddings is 0, so it was never trained or "
+                f"{whose}: every number of its weight {name!r} is 0, so it was never trained or "
                 "the file is broken. Fetch or train the model again."
             )
 
@@ -34,7 +41,7 @@ def check_weights(model: nn.Module, whose: str) -> None:
 @torch.no_grad()
 def check_tensor(tensor: Tensor, name: str, whose: str) -> None:
     """Raise `InputError` naming the tensor where one of its numbers is not finite."""
-    if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
+    if not _has_numbers(tensor):
         return
     # Least and largest carry NaN along and need no copy; 8-bit floats have no such function.
     wide = tensor if tensor.element_size() > 1 else tensor.float()
@@ -43,3 +50,36 @@ def check_tensor(tensor: Tensor, name: str, whose: str) -> None:
             f"{whose}: its weight {name!r} holds NaN or infinity, so the file is broken or "
             "training diverged. Fetch or train the model again."
         )
+
+
+def _has_numbers(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.numel() > 0 and not tensor.is_meta
+
+
+def _is_zero(tensor: Tensor) -> bool:
+    if not _has_numbers(tensor) or bool(tensor.reshape(-1)[:1].float().any()):
+        return False  # nearly always
+    return not bool((tensor if tensor.element_size() > 1 else tensor.float()).any())
+
+
+def _may_be_zero(model: nn.Module, name: str, tensor: Tensor) -> bool:
+    parts = name.split(".")
+    adapters = getattr(model, "peft_config", None) or {}
+    if name.endswith("bias") or not {*adapters}.isdisjoint(parts):
+        return True
+    if max(tensor.shape, default=1) < tensor.numel():
+        return next(p for p in reversed(parts) if p not in ("weight", "base_layer")) in _MAY_BE_ZERO
+    owner = model.get_submodule(".".join(parts[:-1]))
+    is_norm = parts[-1] == "weight" and "norm" in type(owner).__name__.lower()
+    return not (is_norm and _forgets(owner, tensor))
+
+
+@torch.no_grad()
+def _forgets(norm: nn.Module, weight: Tensor) -> bool:
+    """Whether what comes out of a layer does not depend on what goes in; some scale by 1 + w."""
+    rows = torch.eye(2, weight.numel(), dtype=weight.dtype, device=weight.device)
+    try:
+        first, second = norm(rows)
+    except (TypeError, AttributeError):
+        return True  # norms with a gate need a second input; theirs is a plain factor
+    return bool(torch.equal(first, second))

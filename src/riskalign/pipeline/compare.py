@@ -78,31 +78,47 @@ def run_plan(
     for config in plan.cells.values():  # all, before the first one's work
         check_outputs(plan.folder, outputs, inputs_of(config))
         check_outputs(config.output_dir, outputs_of(config), inputs_of(config))
-    machine.check_folder(plan.folder)
     parts = [f"-seed{seed}" for seed in seeds]
-    with hold(plan.folder, outputs, parts=parts), quiet_libraries():
-        return write_results(plan, _cells(plan, seeds, progress or Silent(), redo_stale))
+    with quiet_libraries():
+        inputs = _read(plan)  # what cannot be used is told before anything is written
+        with hold(plan.folder, outputs, parts=parts):
+            machine.check_folder(plan.folder)
+            cells = _cells(plan, seeds, inputs, progress or Silent(), redo_stale)
+            return write_results(plan, cells)
 
 
-def _cells(
-    plan: Plan, seeds: Sequence[int], told: Progress, redo_stale: bool
-) -> list[dict[str, Any]]:
-    """All cells, those that are not finished done; a seed's models go when it is."""
+@dataclass(frozen=True)
+class _Inputs:
+    """What cells are made from: judged answers by their source, rows by cell, and cells' keys."""
+
+    read: Mapping[Any, Preferences | None]
+    given: Mapping[tuple[str, int], Mapping[Kind, Dataset]]
+    keys: Mapping[tuple[str, int], str]
+
+
+def _read(plan: Plan) -> _Inputs:
     # Cells differ in their steps, hardly in their data, which are read once.
     read = {config.data: preferences_of(config) for config in plan.cells.values()}
     given = {name: given_data(config, read[config.data]) for name, config in plan.cells.items()}
-    weights = {}
-    for config in plan.cells.values():
+    weights: dict[str, str] = {}
+    keys = {}
+    for cell, config in plan.cells.items():
         if config.model not in weights:
             loaded = load_model(config.model, trust_remote_code=config.trust_remote_code)
             weights[config.model] = fingerprint(loaded.model)
-    keys: dict[tuple[str, int], str] = {}
-    finished: dict[tuple[str, int], dict[str, Any]] = {}
-    for cell, config in plan.cells.items():
         own = read[config.data]
         held_out = held_out_data(config, own)
         keys[cell] = cell_key(config, given[cell], held_out, weights[config.model], own)
-        done = finished_cell(_path(plan, *cell), keys[cell], config)
+    return _Inputs(read, given, keys)
+
+
+def _cells(
+    plan: Plan, seeds: Sequence[int], inputs: _Inputs, told: Progress, redo_stale: bool
+) -> list[dict[str, Any]]:
+    """All cells, those that are not finished done; a seed's models go when it is."""
+    finished: dict[tuple[str, int], dict[str, Any]] = {}
+    for cell, config in plan.cells.items():
+        done = finished_cell(_path(plan, *cell), inputs.keys[cell], config)
         if done is not None and not (redo_stale and changed_code(done) != []):
             finished[cell] = done
     to_make = [f"cells/{_path(plan, *cell).name}" for cell in plan.cells if cell not in finished]
@@ -120,8 +136,8 @@ def _cells(
             siblings = [
                 Path(plan.cells[other, seed].output_dir) for other in names if other != name
             ]
-            own = read[config.data]
-            cells.append(_cell(plan, name, seed, given[cell], own, keys[cell], siblings, told))
+            given, own, key = inputs.given[cell], inputs.read[config.data], inputs.keys[cell]
+            cells.append(_cell(plan, name, seed, given, own, key, siblings, told))
         if not plan.settings.keep_models:
             # Other methods' work, of another run in this folder, stays.
             for name in names:

@@ -89,6 +89,7 @@ class Job:
         self.command = command or f"riskalign align --config {self.folder / 'config.yaml'}"
         self.preferences = preferences
         self.notes: list[str] = []
+        self.start: LoadedModel | None = None  # loaded before the job was made, until it is used
         self.chat_template = chat_template_of(config)
         self.trained_on: set[str] = set()
         self.world: World | None

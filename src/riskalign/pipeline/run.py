@@ -86,8 +86,10 @@ def align(
         preferences = preferences_of(checked)
         given = given_data(checked, preferences)
         # A model that cannot be used is told before anything is written.
-        load_model(checked.model, trust_remote_code=checked.trust_remote_code)
+        loaded = load_model(checked.model, trust_remote_code=checked.trust_remote_code)
         job = Job(checked, progress or Silent(), title, command, (), preferences, given)
+        job.start = loaded
+        del loaded  # or its weights would stay in memory as long as the job runs
         with job.recorded():
             return _run(job, given)
 
@@ -162,7 +164,8 @@ def _load(job: Job, given: Mapping[Kind, Dataset], judged: Mapping[Kind, Dataset
     if job.config.load_in_4bit:
         check_4bit()
     name, trust = job.config.model, job.config.trust_remote_code
-    loaded = load_model(name, trust_remote_code=trust)
+    loaded = job.start or load_model(name, trust_remote_code=trust)
+    job.start = None
     check_experts(loaded.model)
     template = job.chat_template
     if template is not None:

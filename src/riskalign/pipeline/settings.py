@@ -62,7 +62,7 @@ class StepConfig:
     KTO takes a pair as two responses, and its batch sizes count responses. `beta` replaces the
     temperature that the schedule gives. `sampling` replaces the job's for this step's rows. `bf16`
     is the job's unless given. A checkpoint to resume from is kept after each epoch, every
-    `save_steps` steps or never, by `save_strategy`.
+    `save_steps` steps or never, by `save_strategy`, and the log has an entry there.
     """
 
     skip: bool = False

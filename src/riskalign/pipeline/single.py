@@ -14,6 +14,7 @@ from riskalign.atomic import json_lines, write_bytes, write_json_lines
 from riskalign.environments import World, get_world
 from riskalign.environments.pairs import score_answers
 from riskalign.errors import InputError
+from riskalign.folder import check_out
 from riskalign.models import LoadedModel, fingerprint, load_model, save_model
 from riskalign.pipeline.combine import merge
 from riskalign.pipeline.config import AlignConfig
@@ -22,6 +23,7 @@ from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.learnt import note_prompts, prompts_of
 from riskalign.pipeline.machine import check_folder, use_bf16
 from riskalign.pipeline.manifest import stage_seed
+from riskalign.pipeline.outputs import inputs_of
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.safety import rule_of
 from riskalign.pipeline.sampled import averages, draw_answers, sample_rows
@@ -35,7 +37,12 @@ def config_text(config: AlignConfig) -> str:
 
 
 def write_sampled_pairs(
-    config: AlignConfig, kind: str, out: Path, *, progress: Progress | None = None
+    config: AlignConfig,
+    kind: str,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Sample `config.model` in `config.world` and write `kind` pairs or groups to `out`.
 
@@ -44,12 +51,13 @@ def write_sampled_pairs(
     what was solved for the risk of whole answers.
 
     Raises:
-        InputError: no such kind, no world, another ending, no folder to write to, or no pairs to
-            be had.
+        InputError: no such kind, no world, another ending, no folder to write to, no pairs to be
+            had, or `out` exists and is not to be overwritten.
     """
     if kind not in ("helpful", "safe"):
         raise InputError(f"kind: must be 'helpful' or 'safe', not {kind!r}")
     progress = progress or Silent()
+    check_out(out, overwrite, inputs_of(config))
     with quiet_libraries():
         world, loaded = _asked(config, "pairs", out, (".jsonl", ".jsonl.gz"), progress)
         progress.stage(f"pairs-{kind}")
@@ -76,7 +84,7 @@ def write_sampled_pairs(
 
 
 def write_answers(
-    config: AlignConfig, out: Path, *, progress: Progress | None = None
+    config: AlignConfig, out: Path, *, overwrite: bool = False, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Sample `config.model` in `config.world` and write its scored answers to `out`, a line each.
 
@@ -85,9 +93,11 @@ def write_answers(
     reward and cost, and their unsafe rate.
 
     Raises:
-        InputError: no world, another ending than ``.jsonl``, or no folder to write to.
+        InputError: no world, another ending than ``.jsonl``, no folder to write to, or `out` exists
+            and is not to be overwritten.
     """
     progress = progress or Silent()
+    check_out(out, overwrite, inputs_of(config))
     with quiet_libraries():
         world, loaded = _asked(config, "answers", out, (".jsonl",), progress)
         progress.stage("answers")

@@ -102,7 +102,7 @@ def train_step(
             processing_class=loaded.tokenizer,
             peft_config=None if config.peft is None else lora_config(config.peft),
             callbacks=[
-                _NoLastCheckpoint(),
+                _WhenToSave(),
                 _KeepNewest(checkpoints),
                 *([TrainingProgress(update)] if update else []),
             ],
@@ -132,18 +132,25 @@ def train_step(
 
 
 def write_log(folder: Path, log: list[dict[str, Any]]) -> None:
-    """Write a step's log where `Job.log` reads it."""
-    write_text(folder / "log.json", json.dumps(log, indent=1) + "\n")
+    """Write a step's log where `Job.log` reads it.
+
+    In one order of fields: entries that come from a checkpoint have another than fresh ones.
+    """
+    write_text(folder / "log.json", json.dumps(log, indent=1, sort_keys=True) + "\n")
 
 
-class _NoLastCheckpoint(TrainerCallback):
-    """No checkpoint at the very end: the model is saved then, and the checkpoints are removed."""
+class _WhenToSave(TrainerCallback):
+    """A log with each checkpoint, and no checkpoint at the very end, where the model is saved.
+
+    What is averaged since the last log is not in a checkpoint; a resumed run would lack it.
+    """
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step >= state.max_steps:
             control.should_save = False
+        control.should_log = control.should_log or control.should_save
 
     on_epoch_end = on_step_end
 

@@ -13,7 +13,7 @@ from riskalign.cache import file_sha256
 from riskalign.data.schema import Text, checked_text
 from riskalign.data.sources import Source, source_rows
 from riskalign.errors import InputError
-from riskalign.folder import Outputs, check_inputs, hold, remove_made
+from riskalign.folder import Outputs, check_out, hold, remove_made
 from riskalign.scorers.card import CARD_FILE
 from riskalign.scorers.kept import in_pieces
 from riskalign.scorers.loading import load_scorer
@@ -54,10 +54,7 @@ def score_file(
     target = Path(out)
     if not target.name.endswith(_SUFFIXES):
         raise InputError(f"{target}: write a file ending in {' or '.join(_SUFFIXES)}.")
-    if isinstance(source, str | Path):
-        check_inputs(target, {"data": source})
-    if target.exists() and not overwrite:
-        raise InputError(f"{target}: exists. Give another name, or --overwrite to replace it.")
+    check_out(target, overwrite, {"data": source if isinstance(source, str | Path) else None})
     loaded = load_scorer(scorer, encoder=encoder)
     name = field or loaded.kind
     rows, prompts, answers = _rows(source, name)
