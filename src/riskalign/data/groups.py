@@ -11,9 +11,9 @@ import numpy as np
 from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
-from riskalign.data.prompts import refuse_unrendered
+from riskalign.data.fields import given_fields, row_fields
 from riskalign.data.schema import checked_score, checked_text
-from riskalign.data.sources import Source, source_rows
+from riskalign.data.sources import Source, in_columns, source_rows, text_feature
 from riskalign.data.tokenize import (
     PairCounts,
     TruncationMode,
@@ -65,17 +65,13 @@ def load_groups(source: Source, *, split: str = "train", name: str = "") -> Data
         rows.append(group)
     if first is None:
         raise InputError(f"{name}: holds no row. Give at least one group of answers.")
-    text: Any = Value("string")
-    if first[1] == "messages":
-        text = [{"role": Value("string"), "content": Value("string")}]
-    features = Features(prompt=text, completions=[text], scores=[Value("float64")])
-    return Dataset.from_list(rows, features=features)
+    text = text_feature([one for row in rows for one in (row["prompt"], *row["completions"])])
+    return in_columns(rows, prompt=text, completions=[text], scores=[Value("float64")])
 
 
 def _checked(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
-    refuse_unrendered(row, where)
     prompt = checked_text(row, "prompt", where)
     for field in ("completions", "scores"):
         if not isinstance(row.get(field), list | tuple):
@@ -95,7 +91,8 @@ def _checked(row: Any, where: str) -> dict[str, Any]:
             f"{where}: {len(completions)} 'completions' and {len(scores)} 'scores'. "
             "Give at least two answers, and a score for each."
         )
-    return {"prompt": prompt, "completions": completions, "scores": scores}
+    more = row_fields(row, where, messages=not isinstance(prompt, str))
+    return {"prompt": prompt, "completions": completions, "scores": scores, **more}
 
 
 def tokenize_groups(
@@ -127,7 +124,7 @@ def tokenize_groups(
         scores = [score for _, score in answers]
         texts = tuple(text for text, _ in answers)
         with in_row(n):
-            whole, ids = tokenize_responses(group["prompt"], texts, tokenizer)
+            whole, ids = tokenize_responses(group["prompt"], texts, tokenizer, given_fields(group))
         longest = max((len(own) for own in ids), default=0)
         prompt = truncate_prompt(whole, longest, max_length, max_prompt_length, truncation_mode)
         room = None if max_length is None else max_length - len(prompt)

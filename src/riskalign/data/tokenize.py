@@ -13,6 +13,7 @@ from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
 from riskalign.data.chat import render_chat
+from riskalign.data.fields import Rendering, given_fields, said_fields
 from riskalign.data.schema import Text
 from riskalign.errors import InputError
 
@@ -149,15 +150,20 @@ def tokenize_pair(
     """
     responses = (pair["chosen"], pair["rejected"])
     prompt_ids, (chosen_ids, rejected_ids) = tokenize_responses(
-        pair["prompt"], responses, tokenizer
+        pair["prompt"], responses, tokenizer, given_fields(pair)
     )
     return prompt_ids, chosen_ids, rejected_ids
 
 
 def tokenize_responses(
-    prompt: Text, responses: tuple[Any, ...], tokenizer: PreTrainedTokenizerBase
+    prompt: Text,
+    responses: tuple[Any, ...],
+    tokenizer: PreTrainedTokenizerBase,
+    rendering: Rendering | None = None,
 ) -> tuple[list[int], list[list[int]]]:
     """Token ids of a prompt, never empty, and of each of its responses, not truncated.
+
+    `rendering` is what the chat template is given beside the messages.
 
     Raises:
         InputError: no chat template or end token where one is needed.
@@ -166,7 +172,7 @@ def tokenize_responses(
     if isinstance(prompt, str):
         text, texts = prompt, list(responses)
     else:
-        text, texts = render_chat(prompt, responses, tokenizer)
+        text, texts = render_chat(prompt, responses, tokenizer, rendering)
     prompt_ids = _encode(tokenizer, text, special)
     if not special and tokenizer.bos_token_id is not None:
         _check_start(tokenizer, prompt_ids)
@@ -282,10 +288,10 @@ def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def is_empty(response: Text) -> bool:
-    """Whether a response has nothing but white space."""
+    """Whether a response has nothing but white space, no call and no reasoning."""
     if isinstance(response, str):
         return not response.strip()
-    return not any(message["content"].strip() for message in response)
+    return not any(message["content"].strip() or said_fields(message) for message in response)
 
 
 def _gap(pair: Mapping[str, Any]) -> float:

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from riskalign.data.collate import RowCollator
-from riskalign.data.prompts import refuse_unrendered
+from riskalign.data.fields import given_fields, row_fields
 from riskalign.data.schema import check_row, checked_text
-from riskalign.data.sources import Source, source_rows
+from riskalign.data.sources import Source, in_columns, source_rows, text_feature
 from riskalign.data.tokenize import (
     PairCounts,
     TruncationMode,
@@ -54,10 +54,18 @@ def unpaired_rows(source: Source, *, split: str = "train", name: str = "data") -
         yield row
 
 
+def load_unpaired(source: Source, *, split: str = "train", name: str = "data") -> Dataset:
+    """`unpaired_rows` as a data set; errors are the same."""
+    rows = list(unpaired_rows(source, split=split, name=name))
+    if not rows:
+        raise InputError(f"{name}: holds no row. Give at least one judged response.")
+    text = text_feature([row[side] for row in rows for side in ("prompt", "completion")])
+    return in_columns(rows, prompt=text, completion=text, label=Value("bool"))
+
+
 def _judged(source: Source, split: str, name: str) -> Iterator[tuple[str, Any]]:
     for where, row in source_rows(source, split, name):
         if isinstance(row, Mapping) and "completion" in row:
-            refuse_unrendered(row, where)
             label = row.get("label")
             if not isinstance(label, bool):
                 raise InputError(
@@ -71,12 +79,15 @@ def _judged(source: Source, split: str, name: str) -> Iterator[tuple[str, Any]]:
                     f"{where}: fields 'prompt' and 'completion' differ in kind. "
                     "Make both text or both lists of messages."
                 )
-            yield where, {"prompt": prompt, "completion": completion, "label": label}
+            more = row_fields(row, where, messages=not isinstance(prompt, str))
+            yield where, {"prompt": prompt, "completion": completion, "label": label, **more}
         else:
             pair = check_row(row, where)
+            more = given_fields(pair)
             for field, label in (("chosen", True), ("rejected", False)):
                 text = pair[field]  # type: ignore[literal-required]
-                yield where, {"prompt": pair["prompt"], "completion": text, "label": label}
+                judged = {"prompt": pair["prompt"], "completion": text, "label": label}
+                yield where, {**judged, **more}
 
 
 def is_unpaired(source: Source, *, split: str = "train", name: str = "data") -> bool:
@@ -111,7 +122,7 @@ def tokenize_unpaired(
             continue
         with in_row(n):  # of pairs, as many responses as came before
             whole, (completion,) = tokenize_responses(
-                row["prompt"], (row["completion"],), tokenizer
+                row["prompt"], (row["completion"],), tokenizer, given_fields(row)
             )
         prompt = truncate_prompt(
             whole, len(completion), max_length, max_prompt_length, truncation_mode
