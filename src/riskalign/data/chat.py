@@ -113,6 +113,40 @@ def render_chat(
     return rendered, texts
 
 
+def between_turns(
+    prompt: list[Message],
+    response: list[Message],
+    text: str,
+    tokenizer: PreTrainedTokenizerBase,
+    rendering: Rendering | None = None,
+) -> list[tuple[int, int]]:
+    """Where a response's `text` of `render_chat` is the template's own, between contents of turns.
+
+    Raises:
+        InputError: the template does not show it.
+    """
+    if len(response) < 2:
+        return []
+    key = key_of(prompt, response)
+    marks = [f"{key}a{i}z" for i in range(len(response))]
+    blank = [{**m, "content": mark} for m, mark in zip(response, marks, strict=True)]
+    options = template_options(rendering or {}, tokenizer)
+    pieces = _between(apply_template(tokenizer, prompt + blank, **options), marks)
+    assert pieces is not None  # `render_chat` has found them
+    _, *gaps, after = pieces
+    at = len(text) - len(after) if text.endswith(after) else -1
+    spans = []
+    for message, gap in zip(response[:0:-1], gaps[::-1], strict=True):
+        contents = (message["content"], message["content"].strip())
+        said = next((c for c in contents if at >= 0 and text[:at].endswith(gap + c)), None)
+        if said is None:
+            raise not_found(tokenizer, "where one turn of a response ends and the next begins")
+        at -= len(said)
+        spans.append((at - len(gap), at))
+        at -= len(gap)
+    return spans[::-1]
+
+
 def _check_own(response: list[Message]) -> None:
     """Refuse a response with turns that are not the model's, for all of it is trained on."""
     other = next((m["role"] for m in response if m["role"] not in OWN_ROLES), None)

@@ -20,13 +20,19 @@ from riskalign.data.tokenize import (
     in_row,
     is_empty,
     report_counts,
-    tokenize_responses,
+    tokenize_answers,
     truncate_prompt,
 )
 from riskalign.errors import InputError
 
 
-class TokenizedGroup(TypedDict):
+class GroupGaps(TypedDict, total=False):
+    """Each answer's gaps, as in `PairGaps`."""
+
+    completions_gaps: list[list[int]]
+
+
+class TokenizedGroup(GroupGaps):
     """One prompt and its answers as token ids, with the answers' scores."""
 
     prompt_ids: list[int]
@@ -124,7 +130,8 @@ def tokenize_groups(
         scores = [score for _, score in answers]
         texts = tuple(text for text, _ in answers)
         with in_row(n):
-            whole, ids = tokenize_responses(group["prompt"], texts, tokenizer, given_fields(group))
+            whole, found = tokenize_answers(group["prompt"], texts, tokenizer, given_fields(group))
+        ids = [answer.ids for answer in found]
         longest = max((len(own) for own in ids), default=0)
         prompt = truncate_prompt(whole, longest, max_length, max_prompt_length, truncation_mode)
         room = None if max_length is None else max_length - len(prompt)
@@ -136,6 +143,7 @@ def tokenize_groups(
         cut_responses += sum(len(a) < len(b) for a, b in zip(kept, ids, strict=True))
         columns["prompt_ids"].append(np.asarray(prompt, dtype=np.int32))
         columns["completions_ids"].append([np.asarray(own, dtype=np.int32) for own in kept])
+        columns["completions_gaps"].append([answer.gaps for answer in found])
         columns["scores"].append(scores)
         columns["length"].append(len(prompt) + sum(len(own) for own in kept))
     counts = PairCounts(n, len(columns["length"]), empty, identical, cut_prompts, cut_responses)
@@ -143,6 +151,7 @@ def tokenize_groups(
     features = Features(
         prompt_ids=[Value("int32")],
         completions_ids=[[Value("int32")]],
+        completions_gaps=[[Value("int32")]],
         scores=[Value("float64")],
         length=Value("int32"),
     )

@@ -21,13 +21,19 @@ from riskalign.data.tokenize import (
     TruncationMode,
     in_row,
     is_empty,
-    tokenize_responses,
+    tokenize_answers,
     truncate_prompt,
 )
 from riskalign.errors import InputError
 
 
-class TokenizedResponse(TypedDict):
+class ResponseGaps(TypedDict, total=False):
+    """The response's gaps, as in `PairGaps`."""
+
+    completion_gaps: list[int]
+
+
+class TokenizedResponse(ResponseGaps):
     """One judged response as token ids."""
 
     prompt_ids: list[int]
@@ -121,7 +127,7 @@ def tokenize_unpaired(
             empty += 1
             continue
         with in_row(n):  # of pairs, as many responses as came before
-            whole, (completion,) = tokenize_responses(
+            whole, ((completion, gaps),) = tokenize_answers(
                 row["prompt"], (row["completion"],), tokenizer, given_fields(row)
             )
         prompt = truncate_prompt(
@@ -132,6 +138,7 @@ def tokenize_unpaired(
         cut_responses += len(kept) < len(completion)
         columns["prompt_ids"].append(np.asarray(prompt, dtype=np.int32))
         columns["completion_ids"].append(np.asarray(kept, dtype=np.int32))
+        columns["completion_gaps"].append(gaps)
         columns["label"].append(row["label"])
         columns["length"].append(len(prompt) + len(kept))
     counts = PairCounts(
@@ -144,7 +151,11 @@ def tokenize_unpaired(
         )
     ids = [Value("int32")]
     features = Features(
-        prompt_ids=ids, completion_ids=ids, label=Value("bool"), length=Value("int32")
+        prompt_ids=ids,
+        completion_ids=ids,
+        completion_gaps=ids,
+        label=Value("bool"),
+        length=Value("int32"),
     )
     return Dataset.from_dict(columns, features=features), counts
 
@@ -174,6 +185,8 @@ class UnpairedCollator:
                     "prompt_ids": row["prompt_ids"],
                     "chosen_ids": row["completion_ids"],
                     "rejected_ids": rows[i - 1]["completion_ids"][:room],
+                    "chosen_gaps": row.get("completion_gaps", ()),
+                    "rejected_gaps": rows[i - 1].get("completion_gaps", ()),
                     "gap": 1.0 if row["label"] else -1.0,
                 }
             )
