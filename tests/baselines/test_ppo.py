@@ -260,6 +260,10 @@ def test_what_does_not_fit_is_refused() -> None:
         _train(dataclasses.replace(SETTINGS, ptx_coef=1.0))
     with pytest.raises(InputError, match="ptx_coef"):
         _train(ptx_pairs=[{"chosen": "a", "rejected": "b"}])
+    turns = [{"role": "assistant", "content": text} for text in ("odd", "dull")]
+    pair = {"prompt": [{"role": "user", "content": "dull"}], "chosen": turns, "rejected": turns[:1]}
+    with pytest.raises(InputError, match="ptx_pairs: a chosen response has several turns"):
+        _train(dataclasses.replace(SETTINGS, ptx_coef=1.0), ptx_pairs=[pair])
     with pytest.raises(InputError, match="save_steps"):
         _train(save_steps=0)
     with pytest.raises(InputError, match="more than the"):

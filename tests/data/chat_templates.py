@@ -166,3 +166,54 @@ STYLES = [
     Style("role-less", ("Q: ", "\n"), ("", "\n"), ""),
     Style("issue", ("[U]", ""), ("[A]", "<|im_end|>"), "[A]<think>\n", thinking="strip"),
 ]  # fmt: skip
+
+# Templates that write calls of tools and reasoning from fields of their own. Each writes
+# "[role]content<end>" in its own signs; what they differ in is said before each.
+
+_TAG = "[{{ m.role }}]"
+_ASKING = "{% if add_generation_prompt %}[assistant]{% endif %}"
+
+#: Calls as JSON in tags behind the content, tools in a system turn, reasoning wherever it stands.
+CALLS_IN_TAGS = (
+    "{% if tools %}[system]{% for t in tools %}{{ t | tojson }}{% endfor %}<|im_end|>{% endif %}"
+    "{% for m in messages %}" + _TAG + "{% if m.reasoning_content %}"
+    "<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{% set f = c.function or c %}"
+    "{% if m.content or loop.index > 1 %}{{ '\\n' }}{% endif %}<tool_call>{{ f.name }} "
+    "{% if f.arguments is string %}{{ f.arguments }}"
+    "{% else %}{{ f.arguments | tojson }}{% endif %}</tool_call>{% endfor %}<|im_end|>{% endfor %}"
+    + _ASKING
+)
+#: One call a turn, which takes the content's place; tools in the first user turn.
+CALL_IN_PLACE = (
+    "{% for m in messages %}" + _TAG + "{% if tools and loop.first %}"
+    "{% for t in tools %}{{ t.function.name }}: {{ t.function.description }}\n{% endfor %}"
+    "{% endif %}"
+    "{% if m.tool_calls %}{% if m.tool_calls | length > 1 %}{{ raise_exception('one call') }}"
+    '{% endif %}{"name": "{{ m.tool_calls[0].function.name }}", "parameters": '
+    "{{ m.tool_calls[0].function.arguments | tojson }}}{% else %}{{ m.content }}{% endif %}"
+    "<|im_end|>{% endfor %}" + _ASKING
+)
+#: The model is asked with an open block; the last turn's reasoning is kept, or the block is empty.
+REASONING_OF_THE_LAST = (
+    "{% for m in messages %}" + _TAG + "{% if loop.last and m.role == 'assistant' %}<think>\n"
+    "{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<call {{ c.function.name }}>"
+    "{% for k, v in c.function.arguments | items %}{{ k }}={{ v }};{% endfor %}</call>{% endfor %}"
+    "<|im_end|>{% endfor %}{% if add_generation_prompt %}[assistant]"
+    "{{ '<think>\\n\\n</think>\\n\\n' if enable_thinking is false else '<think>\\n' }}{% endif %}"
+)
+#: An opening without the channel; reasoning is `thinking`; only the first call is written.
+CHANNELS = (
+    "{% for m in messages %}{% if m.role != 'assistant' %}<{{ m.role }}>{{ m.content }}<|im_end|>"
+    "{% else %}{% if m.thinking and loop.last %}<assistant>!analysis {{ m.thinking }}<|im_end|>"
+    "{% endif %}{% if m.tool_calls %}<assistant> to={{ m.tool_calls[0].function.name }}!"
+    "{{ m.tool_calls[0].function.arguments | tojson }}<|im_end|>{% else %}"
+    "<assistant>!final {{ m.content }}<|im_end|>{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+#: Arguments are written as they are: JSON text as such, an object as Python writes it.
+CALLS_AS_TEXT = (
+    "{% for m in messages %}" + _TAG + "{{ m.content }}{% for c in m.tool_calls or [] %}"
+    "{{ c.function.name }}({{ c.function.arguments }}){% endfor %}<|im_end|>{% endfor %}" + _ASKING
+)

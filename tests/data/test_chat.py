@@ -7,12 +7,12 @@ from transformers import PreTrainedTokenizerFast
 
 from riskalign.data import load_pairs, tokenize_groups, tokenize_pairs, tokenize_unpaired
 from riskalign.data.chat import render_chat
-from riskalign.data.tokenize import tokenize_responses
+from riskalign.data.tokenize import tokenize_answers, tokenize_responses
 from riskalign.environments import Prompt
 from riskalign.errors import InputError
 from riskalign.sampling.generate import prompt_token_ids
 from tests import tiny
-from tests.data.chat_templates import REASONED, STYLES, TAGGED, Style
+from tests.data.chat_templates import BLOCK, REASONED, STYLES, TAGGED, Style
 
 Messages = list[dict[str, str]]
 
@@ -87,6 +87,60 @@ def test_several_turns_of_the_model_are_all_kept(tokenizer: PreTrainedTokenizerF
     assert render_chat(asked, (response,), tokenizer)[1] == [
         "d<|im_end|>\n<|im_start|>assistant\nSecond.<|im_end|>\n"
     ]
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.name)
+def test_between_turns_of_the_model_nothing_is_trained_on(
+    style: Style, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tokenizer.chat_template = style.template()
+    asked = [turn("user", "When?")]
+    response = [turn("assistant", content) for content in ("d", "Or so.", "Or not.")]
+    _, (text,) = render_chat(asked, (response,), tokenizer)
+    _, (answer, single) = tokenize_answers(asked, (response, response[-1:]), tokenizer)
+    assert single.gaps == []
+    header, end = style.answer
+    header += "<think></think>" if style.thinking == "empty" else ""
+    gaps = [end + header, end + header + (BLOCK if style.thinking == "parse" else "")]
+    # The turn's end is the model's, where it is a token that ends the last turn as well.
+    own = "<|im_end|>" if end.startswith("<|im_end|>") else ""
+    assert [
+        tokenizer.decode(answer.ids[first:last])
+        for first, last in zip(answer.gaps[::2], answer.gaps[1::2], strict=True)
+    ] == [gap.removeprefix(own) for gap in gaps]
+    kept = [
+        token
+        for i, token in enumerate(answer.ids)
+        if not any(a <= i < b for a, b in zip(answer.gaps[::2], answer.gaps[1::2], strict=True))
+    ]
+    start = text[: text.index("d" + gaps[0])]
+    assert tokenizer.decode(kept) == (
+        f"{start}d{own}Or so.{own}" + str(tokenizer.decode(single.ids))[len(start) :]
+        if style.thinking != "parse"
+        else f"{start}d{own}Or so.{own}Or not.<|im_end|>"
+    )
+
+
+def test_a_token_that_begins_in_the_gap_and_says_something_is_kept(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    tokenizer.chat_template = next(s for s in STYLES if s.name == "falcon").template()
+    response = [turn("assistant", "d"), turn("assistant", "assistant")]
+    _, (answer,) = tokenize_answers([turn("user", "When?")], (response,), tokenizer)
+    first, last = answer.gaps
+    assert tokenizer.decode(answer.ids[first:last]) == "\nFalcon:"
+    assert tokenizer.decode([answer.ids[last]]) == " a"
+
+
+def test_turns_whose_border_is_not_shown_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content | replace('b', '') }};{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    response = [turn("assistant", "d"), turn("assistant", "b")]
+    pair = {"prompt": [turn("user", "When?")], "chosen": response, "rejected": response[:1]}
+    with pytest.raises(InputError, match=r"row 1: .*does not show"):
+        tokenize_pairs(load_pairs([pair]), tokenizer, max_length=None)
 
 
 def test_turns_of_others_are_never_trained_on(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from riskalign.data import RowCollator
+from riskalign.data import RowCollator, UnpairedCollator
 
 PAIRS = [
     {"prompt_ids": [1, 2], "chosen_ids": [3, 4, 5], "rejected_ids": [6], "gap": 0.5},
@@ -26,6 +26,23 @@ def test_plain_rows_by_hand() -> None:
     assert batch["row"].tolist() == [0, 0, 1, 1]
     assert batch["pairs"].tolist() == [[0, 2], [1, 3]]
     assert batch["hidden_index"].tolist() == [1, 2, 3, 6, 10, 15, 16]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_lies_in_gaps_is_read_and_not_predicted(shared: bool) -> None:
+    rows = [{**PAIRS[0], "chosen_gaps": [1, 2]}, {**PAIRS[1], "rejected_gaps": [1, 2]}]
+    whole, batch = (RowCollator(pad_token_id=0, shared_prompt=shared)(of) for of in (PAIRS, rows))
+    assert batch["input_ids"].tolist() == whole["input_ids"].tolist()
+    assert batch["target_ids"].tolist() == [3, 5, 6, 8, 9]
+    assert batch["sequence"].tolist() == [0, 0, 1, 2, 3]
+    at = [0, 2, 3, 4, 5]
+    assert batch["hidden_index"].tolist() == whole["hidden_index"][at].tolist()
+    group = {"prompt_ids": [1, 2], "completions_ids": [[3, 4, 5], [6]], "scores": [1.0, 0.0]}
+    made = RowCollator(0, shared)([{**group, "completions_gaps": [[1, 2], []]}])
+    assert made["target_ids"].tolist() == [3, 5, 6]
+    single = {"prompt_ids": [1, 2], "completion_ids": [3, 4, 5], "label": True}
+    made = UnpairedCollator(0, shared)([{**single, "completion_gaps": [0, 2]}])
+    assert made["target_ids"].tolist() == [5, 5]
 
 
 def test_packed_by_hand() -> None:

@@ -18,7 +18,9 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from riskalign.data.tokenize import tokenize_responses
+from riskalign.environments import Prompt
 from riskalign.errors import InputError
+from riskalign.sampling.generate import prompt_token_ids
 from tests import tiny
 
 TEXTS = ["Assistant: Hello", "the code is Hello there", "Ask:\nyes no", "door code. yes"]
@@ -193,10 +195,16 @@ def test_a_template_has_its_own_start_token_and_is_told_of_where_it_has_none(
     )
     tokenizer = starting("{{ bos_token }}" + template)
     ids, (response,) = tokenize_responses(ASKED, (SAID,), tokenizer)
+    asked = Prompt("p", tuple(ASKED))
     assert tokenizer.decode(ids) == "<|im_start|>[user]When?[assistant]"
+    assert ids.count(tokenizer.bos_token_id) == 1
+    assert prompt_token_ids(tokenizer, asked) == ids
     assert tokenizer.decode(response) == "Now.<|im_end|>"
     assert not caplog.text
-    ids, _ = tokenize_responses(ASKED, (SAID,), starting(template))
+    assert tokenizer("[user]")["input_ids"][0] == tokenizer.bos_token_id
+    ids, (response,) = tokenize_responses(ASKED, (SAID,), starting(template))
     assert tokenizer.decode(ids) == "[user]When?[assistant]"
+    assert tokenizer.bos_token_id not in ids + response
+    assert prompt_token_ids(starting(template), asked) == ids
     tokenize_responses(ASKED, (SAID,), starting(template))
     assert caplog.text.count("writes no start token") == 1

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from riskalign.data import load_groups, load_pairs, unpaired_rows
 from riskalign.data.schema import check_row, check_rows
 from riskalign.errors import InputError
 
@@ -73,27 +72,3 @@ def test_rows_without_a_prompt_are_counted(caplog: pytest.LogCaptureFixture) -> 
     caplog.clear()
     check_rows([("f, row 1", {"prompt": "a", **ANSWERS})])
     assert not caplog.text
-
-
-@pytest.mark.parametrize("field", ["tools", "chat_template_kwargs"])
-def test_fields_for_the_template_are_refused_by_name(field: str) -> None:
-    more = {"prompt": [ASK], field: [{"name": "f"}]}
-    words = f"row 1: field '{field}' is not given to the chat template"
-    with pytest.raises(InputError, match=words):
-        load_pairs([{**TURNS, **more}])
-    with pytest.raises(InputError, match=words):
-        load_groups([{"completions": [[YES], [NO]], "scores": [1, 0], **more}])
-    with pytest.raises(InputError, match=words):
-        list(unpaired_rows([{"completion": [YES], "label": True, **more}]))
-    assert len(load_pairs([{**TURNS, "prompt": [ASK], field: None}])) == 1
-
-
-@pytest.mark.parametrize("field", ["tool_calls", "reasoning_content", "reasoning", "thinking"])
-def test_fields_of_messages_for_the_template_are_refused_by_name(field: str) -> None:
-    turn = {**YES, field: "look"}
-    for row in ({**TURNS, "chosen": [turn]}, {"prompt": [ASK, turn, ASK], **TURNS}):
-        with pytest.raises(InputError, match=rf"row 1: field '\w+', message \d: has '{field}'"):
-            load_pairs([{"prompt": [ASK], **row}])
-    call = {"role": "assistant", "content": None, field: [{"name": "f"}]}
-    with pytest.raises(InputError, match=f"has '{field}'"):
-        load_pairs([{"prompt": [ASK], **TURNS, "chosen": [call]}])

@@ -251,6 +251,11 @@ def _ptx_samples(
     found, _ = prepare_pairs(
         pairs, "ptx_pairs", tokenizer, signs=False, max_length=positions, positions=positions
     )
+    if any(pair.chosen_gaps for pair in found):
+        raise InputError(
+            "ptx_pairs: a chosen response has several turns, and what the template writes between "
+            "them would be learnt. Give what comes before the last turn as 'prompt'."
+        )
     return [Sample(pair.prompt_ids, pair.chosen_ids) for pair in found]
 
 

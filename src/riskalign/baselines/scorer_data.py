@@ -25,6 +25,7 @@ class ScorerPair(NamedTuple):
     rejected_ids: list[int]
     sign_chosen: float
     sign_rejected: float
+    chosen_gaps: Sequence[int] = ()
 
 
 def prepare_pairs(
@@ -76,6 +77,7 @@ def prepare_pairs(
             row["chosen_ids"],
             row["rejected_ids"],
             *(_sign(score) if signs else 0.0 for score in scores[int(row["gap"])]),
+            chosen_gaps=row["chosen_gaps"],
         )
         for row in tokenized
     ]

@@ -181,6 +181,7 @@ def _systems(given: list[str]) -> dict[str, Path]:
 
 
 def _prompts(source: Path | None) -> dict[str, Any]:
+    from riskalign.data.identity import as_text
     from riskalign.judges import Message, read_prompts
 
     if source is None:
@@ -191,7 +192,7 @@ def _prompts(source: Path | None) -> dict[str, Any]:
 
     # A run leaves its configuration, from which its world asks the same again.
     return {
-        prompt.id: tuple(Message(m["role"], m["content"]) for m in prompt.messages)
+        prompt.id: tuple(Message(m["role"], as_text([m])) for m in prompt.messages)
         for prompt in evaluation_prompts(load_config(source / "config.yaml"))
     }
 

@@ -18,6 +18,7 @@ from riskalign.data.unpaired import (
     TokenizedResponse,
     UnpairedCollator,
     is_unpaired,
+    load_unpaired,
     tokenize_unpaired,
     unpaired_rows,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "load_groups",
     "load_pairs",
     "load_preferences",
+    "load_unpaired",
     "packed",
     "plain",
     "response_hidden",

@@ -1,6 +1,7 @@
 """From tokenized rows to one batch of tensors.
 
-Shapes: R rows (prompts), S responses, P pairs of responses, N response tokens. A row of a pair has
+Shapes: R rows (prompts), S responses, P pairs of responses, N response tokens, without those that
+lie in a response's gaps. A row of a pair has
 two responses and is one pair; a row of a group has k and is every pair of different scores.
 """
 
@@ -44,7 +45,13 @@ class RowCollator:
         prompts = [(row["prompt_ids"], own) for row, own in zip(rows, responses, strict=True)]
         layout = packed(prompts) if self.shared_prompt else plain(prompts, self.pad_token_id)
         flat = [response for own in responses for response in own]
-        lengths = torch.tensor([len(response) for response in flat])
+        written = [
+            _outside(len(ids), gaps)
+            for row, ids_of in zip(rows, responses, strict=True)
+            for ids, gaps in zip(ids_of, _gaps(row, len(ids_of)), strict=True)
+        ]
+        places = [place for of_row in layout.hidden_index for place in of_row]
+        lengths = torch.stack([mask.sum() for mask in written])
         counts = torch.tensor([len(own) for own in responses])
         first = (counts.cumsum(0) - counts).tolist()
         pairs = [
@@ -57,8 +64,13 @@ class RowCollator:
             "gap": torch.tensor([gap for _, _, gap in pairs], dtype=torch.float32),
             "pairs": torch.tensor([pair[:2] for pair in pairs]).T,
             "row": torch.repeat_interleave(torch.arange(len(rows)), counts),
-            "hidden_index": torch.cat([place for own in layout.hidden_index for place in own]),
-            "target_ids": torch.cat([torch.as_tensor(ids, dtype=torch.long) for ids in flat]),
+            "hidden_index": torch.cat([at[mask] for at, mask in zip(places, written, strict=True)]),
+            "target_ids": torch.cat(
+                [
+                    torch.as_tensor(ids, dtype=torch.long)[mask]
+                    for ids, mask in zip(flat, written, strict=True)
+                ]
+            ),
             "sequence": torch.repeat_interleave(torch.arange(len(flat)), lengths),
         }
         if "index" in rows[0]:
@@ -71,6 +83,20 @@ def _responses(row: Mapping[str, Any]) -> Sequence[Ids]:
         completions: Sequence[Ids] = row["completions_ids"]
         return completions
     return (row["chosen_ids"], row["rejected_ids"])
+
+
+def _gaps(row: Mapping[str, Any], n: int) -> Sequence[Ids]:
+    if "completions_ids" in row:
+        return row.get("completions_gaps", [()] * n)
+    return (row.get("chosen_gaps", ()), row.get("rejected_gaps", ()))
+
+
+def _outside(n: int, gaps: Ids) -> Tensor:
+    """Which of a response's n tokens [n] are in none of the gaps."""
+    mask = torch.ones(n, dtype=torch.bool)
+    for first, last in zip(gaps[::2], gaps[1::2], strict=True):
+        mask[first:last] = False
+    return mask
 
 
 def _pairs(row: Mapping[str, Any], ties: bool) -> list[tuple[int, int, float]]:

@@ -11,22 +11,28 @@ import numpy as np
 from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
-from riskalign.data.prompts import refuse_unrendered
+from riskalign.data.fields import given_fields, row_fields
 from riskalign.data.schema import checked_score, checked_text
-from riskalign.data.sources import Source, source_rows
+from riskalign.data.sources import Source, in_columns, source_rows, text_feature
 from riskalign.data.tokenize import (
     PairCounts,
     TruncationMode,
     in_row,
     is_empty,
     report_counts,
-    tokenize_responses,
+    tokenize_answers,
     truncate_prompt,
 )
 from riskalign.errors import InputError
 
 
-class TokenizedGroup(TypedDict):
+class GroupGaps(TypedDict, total=False):
+    """Each answer's gaps, as in `PairGaps`."""
+
+    completions_gaps: list[list[int]]
+
+
+class TokenizedGroup(GroupGaps):
     """One prompt and its answers as token ids, with the answers' scores."""
 
     prompt_ids: list[int]
@@ -65,17 +71,13 @@ def load_groups(source: Source, *, split: str = "train", name: str = "") -> Data
         rows.append(group)
     if first is None:
         raise InputError(f"{name}: holds no row. Give at least one group of answers.")
-    text: Any = Value("string")
-    if first[1] == "messages":
-        text = [{"role": Value("string"), "content": Value("string")}]
-    features = Features(prompt=text, completions=[text], scores=[Value("float64")])
-    return Dataset.from_list(rows, features=features)
+    text = text_feature([one for row in rows for one in (row["prompt"], *row["completions"])])
+    return in_columns(rows, prompt=text, completions=[text], scores=[Value("float64")])
 
 
 def _checked(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
-    refuse_unrendered(row, where)
     prompt = checked_text(row, "prompt", where)
     for field in ("completions", "scores"):
         if not isinstance(row.get(field), list | tuple):
@@ -95,7 +97,8 @@ def _checked(row: Any, where: str) -> dict[str, Any]:
             f"{where}: {len(completions)} 'completions' and {len(scores)} 'scores'. "
             "Give at least two answers, and a score for each."
         )
-    return {"prompt": prompt, "completions": completions, "scores": scores}
+    more = row_fields(row, where, messages=not isinstance(prompt, str))
+    return {"prompt": prompt, "completions": completions, "scores": scores, **more}
 
 
 def tokenize_groups(
@@ -127,7 +130,8 @@ def tokenize_groups(
         scores = [score for _, score in answers]
         texts = tuple(text for text, _ in answers)
         with in_row(n):
-            whole, ids = tokenize_responses(group["prompt"], texts, tokenizer)
+            whole, found = tokenize_answers(group["prompt"], texts, tokenizer, given_fields(group))
+        ids = [answer.ids for answer in found]
         longest = max((len(own) for own in ids), default=0)
         prompt = truncate_prompt(whole, longest, max_length, max_prompt_length, truncation_mode)
         room = None if max_length is None else max_length - len(prompt)
@@ -139,6 +143,7 @@ def tokenize_groups(
         cut_responses += sum(len(a) < len(b) for a, b in zip(kept, ids, strict=True))
         columns["prompt_ids"].append(np.asarray(prompt, dtype=np.int32))
         columns["completions_ids"].append([np.asarray(own, dtype=np.int32) for own in kept])
+        columns["completions_gaps"].append([answer.gaps for answer in found])
         columns["scores"].append(scores)
         columns["length"].append(len(prompt) + sum(len(own) for own in kept))
     counts = PairCounts(n, len(columns["length"]), empty, identical, cut_prompts, cut_responses)
@@ -146,6 +151,7 @@ def tokenize_groups(
     features = Features(
         prompt_ids=[Value("int32")],
         completions_ids=[[Value("int32")]],
+        completions_gaps=[[Value("int32")]],
         scores=[Value("float64")],
         length=Value("int32"),
     )

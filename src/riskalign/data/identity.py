@@ -1,10 +1,11 @@
 """Which prompts are the same, and which side of a split a prompt is on."""
 
 import hashlib
+import json
 import unicodedata
 from collections.abc import Sequence
 
-from riskalign.data.schema import Text
+from riskalign.data.schema import Message, Text
 
 
 def as_text(text: Text) -> str:
@@ -12,8 +13,15 @@ def as_text(text: Text) -> str:
     if isinstance(text, str):
         return text
     if len(text) == 1:
-        return text[0]["content"]
-    return "\n".join(f"{message['role']}: {message['content']}" for message in text)
+        return _said(text[0])
+    return "\n".join(f"{message['role']}: {_said(message)}" for message in text)
+
+
+def _said(message: Message) -> str:
+    """The content, and what the further fields hold."""
+    more = {field: value for field, value in message.items() if field not in ("role", "content")}
+    said: str = message["content"]
+    return f"{said}\n{json.dumps(more, ensure_ascii=False, sort_keys=True)}" if more else said
 
 
 def text_hash(text: Text) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from riskalign.atomic import new_folder, write_json_lines
 from riskalign.cache import file_sha256
+from riskalign.data.fields import refuse_row_fields
 from riskalign.data.formats import (
     BOTH_LABELS,
     FORMATS,
@@ -218,6 +219,7 @@ def _read(
             kind = None if found in BOTH_LABELS else kind or "helpful"
         if not isinstance(row, Mapping):
             raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
+        refuse_row_fields(row, where)
         counts["read"] += 1
         try:
             record = read(row, where)

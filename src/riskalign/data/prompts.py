@@ -8,21 +8,6 @@ from riskalign.errors import InputError
 #: What asks where there is no `prompt`; Alpaca's `instruction` may have an `input`.
 _ASKING = ("instruction", "question", "query", "input")
 _UNREAD = ("system_prompt", "context", "history", "conversations", "conversation", "problem")
-_UNRENDERED = ("tools", "chat_template_kwargs")
-
-
-def refuse_unrendered(row: Mapping[str, Any], where: str) -> None:
-    """Refuse fields that a chat template would be given, and that nothing here gives it.
-
-    Raises:
-        InputError: names `where` and the field.
-    """
-    for field in _UNRENDERED:
-        if row.get(field):
-            raise InputError(
-                f"{where}: field '{field}' is not given to the chat template. Write what it says "
-                "into the messages (a 'system' turn), or drop the field."
-            )
 
 
 def prompt_of(row: Mapping[str, Any], where: str) -> Any:
@@ -53,7 +38,7 @@ def prompt_of(row: Mapping[str, Any], where: str) -> Any:
     return prompt
 
 
-def within(prompt: str, messages: list[dict[str, str]], where: str) -> None:
+def within(prompt: str, messages: list[dict[str, Any]], where: str) -> None:
     """Check that a text prompt beside whole conversations is said in their common beginning.
 
     Raises:

@@ -5,28 +5,29 @@ Columns, named as TRL names them:
 - `chosen`, `rejected`: text, or lists of `{"role", "content"}` messages;
 - `prompt`: the same kind, or what stands for it in other layouts (`prompts.py`); where there is
   none, the common beginning of the two is the prompt;
+- `tools`, `chat_template_kwargs` (optional): what the chat template is given beside the messages
+  (`fields.py`, as are the messages' own further fields);
 - `score_chosen`, `score_rejected` (optional, both or none): the value of each response, higher
   better; their difference is the gap that the targets `soft` and `gap` regress on.
 """
 
+import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias
 
-from riskalign.data.prompts import prompt_of, refuse_unrendered, with_system, within
+from riskalign.data.fields import Rendering, message_fields, row_fields, said_fields
+from riskalign.data.prompts import prompt_of, with_system, within
 from riskalign.errors import InputError
-
-#: Fields of messages that templates render and that nothing here hands to them.
-_UNRENDERED = ("tool_calls", "reasoning_content", "reasoning", "thinking")
 
 logger = logging.getLogger(__name__)
 
-Message: TypeAlias = dict[str, str]
+Message: TypeAlias = dict[str, Any]
 Text: TypeAlias = str | list[Message]
 
 
-class Pair(TypedDict):
+class Pair(Rendering):
     """One checked preference row; `chosen` and `rejected` do not repeat the prompt."""
 
     prompt: Text
@@ -80,7 +81,7 @@ def check_row(row: Any, where: str) -> Pair:
             f"{where}: fields 'chosen' and 'rejected' differ in kind. "
             "Make both text or both lists of messages."
         )
-    refuse_unrendered(row, where)
+    more = row_fields(row, where, messages=not isinstance(chosen, str))
     given = prompt_of(row, where)
     prompt: Text
     if given is None:
@@ -114,6 +115,7 @@ def check_row(row: Any, where: str) -> Pair:
         rejected=rejected,
         score_chosen=score_chosen,
         score_rejected=score_rejected,
+        **more,
     )
 
 
@@ -158,20 +160,16 @@ def checked_text(row: Mapping[str, Any], field: str, where: str) -> Text:
 
 
 def _message(message: Any, i: int, field: str, where: str) -> Message:
+    place = f"{where}: field '{field}', message {i + 1}"
     if isinstance(message, Mapping):
-        for lost in _UNRENDERED:
-            if message.get(lost):
-                raise InputError(
-                    f"{where}: field '{field}', message {i + 1}: has '{lost}', which is not given "
-                    "to the chat template. Write it into 'content' as the template does, or drop "
-                    "the field."
-                )
+        more = message_fields(message, place)
         role, content = message.get("role"), message.get("content")
+        if content is None and said_fields(more):
+            content = ""
         if isinstance(role, str) and isinstance(content, str):
-            return {"role": role, "content": encodable(content, field, where)}
-    raise InputError(
-        f"{where}: field '{field}', message {i + 1}: expected text in 'role' and 'content'."
-    )
+            encodable(json.dumps(more, ensure_ascii=False), field, where)
+            return {"role": role, "content": encodable(content, field, where), **more}
+    raise InputError(f"{place}: expected text in 'role' and 'content'.")
 
 
 def encodable(text: str, field: str, where: str) -> str:

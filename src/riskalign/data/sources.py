@@ -3,21 +3,24 @@
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow
 import pyarrow.parquet
-from datasets import Dataset, DatasetDict, Features, Value, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Json, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from riskalign.data.schema import Pair, check_rows
+from riskalign.data.fields import ROW_FIELDS, is_marked_up
+from riskalign.data.schema import check_rows
 from riskalign.errors import InputError
 
 Source: TypeAlias = str | Path | Dataset | DatasetDict | list[dict[str, Any]]
 
 _UNREADABLE = "JSON nested too deep, or a number of too many digits. Drop it."
+#: Fields whose objects differ from row to row, which a table fills up to be alike.
+_FREE = ("tool_calls", *ROW_FIELDS)
 _SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
 
 
@@ -32,7 +35,7 @@ def load_pairs(source: Source, *, split: str = "train", name_for_errors: str = "
 
     Returns:
         Columns `prompt`, `chosen`, `rejected` (text, or lists of messages), `score_chosen`,
-        `score_rejected` (float or None).
+        `score_rejected` (float or None), and `tools`, `chat_template_kwargs` where a row has them.
 
     Raises:
         InputError: names the file, the line or row, the field and the remedy.
@@ -41,17 +44,30 @@ def load_pairs(source: Source, *, split: str = "train", name_for_errors: str = "
     pairs = check_rows(source_rows(source, split, name))
     if not pairs:
         raise InputError(f"{name}: holds no row. Give at least one preference pair.")
-    return Dataset.from_list([dict(pair) for pair in pairs], features=_features(pairs[0]))
-
-
-def _features(pair: Pair) -> Features:
-    text: Any = Value("string")
-    if not isinstance(pair["chosen"], str):
-        text = [{"role": Value("string"), "content": Value("string")}]
+    rows = [dict(pair) for pair in pairs]
+    text = text_feature([row[side] for row in rows for side in ("prompt", "chosen", "rejected")])
     score = Value("float64")
-    return Features(
-        prompt=text, chosen=text, rejected=text, score_chosen=score, score_rejected=score
+    return in_columns(
+        rows, prompt=text, chosen=text, rejected=text, score_chosen=score, score_rejected=score
     )
+
+
+def text_feature(texts: Sequence[Any]) -> Any:
+    """The feature that keeps texts, or lists of messages, as they are."""
+    if isinstance(texts[0], str):
+        return Value("string")
+    if any(map(is_marked_up, texts)):
+        return Json()
+    return [{"role": Value("string"), "content": Value("string")}]
+
+
+def in_columns(rows: list[dict[str, Any]], **features: Any) -> Dataset:
+    """Checked rows as a data set, with what any row gives its chat template."""
+    for field in ROW_FIELDS:
+        if any(row.get(field) for row in rows):
+            features[field] = Json()
+            rows = [{field: None, **row} for row in rows]
+    return Dataset.from_list(rows, features=Features(**features))
 
 
 def source_rows(source: Source, split: str, name: str) -> Iterator[tuple[str, Any]]:
@@ -74,7 +90,22 @@ def source_rows(source: Source, split: str, name: str) -> Iterator[tuple[str, An
             f"{name}: cannot read preference pairs from {type(source).__name__}. Give a path, a "
             "hub id, a datasets.Dataset (not a streaming one) or a list of dicts."
         )
-    return ((f"{name}, row {i}", row) for i, row in enumerate(source, start=1))
+    table = isinstance(source, Dataset)
+    return (
+        (f"{name}, row {i}", _unfilled(row) if table else row)
+        for i, row in enumerate(source, start=1)
+    )
+
+
+def _unfilled(value: Any, within: bool = False) -> Any:
+    """A table's row, its tools and calls without keys that only other rows have values for."""
+    if isinstance(value, dict):
+        return {
+            key: _unfilled(one, within or key in _FREE)
+            for key, one in value.items()
+            if not (within and one is None)
+        }
+    return [_unfilled(one, within) for one in value] if isinstance(value, list) else value
 
 
 def _load_named(source: str | Path, split: str) -> Any:
@@ -155,4 +186,5 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
         table = pyarrow.parquet.read_table(path)
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{path}: cannot be read as parquet: {error}") from error
-    return ((f"{path}, row {i}", row) for i, row in enumerate(table.to_pylist(), start=1))
+    rows = map(_unfilled, table.to_pylist())
+    return ((f"{path}, row {i}", row) for i, row in enumerate(rows, start=1))

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
-from riskalign.data.chat import render_chat
+from riskalign.data.chat import between_turns, render_chat
+from riskalign.data.fields import Rendering, given_fields, said_fields
 from riskalign.data.schema import Text
 from riskalign.errors import InputError
 
@@ -24,7 +25,17 @@ _BEFORE = ("\n", "a", "0", ".", "(", "|")
 logger = logging.getLogger(__name__)
 
 
-class TokenizedPair(TypedDict):
+class PairGaps(TypedDict, total=False):
+    """Where a pair's responses of several turns have tokens that the template writes between them.
+
+    Starts and ends in turn; nothing is predicted there.
+    """
+
+    chosen_gaps: list[int]
+    rejected_gaps: list[int]
+
+
+class TokenizedPair(PairGaps):
     """One pair as token ids; responses end with their end token unless they were cut."""
 
     prompt_ids: list[int]
@@ -32,6 +43,13 @@ class TokenizedPair(TypedDict):
     rejected_ids: list[int]
     gap: float
     length: int
+
+
+class Answer(NamedTuple):
+    """A response as token ids, and its gaps as in `PairGaps`."""
+
+    ids: list[int]
+    gaps: list[int]
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,13 @@ def tokenize_pairs(
             empty += 1
             continue
         with in_row(rows):
-            ids = tokenize_pair(pair, tokenizer)
+            whole, sides = tokenize_answers(
+                pair["prompt"],
+                (pair["chosen"], pair["rejected"]),
+                tokenizer,
+                given_fields(pair),
+            )
+        ids = whole, sides[0].ids, sides[1].ids
         prompt, chosen, rejected = truncate(*ids, max_length, max_prompt_length, truncation_mode)
         if chosen == rejected:
             identical += 1
@@ -103,6 +127,8 @@ def tokenize_pairs(
         columns["prompt_ids"].append(np.asarray(prompt, dtype=np.int32))
         columns["chosen_ids"].append(np.asarray(chosen, dtype=np.int32))
         columns["rejected_ids"].append(np.asarray(rejected, dtype=np.int32))
+        columns["chosen_gaps"].append(sides[0].gaps)
+        columns["rejected_gaps"].append(sides[1].gaps)
         columns["gap"].append(_gap(pair))
         columns["length"].append(len(prompt) + len(chosen) + len(rejected))
     kept = len(columns["gap"])
@@ -113,6 +139,8 @@ def tokenize_pairs(
         prompt_ids=ids_feature,
         chosen_ids=ids_feature,
         rejected_ids=ids_feature,
+        chosen_gaps=ids_feature,
+        rejected_gaps=ids_feature,
         gap=Value("float64"),
         length=Value("int32"),
     )
@@ -149,15 +177,31 @@ def tokenize_pair(
     """
     responses = (pair["chosen"], pair["rejected"])
     prompt_ids, (chosen_ids, rejected_ids) = tokenize_responses(
-        pair["prompt"], responses, tokenizer
+        pair["prompt"], responses, tokenizer, given_fields(pair)
     )
     return prompt_ids, chosen_ids, rejected_ids
 
 
 def tokenize_responses(
-    prompt: Text, responses: tuple[Any, ...], tokenizer: PreTrainedTokenizerBase
+    prompt: Text,
+    responses: tuple[Any, ...],
+    tokenizer: PreTrainedTokenizerBase,
+    rendering: Rendering | None = None,
 ) -> tuple[list[int], list[list[int]]]:
+    """`tokenize_answers` without the gaps."""
+    prompt_ids, answers = tokenize_answers(prompt, responses, tokenizer, rendering)
+    return prompt_ids, [answer.ids for answer in answers]
+
+
+def tokenize_answers(
+    prompt: Text,
+    responses: tuple[Any, ...],
+    tokenizer: PreTrainedTokenizerBase,
+    rendering: Rendering | None = None,
+) -> tuple[list[int], list[Answer]]:
     """Token ids of a prompt, never empty, and of each of its responses, not truncated.
+
+    `rendering` is what the chat template is given beside the messages.
 
     Raises:
         InputError: no chat template or end token where one is needed.
@@ -166,16 +210,69 @@ def tokenize_responses(
     if isinstance(prompt, str):
         text, texts = prompt, list(responses)
     else:
-        text, texts = render_chat(prompt, responses, tokenizer)
+        text, texts = render_chat(prompt, responses, tokenizer, rendering)
     prompt_ids = _encode(tokenizer, text, special)
     if not special and tokenizer.bos_token_id is not None:
         _check_start(tokenizer, prompt_ids)
-    ids = [_response_ids(tokenizer, text, prompt_ids, response, special) for response in texts]
+    answers = []
+    for response, said in zip(responses, texts, strict=True):
+        ids = _response_ids(tokenizer, text, prompt_ids, said, special)
+        gaps: list[int] = []
+        if not isinstance(prompt, str):
+            spans = between_turns(prompt, response, said, tokenizer, rendering)
+            gaps = _gap_tokens(tokenizer, text, said, len(prompt_ids), ids, spans)
+        answers.append(Answer(ids, gaps))
     if not prompt_ids:
         # The first response token needs a position that predicts it.
         start = tokenizer.bos_token_id
         prompt_ids = [start if start is not None else _eos(tokenizer)]
-    return prompt_ids, ids
+    return prompt_ids, answers
+
+
+def _gap_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    response: str,
+    start: int,
+    ids: list[int],
+    spans: list[tuple[int, int]],
+) -> list[int]:
+    """Starts and ends of the tokens in `spans` of the response, but for its turns' end tokens.
+
+    `start` is the number of the prompt's tokens. The end of a turn is the token that ends the last
+    one, where that comes first in the span.
+    """
+    if not spans:
+        return []
+    if not tokenizer.is_fast:
+        raise InputError(
+            "a response has several turns, of which a tokenizer without offsets does not show what "
+            "is the template's. Give what comes before the last turn as 'prompt'."
+        )
+    joint = tokenizer(
+        prompt + response, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
+    offsets = joint["offset_mapping"][start:]
+    n = min(len(offsets), len(ids) - 1)
+    if joint["input_ids"][start : start + n] != ids[:n]:
+        raise InputError(
+            "a response has several turns, and the tokenizer has one token across the end of its "
+            "prompt. Give what comes before the last turn as 'prompt'."
+        )
+    gaps = []
+    for first, last in spans:
+        inside = [
+            i
+            for i, (a, b) in enumerate(offsets)
+            if first <= a - len(prompt) and b - len(prompt) <= last
+        ]
+        solid = (k for k, i in enumerate(inside) if str(tokenizer.decode([ids[i]])).strip())
+        end = next(solid, None)
+        if end is not None and ids[inside[end]] == ids[-1]:
+            inside = inside[end + 1 :]
+        if inside:
+            gaps += [inside[0], inside[-1] + 1]
+    return gaps
 
 
 def _check_start(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int]) -> None:
@@ -282,10 +379,10 @@ def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def is_empty(response: Text) -> bool:
-    """Whether a response has nothing but white space."""
+    """Whether a response has nothing but white space, no call and no reasoning."""
     if isinstance(response, str):
         return not response.strip()
-    return not any(message["content"].strip() for message in response)
+    return not any(message["content"].strip() or said_fields(message) for message in response)
 
 
 def _gap(pair: Mapping[str, Any]) -> float:

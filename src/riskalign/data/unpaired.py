@@ -13,21 +13,27 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from riskalign.data.collate import RowCollator
-from riskalign.data.prompts import refuse_unrendered
+from riskalign.data.fields import given_fields, row_fields
 from riskalign.data.schema import check_row, checked_text
-from riskalign.data.sources import Source, source_rows
+from riskalign.data.sources import Source, in_columns, source_rows, text_feature
 from riskalign.data.tokenize import (
     PairCounts,
     TruncationMode,
     in_row,
     is_empty,
-    tokenize_responses,
+    tokenize_answers,
     truncate_prompt,
 )
 from riskalign.errors import InputError
 
 
-class TokenizedResponse(TypedDict):
+class ResponseGaps(TypedDict, total=False):
+    """The response's gaps, as in `PairGaps`."""
+
+    completion_gaps: list[int]
+
+
+class TokenizedResponse(ResponseGaps):
     """One judged response as token ids."""
 
     prompt_ids: list[int]
@@ -54,10 +60,18 @@ def unpaired_rows(source: Source, *, split: str = "train", name: str = "data") -
         yield row
 
 
+def load_unpaired(source: Source, *, split: str = "train", name: str = "data") -> Dataset:
+    """`unpaired_rows` as a data set; errors are the same."""
+    rows = list(unpaired_rows(source, split=split, name=name))
+    if not rows:
+        raise InputError(f"{name}: holds no row. Give at least one judged response.")
+    text = text_feature([row[side] for row in rows for side in ("prompt", "completion")])
+    return in_columns(rows, prompt=text, completion=text, label=Value("bool"))
+
+
 def _judged(source: Source, split: str, name: str) -> Iterator[tuple[str, Any]]:
     for where, row in source_rows(source, split, name):
         if isinstance(row, Mapping) and "completion" in row:
-            refuse_unrendered(row, where)
             label = row.get("label")
             if not isinstance(label, bool):
                 raise InputError(
@@ -71,12 +85,15 @@ def _judged(source: Source, split: str, name: str) -> Iterator[tuple[str, Any]]:
                     f"{where}: fields 'prompt' and 'completion' differ in kind. "
                     "Make both text or both lists of messages."
                 )
-            yield where, {"prompt": prompt, "completion": completion, "label": label}
+            more = row_fields(row, where, messages=not isinstance(prompt, str))
+            yield where, {"prompt": prompt, "completion": completion, "label": label, **more}
         else:
             pair = check_row(row, where)
+            more = given_fields(pair)
             for field, label in (("chosen", True), ("rejected", False)):
                 text = pair[field]  # type: ignore[literal-required]
-                yield where, {"prompt": pair["prompt"], "completion": text, "label": label}
+                judged = {"prompt": pair["prompt"], "completion": text, "label": label}
+                yield where, {**judged, **more}
 
 
 def is_unpaired(source: Source, *, split: str = "train", name: str = "data") -> bool:
@@ -110,8 +127,8 @@ def tokenize_unpaired(
             empty += 1
             continue
         with in_row(n):  # of pairs, as many responses as came before
-            whole, (completion,) = tokenize_responses(
-                row["prompt"], (row["completion"],), tokenizer
+            whole, ((completion, gaps),) = tokenize_answers(
+                row["prompt"], (row["completion"],), tokenizer, given_fields(row)
             )
         prompt = truncate_prompt(
             whole, len(completion), max_length, max_prompt_length, truncation_mode
@@ -121,6 +138,7 @@ def tokenize_unpaired(
         cut_responses += len(kept) < len(completion)
         columns["prompt_ids"].append(np.asarray(prompt, dtype=np.int32))
         columns["completion_ids"].append(np.asarray(kept, dtype=np.int32))
+        columns["completion_gaps"].append(gaps)
         columns["label"].append(row["label"])
         columns["length"].append(len(prompt) + len(kept))
     counts = PairCounts(
@@ -133,7 +151,11 @@ def tokenize_unpaired(
         )
     ids = [Value("int32")]
     features = Features(
-        prompt_ids=ids, completion_ids=ids, label=Value("bool"), length=Value("int32")
+        prompt_ids=ids,
+        completion_ids=ids,
+        completion_gaps=ids,
+        label=Value("bool"),
+        length=Value("int32"),
     )
     return Dataset.from_dict(columns, features=features), counts
 
@@ -163,6 +185,8 @@ class UnpairedCollator:
                     "prompt_ids": row["prompt_ids"],
                     "chosen_ids": row["completion_ids"],
                     "rejected_ids": rows[i - 1]["completion_ids"][:room],
+                    "chosen_gaps": row.get("completion_gaps", ()),
+                    "rejected_gaps": rows[i - 1].get("completion_gaps", ()),
                     "gap": 1.0 if row["label"] else -1.0,
                 }
             )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from riskalign.data.fields import refuse_row_fields, said_fields
 from riskalign.data.sources import source_rows
 from riskalign.errors import InputError
 from riskalign.judges.client import Message
@@ -145,6 +146,11 @@ def conversation(value: Any, where: str) -> Conversation:
                     f"{where}: field 'prompt', message {i}: expected 'role' (one of "
                     f"{', '.join(_ROLES)}) and 'content'."
                 )
+            if lost := said_fields(message):
+                raise InputError(
+                    f"{where}: field 'prompt', message {i}: has '{lost[0]}', which a judge is not "
+                    "shown. Write it into 'content', or drop the field."
+                )
             found.append(Message(role, _text(message.get("content"), "prompt", where)))
         return tuple(found)
     raise InputError(
@@ -174,6 +180,7 @@ def _rows(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     for where, row in rows:
         if not isinstance(row, Mapping):
             raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
+        refuse_row_fields(row, where)
     if not rows:
         raise InputError(f"{path}: holds no row.")
     return rows

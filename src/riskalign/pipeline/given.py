@@ -9,7 +9,7 @@ from riskalign.data import (
     is_unpaired,
     load_groups,
     load_pairs,
-    unpaired_rows,
+    load_unpaired,
 )
 from riskalign.data.preferences import Side
 from riskalign.errors import InputError
@@ -53,7 +53,7 @@ def given_data(config: AlignConfig, preferences: Preferences | None = None) -> d
                     f"{kind}.data: {step.data}: holds single responses, and the step ppo needs "
                     "pairs. Give pairs, which KTO takes too, or leave out ppo's scorers and ptx."
                 )
-            given[kind] = Dataset.from_list(list(unpaired_rows(step.data, name=f"{kind}.data")))
+            given[kind] = load_unpaired(step.data, name=f"{kind}.data")
             continue
         if is_grouped(step.data):
             if kind in config.pair_kinds(without_steps=True) or step.loss_type in UNPAIRED:

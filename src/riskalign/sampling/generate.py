@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from riskalign.data.written import check_messages
 from riskalign.environments.world import Prompt
 from riskalign.errors import InputError
 from riskalign.sampling.draw import Draw, Likeliest
@@ -46,13 +47,14 @@ def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list
     """Return the token ids of `prompt` up to where the answer starts.
 
     Raises:
-        InputError: the tokenizer has no chat template.
+        InputError: the tokenizer has no chat template, or one that leaves out what messages say.
     """
     if not tokenizer.chat_template:
         raise InputError(
             "model: its tokenizer has no chat template, which a world's conversations need; "
             "set tokenizer.chat_template and save the tokenizer with the model"
         )
+    check_messages(prompt.messages, tokenizer, {})
     rendered = tokenizer.apply_chat_template(
         list(prompt.messages), add_generation_prompt=True, tokenize=False
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from riskalign.atomic import write_bytes
 from riskalign.cache import file_sha256
+from riskalign.data.fields import refuse_row_fields
 from riskalign.data.schema import Text, checked_text
 from riskalign.data.sources import Source, source_rows
 from riskalign.errors import InputError
@@ -81,6 +82,7 @@ def _rows(source: Source, name: str) -> tuple[list[Mapping[str, Any]], list[Text
     for where, row in source_rows(source, "train", "data"):
         if not isinstance(row, Mapping):
             raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
+        refuse_row_fields(row, where)
         found = [each for each in ANSWER_FIELDS if row.get(each) is not None]
         if len(found) != 1:
             raise InputError(

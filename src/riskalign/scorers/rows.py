@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from riskalign.baselines.scorer_data import KINDS, Kind
+from riskalign.data.fields import refuse_row_fields
 from riskalign.data.formats import (
     UnusableRow,
     answer_number,
@@ -77,6 +78,7 @@ def judged_rows(
 def _judged(row: Any, kind: Kind, where: str) -> Judged:
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
+    refuse_row_fields(row, where)
     if "response_0" in row:
         return _two_responses(row, kind, where)
     if "completion" in row:

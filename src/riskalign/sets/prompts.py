@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from riskalign.data.fields import refuse_row_fields
 from riskalign.data.schema import Message, checked_text, encodable
 from riskalign.data.sources import source_rows, text_lines
 from riskalign.environments import Prompt
@@ -97,6 +98,7 @@ def load_prompt_set(
     for where, row in _rows(source, split):
         if not isinstance(row, Mapping):
             raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
+        refuse_row_fields(row, where)
         messages = _messages(row, prompt_field, where)
         category = _category(row, category_field, where)
         label = _label(row, label_field, where) if labelled else None
@@ -210,6 +212,7 @@ def _label(row: Mapping[str, Any], field: str, where: str) -> Label:
 
 
 def _prompt_id(messages: tuple[Message, ...]) -> str:
-    content = [[message["role"], message["content"]] for message in messages]
+    # Role and content, and whatever else a message has.
+    content = [[m["role"], m["content"], *([m] if len(m) > 2 else [])] for m in messages]
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

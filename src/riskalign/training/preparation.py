@@ -129,7 +129,7 @@ def prepare_rows(
     unpaired = config.loss_type in UNPAIRED
     kinds = (TokenizedResponse,) if unpaired else (TokenizedPair, TokenizedGroup)
     known = {*data.column_names} if isinstance(data, Dataset) else set()
-    if any(set(columns.__annotations__) <= known for columns in kinds):
+    if any(columns.__required_keys__ <= known for columns in kinds):
         rows, counts = data, PairCounts(rows=len(data), kept=len(data))
     else:
         rows, counts = _tokenized(data, name, tokenizer, config, split)
