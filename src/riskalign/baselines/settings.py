@@ -1,18 +1,28 @@
 """Settings of the scorers and of PPO-Lagrangian, checked when they are made."""
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from riskalign.errors import check_rules
+from pydantic import Field
 
-_WHOLE = "an integer of at least 1"
-_POSITIVE = "a number above 0"
-_NOT_NEGATIVE = "a number of at least 0"
-_SHARE = "a number in [0, 1]"
+from riskalign.settings import (
+    Count,
+    Flag,
+    NotNegative,
+    Number,
+    Positive,
+    ToOne,
+    UpToOne,
+    Whole,
+    refuse,
+    settings,
+    wrong,
+)
+
+#: Other answers are not the policy's own, and PPO takes them for such.
+OnPolicy = Annotated[Number, Field(ge=1, le=1)]
 
 
-@dataclass(frozen=True)
+@settings
 class ScorerSettings:
     """How a reward or cost model is trained; names as in transformers' `TrainingArguments`.
 
@@ -32,44 +42,19 @@ class ScorerSettings:
         InputError: a value is out of its range.
     """
 
-    learning_rate: float = 2e-5
-    num_train_epochs: int = 2
-    per_device_train_batch_size: int = 8
-    weight_decay: float = 0.0
-    warmup_ratio: float = 0.03
-    max_grad_norm: float = 1.0
-    max_length: int | None = 512
-    max_prompt_length: int | None = None
-    safety_signs: bool = True
-    head_std: float = 0.02
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        check_rules(
-            self,
-            [
-                ("learning_rate", 0 < self.learning_rate < math.inf, _POSITIVE),
-                ("num_train_epochs", _is_whole(self.num_train_epochs), _WHOLE),
-                (
-                    "per_device_train_batch_size",
-                    _is_whole(self.per_device_train_batch_size),
-                    _WHOLE,
-                ),
-                ("weight_decay", 0 <= self.weight_decay < math.inf, _NOT_NEGATIVE),
-                ("warmup_ratio", 0 <= self.warmup_ratio <= 1, _SHARE),
-                ("max_grad_norm", 0 < self.max_grad_norm < math.inf, _POSITIVE),
-                ("max_length", self.max_length is None or self.max_length >= 2, "None or 2 up"),
-                (
-                    "max_prompt_length",
-                    self.max_prompt_length is None or self.max_prompt_length >= 1,
-                    "None or 1 up",
-                ),
-                ("head_std", 0 <= self.head_std < math.inf, _NOT_NEGATIVE),
-            ],
-        )
+    learning_rate: Positive = 2e-5
+    num_train_epochs: Count = 2
+    per_device_train_batch_size: Count = 8
+    weight_decay: NotNegative = 0.0
+    warmup_ratio: ToOne = 0.03
+    max_grad_norm: Positive = 1.0
+    max_length: Annotated[Whole, Field(ge=2)] | None = 512
+    max_prompt_length: Count | None = None
+    safety_signs: Flag = True
+    head_std: NotNegative = 0.02
 
 
-@dataclass(frozen=True)
+@settings
 class PPOSettings:
     """Settings of PPO-Lagrangian; names as in TRL's `PPOConfig` and Safe RLHF's code.
 
@@ -113,74 +98,48 @@ class PPOSettings:
         InputError: a value is out of its range; the message names field, value and remedy.
     """
 
-    kl_coef: float = 0.02
-    gamma: float = 1.0
-    lam: float = 0.95
-    cliprange: float = 0.2
-    cliprange_value: float = 5.0
-    vf_coef: float = 1.0
-    num_ppo_epochs: int = 1
-    num_mini_batches: int = 4
-    per_device_train_batch_size: int = 16
-    learning_rate: float = 1e-5
-    critic_learning_rate: float = 5e-6
+    kl_coef: NotNegative = 0.02
+    gamma: UpToOne = 1.0
+    lam: ToOne = 0.95
+    cliprange: Positive = 0.2
+    cliprange_value: Positive = 5.0
+    vf_coef: Positive = 1.0
+    num_ppo_epochs: Count = 1
+    num_mini_batches: Count = 4
+    per_device_train_batch_size: Count = 16
+    learning_rate: Positive = 1e-5
+    critic_learning_rate: Positive = 5e-6
     lr_scheduler_type: Literal["linear", "constant"] = "linear"
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    ptx_coef: float = 0.0
-    threshold: float = 0.0
-    lambda_init: float = 1.0
-    lambda_lr: float = 0.1
-    lambda_max: float = 5.0
-    iterations: int = 100
-    prompts_per_iteration: int = 16
-    answers_per_prompt: int = 4
-    max_new_tokens: int = 48
-    sampling_batch_size: int = 64
-    temperature: float = 1.0
-    top_p: float = 1.0
-    whiten_advantages: bool = False
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    ptx_coef: NotNegative = 0.0
+    threshold: Number = 0.0
+    lambda_init: Positive = 1.0
+    lambda_lr: NotNegative = 0.1
+    lambda_max: Positive = 5.0
+    iterations: Count = 100
+    prompts_per_iteration: Count = 16
+    answers_per_prompt: Count = 4
+    max_new_tokens: Count = 48
+    sampling_batch_size: Count = 64
+    temperature: OnPolicy = 1.0
+    top_p: OnPolicy = 1.0
+    whiten_advantages: Flag = False
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        positive = (
-            "cliprange", "cliprange_value", "vf_coef", "learning_rate", "critic_learning_rate",
-            "max_grad_norm", "lambda_init",
-        )  # fmt: skip
-        not_negative = ("kl_coef", "weight_decay", "ptx_coef", "lambda_lr")
-        whole = (
-            "num_ppo_epochs", "num_mini_batches", "per_device_train_batch_size", "iterations",
-            "prompts_per_iteration", "answers_per_prompt", "max_new_tokens", "sampling_batch_size",
-        )  # fmt: skip
-        on_policy = "1: other answers are not the policy's own, and PPO takes them for such"
-        known = ("linear", "constant")
-        own = vars(self)
+        """Refuse what does not go together."""
         answers = self.prompts_per_iteration * self.answers_per_prompt
-        check_rules(
-            self,
-            [
-                *((name, 0 < own[name] < math.inf, _POSITIVE) for name in positive),
-                *((name, 0 <= own[name] < math.inf, _NOT_NEGATIVE) for name in not_negative),
-                *((name, _is_whole(own[name]), _WHOLE) for name in whole),
-                ("gamma", 0 < self.gamma <= 1, "a number in (0, 1]"),
-                ("lam", 0 <= self.lam <= 1, _SHARE),
-                ("threshold", math.isfinite(self.threshold), "a finite number"),
-                ("lr_scheduler_type", self.lr_scheduler_type in known, f"one of {known}"),
-                (
-                    "lambda_max",
-                    self.lambda_init <= self.lambda_max < math.inf,
-                    "at least lambda_init",
-                ),
-                (
-                    "num_mini_batches",
-                    self.num_mini_batches <= answers,
-                    f"at most {answers}, the answers of an iteration",
-                ),
-                ("temperature", self.temperature == 1, on_policy),
-                ("top_p", self.top_p == 1, on_policy),
-            ],
+        refuse(
+            wrong(
+                "lambda_max",
+                self.lambda_max < self.lambda_init,
+                f"{self.lambda_max} is not at least lambda_init",
+            )
         )
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        refuse(
+            wrong(
+                "num_mini_batches",
+                self.num_mini_batches > answers,
+                f"{self.num_mini_batches} is more than {answers}, the answers of an iteration",
+            )
+        )

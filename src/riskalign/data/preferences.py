@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from riskalign.atomic import new_folder, write_json_lines
 from riskalign.cache import file_sha256
@@ -22,7 +22,8 @@ from riskalign.data.formats import (
 from riskalign.data.identity import as_text, side_of, text_hash
 from riskalign.data.schema import Text
 from riskalign.data.sources import Source, source_rows
-from riskalign.errors import InputError, check_rules
+from riskalign.errors import InputError
+from riskalign.settings import Count, Flag, Share, Whole, Words, refuse, settings, wrong
 
 Kind = Literal["helpful", "safe"]
 Format = Literal["auto", "pku-saferlhf", "hh-rlhf", "pairs"]
@@ -34,7 +35,7 @@ SIDES: tuple[Side, ...] = ("eval", "scorer", "train")
 _SALT = "riskalign side"
 
 
-@dataclass(frozen=True)
+@settings
 class PreferenceSettings:
     """Where judged answers come from, which of them make pairs, and how prompts are split.
 
@@ -63,45 +64,25 @@ class PreferenceSettings:
         InputError: a value is out of its range.
     """
 
-    path: str | None = None
-    safe_path: str | None = None
+    path: Words | None = None
+    safe_path: Words | None = None
     format: Format = "auto"
-    split: str = "train"
+    split: Words = "train"
     helpful_pairs: HelpfulPairs = "all"
     safe_pairs: SafePairs = "severity_differs"
-    deduplicate: bool = True
-    chat: bool = True
-    max_prompt_chars: int | None = None
-    max_response_chars: int | None = None
-    max_pairs: int | None = None
-    eval_fraction: float = 0.1
-    scorer_fraction: float = 0.0
-    seed: int = 0
+    deduplicate: Flag = True
+    chat: Flag = True
+    max_prompt_chars: Count | None = None
+    max_response_chars: Count | None = None
+    max_pairs: Count | None = None
+    eval_fraction: Share = 0.1
+    scorer_fraction: Share = 0.0
+    seed: Whole = 0
 
     def __post_init__(self) -> None:
         """Check the values."""
-        counts = ("max_prompt_chars", "max_response_chars", "max_pairs")
-        choices = {"format": Format, "helpful_pairs": HelpfulPairs, "safe_pairs": SafePairs}
-        shares = self.eval_fraction, self.scorer_fraction
-        check_rules(
-            self,
-            [
-                *(
-                    (name, getattr(self, name) in get_args(kind), f"one of {get_args(kind)}")
-                    for name, kind in choices.items()
-                ),
-                *(
-                    (name, (value := getattr(self, name)) is None or value >= 1, "at least 1")
-                    for name in counts
-                ),
-                ("eval_fraction", 0 <= shares[0] < 1, "a number in [0, 1)"),
-                (
-                    "scorer_fraction",
-                    shares[1] >= 0 and sum(shares) < 1,
-                    "a number of at least 0 that leaves prompts to train on",
-                ),
-            ],
-        )
+        none_left = self.eval_fraction + self.scorer_fraction >= 1
+        refuse(wrong("scorer_fraction", none_left, "leaves no prompts to train on"))
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from dataclasses import dataclass
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from riskalign.errors import InputError, check_rules
+from pydantic import Field
+
+from riskalign.errors import InputError
+from riskalign.settings import (
+    Count,
+    Name,
+    NotLess,
+    NotNegative,
+    Number,
+    Positive,
+    Whole,
+    Words,
+    refuse,
+    settings,
+    wrong,
+)
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-@dataclass(frozen=True)
+@settings
 class JudgeSettings:
     """An OpenAI-compatible endpoint and the limits that it is asked within.
 
@@ -42,19 +56,19 @@ class JudgeSettings:
         InputError: a value is out of its range.
     """
 
-    base_url: str
-    model: str
-    api_key_env: str | None = None
-    max_tokens: int = 512
-    max_tokens_field: str = "max_tokens"
-    temperature: float | None = 0
-    seed: int | None = None
-    timeout: float = 60.0
-    max_retries: int = 5
-    max_concurrency: int = 4
-    price_in: float = 0.0
-    price_out: float = 0.0
-    max_cost: float | None = None
+    base_url: Words
+    model: Name
+    api_key_env: Words | None = None
+    max_tokens: Count = 512
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = 0
+    seed: Whole | None = None
+    timeout: Positive = 60.0
+    max_retries: NotLess = 5
+    max_concurrency: Count = 4
+    price_in: NotNegative = 0.0
+    price_out: NotNegative = 0.0
+    max_cost: Positive | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -65,26 +79,9 @@ class JudgeSettings:
                 "api_key_env is no name of an environment variable (its value is not shown here). "
                 "Give the name of the variable that holds the key, never the key."
             )
-        limit, fields, t = self.max_cost, ("max_tokens", "max_completion_tokens"), self.temperature
-        check_rules(
-            self,
-            [
-                ("model", bool(self.model.strip()), "the judge's name at the endpoint"),
-                ("max_tokens", self.max_tokens >= 1, "an integer of at least 1"),
-                ("max_tokens_field", self.max_tokens_field in fields, " or ".join(fields)),
-                ("temperature", t is None or 0 <= t <= 2, "a number from 0 to 2, or none"),
-                ("timeout", 0 < self.timeout < math.inf, "seconds above 0"),
-                ("max_retries", self.max_retries >= 0, "an integer of at least 0"),
-                ("max_concurrency", self.max_concurrency >= 1, "an integer of at least 1"),
-                ("price_in", 0 <= self.price_in < math.inf, "a price of at least 0"),
-                ("price_out", 0 <= self.price_out < math.inf, "a price of at least 0"),
-                ("max_cost", limit is None or 0 < limit < math.inf, "a cost above 0, or none"),
-                (
-                    "max_cost",
-                    limit is None or self.price_in + self.price_out > 0,
-                    "price_in and price_out with it: without prices no cost is known",
-                ),
-            ],
+        unpriced = self.max_cost is not None and self.price_in + self.price_out == 0
+        refuse(
+            wrong("max_cost", unpriced, "needs price_in or price_out: without, no cost is known")
         )
 
     @property

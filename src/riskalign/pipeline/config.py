@@ -1,27 +1,16 @@
 """`AlignConfig`: everything that decides what the steps do; checked before work starts."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
+from typing import Annotated
 
 from riskalign.baselines import PPOSettings, ScorerSettings
 from riskalign.data import PreferenceSettings
 from riskalign.losses import ORDERED
-from riskalign.pipeline.checks import (
-    evaluation_problems,
-    least,
-    positive,
-    sampling_problems,
-    sft_problems,
-    share,
-    step_problems,
-    weights_between,
-    wrong,
-)
 from riskalign.pipeline.schedule import Schedule, temperatures
 from riskalign.pipeline.settings import (
     EvaluationConfig,
-    FieldError,
     Kind,
     LoraSettings,
     Problem,
@@ -30,11 +19,13 @@ from riskalign.pipeline.settings import (
     SFTConfig,
     StepConfig,
     StepKind,
+    Weight,
 )
 from riskalign.pipeline.tail import TailAim
+from riskalign.settings import LISTED, Flag, Name, Positive, Whole, Words, refuse, settings, wrong
 
 
-@dataclass(frozen=True)
+@settings
 class AlignConfig:
     """A whole job.
 
@@ -63,34 +54,33 @@ class AlignConfig:
     Raises `InputError`, naming the field, for a value out of range.
     """
 
-    model: str = "smollm2-135m"
-    chat_template: str | None = None
-    output_dir: str = "runs/align"
-    seed: int = 0
-    world: str | None = "vault"
-    beta: float = 0.1
-    lambda_: float = 1.0
+    model: Name = "smollm2-135m"
+    chat_template: Words | None = None
+    output_dir: Name = "runs/align"
+    seed: Whole = 0
+    world: Words | None = "vault"
+    beta: Positive = 0.1
+    lambda_: Positive = 1.0
     schedule: Schedule = "objective"
-    order: tuple[StepKind, ...] = ("helpful", "safe")
-    merges: tuple[float, ...] = ()
+    order: Annotated[tuple[StepKind, ...], LISTED] = ("helpful", "safe")
+    merges: Annotated[tuple[Weight, ...], LISTED] = ()
     sft: SFTConfig | None = None
     helpful: StepConfig = field(default_factory=StepConfig)
     safe: StepConfig = field(default_factory=StepConfig)
     ppo: PPOSettings = field(default_factory=PPOSettings)
     scorers: ScorerSettings | None = None
     peft: LoraSettings | None = None
-    load_in_4bit: bool = False
+    load_in_4bit: Flag = False
     data: PreferenceSettings | None = None
     scoring: ScoringConfig | None = None
-    bf16: bool | None = None
-    trust_remote_code: bool = False
+    bf16: Flag | None = None
+    trust_remote_code: Flag = False
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig | None = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
         """Refuse the first field that is out of range."""
-        for name, problem in _problems(self):
-            raise FieldError(name, problem)
+        refuse(_problems(self))
 
     def step(self, kind: Kind) -> StepConfig:
         """The settings of the steps of this kind."""
@@ -164,22 +154,24 @@ class AlignConfig:
         return self.step(kind).sampling or self.sampling
 
 
+_OF_ONE_KIND: tuple[tuple[str, Kind, str], ...] = (
+    ("answer_risk", "safe", "the costs"),
+    ("limit", "safe", "the costs"),
+    ("safe_cost", "helpful", "pairs by reward"),
+)
+
+
 def _problems(config: AlignConfig) -> Iterator[Problem]:
-    yield from wrong("model", not config.model, "is empty; give a hub id, folder or GGUF file")
     template = config.chat_template
     yield from wrong(
         "chat_template",
         template is not None and not Path(template).is_file(),
         f"{template!r} is no file; give one that holds a Jinja template",
     )
-    yield from wrong("output_dir", not config.output_dir, "is empty; give a folder")
-    yield from positive("beta", config.beta)
-    yield from positive("lambda_", config.lambda_, " (to leave the cost out: safe.skip: true)")
     yield from wrong(
         "order", not config.order and config.sft is None, "is empty; list helpful, safe or ppo"
     )
     if config.sft is not None:
-        yield from sft_problems(config.sft)
         yield from wrong(
             "sft",
             config.world is None,
@@ -190,7 +182,9 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
         )
     for kind in ("helpful", "safe"):
         step = config.step(kind)
-        yield from step_problems(kind, step)
+        for name, of, why in _OF_ONE_KIND:
+            given = kind != of and getattr(step, name) is not None
+            yield from wrong(f"{kind}.{name}", given, f"is of {why}; give {of}.{name}")
         wanted = kind in config.pair_kinds()
         if config.is_given(kind) and wanted:
             yield from wrong(
@@ -249,16 +243,10 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
         "ppo" in config.order and config.world is None,
         "has ppo, which answers a world's prompts, and there is no world",
     )
-    yield from weights_between("merges", config.merges)
     one_kind = len({kind for _, kind in config.steps()}) < 2
     yield from wrong(
         "merges", bool(config.merges) and one_kind, "needs steps of two kinds to lie between"
     )
-    yield from sampling_problems("sampling", config.sampling)
-    if config.peft is not None:
-        yield from least("peft.r", config.peft.r, 1)
-        yield from positive("peft.lora_alpha", config.peft.lora_alpha)
-        yield from share("peft.lora_dropout", config.peft.lora_dropout)
     yield from wrong(
         "load_in_4bit",
         config.load_in_4bit and config.peft is None,
@@ -267,8 +255,6 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
     yield from wrong(
         "load_in_4bit", config.load_in_4bit and "ppo" in config.order, "does not go with ppo yet"
     )
-    if config.evaluation is not None:
-        yield from evaluation_problems(config.evaluation)
 
 
 def _data_problems(config: AlignConfig, data: PreferenceSettings) -> Iterator[Problem]:

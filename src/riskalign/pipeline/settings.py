@@ -1,26 +1,62 @@
 """The groups of a job's configuration: what a step, sampling, an adapter, an evaluation need."""
 
-from dataclasses import dataclass
-from typing import Literal
+import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
+from pydantic import Field
+from transformers.trainer_utils import SchedulerType
+
+from riskalign.data.tokenize import TruncationMode
 from riskalign.errors import InputError
+from riskalign.losses import ORDERED, UNPAIRED
+from riskalign.risk import answer_risk
 from riskalign.sampling import Backend
+from riskalign.settings import (
+    LISTED,
+    Between,
+    Count,
+    Flag,
+    NotLess,
+    NotNegative,
+    Number,
+    Positive,
+    Share,
+    ToOne,
+    UpToOne,
+    Whole,
+    Words,
+    known,
+    refuse,
+    settings,
+    wrong,
+)
+from riskalign.training.rules import LossType, Risk, Target, Tokens, UpToHalf, loss_problems
 
 Kind = Literal["helpful", "safe"]
 StepKind = Literal["helpful", "safe", "ppo"]
 Problem = tuple[str, str]
 
+# So far from both models float32 still keeps five of its seven digits.
+LARGEST_WEIGHT = 100
+#: Between two models (0 the first, 1 the second), or beyond them.
+Weight = Annotated[Number, Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)]
+_SCHEDULERS = tuple(scheduler.value for scheduler in SchedulerType)
+Scheduler = Literal[_SCHEDULERS]  # type: ignore[valid-type]
+AnswerRisk = Annotated[Words, known(answer_risk)]
+Steps = Annotated[Whole, Field(ge=-1)]
 
-class FieldError(InputError):
-    """A field's value is wrong; `field` is its dotted name, `problem` the reason and remedy."""
 
-    def __init__(self, field: str, problem: str, where: str = "") -> None:
-        super().__init__(f"{where}{field}: {problem}")
-        self.field = field
-        self.problem = problem
+def refuse_weight(w: float) -> None:
+    """Raise `InputError` for a weight between two models that is out of range."""
+    if not abs(w) <= LARGEST_WEIGHT:
+        raise InputError(
+            f"w: {w} is not in [{-LARGEST_WEIGHT}, {LARGEST_WEIGHT}]; 0 is the first model, 1 the "
+            "second."
+        )
 
 
-@dataclass(frozen=True)
+@settings
 class SamplingConfig:
     """How answers are sampled to make pairs of them in a world.
 
@@ -29,17 +65,28 @@ class SamplingConfig:
     `backend` vllm samples by that engine, if it is installed.
     """
 
-    prompts: int = 256
-    answers_per_prompt: int = 8
-    pairs_per_prompt: int = 1
-    temperatures: tuple[float, ...] = (1.0,)
-    top_p: float = 1.0
-    max_new_tokens: int = 48
-    batch_size: int = 64
+    prompts: Count = 256
+    answers_per_prompt: Tokens = 8
+    pairs_per_prompt: Count = 1
+    temperatures: Annotated[tuple[Positive, ...], LISTED, Field(min_length=1)] = (1.0,)
+    top_p: UpToOne = 1.0
+    max_new_tokens: Count = 48
+    batch_size: Count = 64
     backend: Backend = "transformers"
 
+    def __post_init__(self) -> None:
+        """Refuse answers that cannot be split evenly over the temperatures."""
+        n = len(self.temperatures)
+        refuse(
+            wrong(
+                "answers_per_prompt",
+                self.answers_per_prompt % n != 0,
+                f"{self.answers_per_prompt} cannot be split evenly over {n} temperatures",
+            )
+        )
 
-@dataclass(frozen=True)
+
+@settings
 class StepConfig:
     """One step: its data, its loss (names as in `RSAConfig`), its optimisation.
 
@@ -65,51 +112,55 @@ class StepConfig:
     `save_steps` steps or never, by `save_strategy`.
     """
 
-    skip: bool = False
-    data: str | None = None
-    own_answers: bool = False
+    skip: Flag = False
+    data: Words | None = None
+    own_answers: Flag = False
     rows: Literal["pairs", "groups"] = "pairs"
-    anchors: float = 0.0
-    eval_data: str | None = None
-    max_eval_samples: int = 200
-    risk: str = "cvar:0.95"
-    loss_type: str = "rsa1"
-    target: Literal["hard", "soft", "gap", "offset"] = "gap"
-    alpha: float = 0.5
-    gap_scale: float = 1.0
-    max_gap: float | None = None
-    answer_risk: str | None = None
-    limit: float | None = None
-    safe_cost: float | None = None
-    safety_margin: float = 1.0
-    label_smoothing: float = 0.0
-    desirable_weight: float = 1.0
-    undesirable_weight: float = 1.0
-    beta: float | None = None
-    learning_rate: float = 2e-5
-    num_train_epochs: float = 2.0
-    max_steps: int = -1
-    per_device_train_batch_size: int = 4
-    per_device_eval_batch_size: int = 8
-    gradient_accumulation_steps: int = 1
-    gradient_checkpointing: bool = False
-    max_length: int = 512
-    max_prompt_length: int | None = None
-    truncation_mode: Literal["keep_end", "keep_start"] = "keep_end"
+    anchors: ToOne = 0.0
+    eval_data: Words | None = None
+    max_eval_samples: Count = 200
+    risk: Risk = "cvar:0.95"
+    loss_type: LossType = "rsa1"
+    target: Target = "gap"
+    alpha: NotNegative = 0.5
+    gap_scale: Positive = 1.0
+    max_gap: Positive | None = None
+    answer_risk: AnswerRisk | None = None
+    limit: Number | None = None
+    safe_cost: Number | None = None
+    safety_margin: NotNegative = 1.0
+    label_smoothing: UpToHalf = 0.0
+    desirable_weight: Positive = 1.0
+    undesirable_weight: Positive = 1.0
+    beta: Positive | None = None
+    learning_rate: Positive = 2e-5
+    num_train_epochs: Positive = 2.0
+    max_steps: Steps = -1
+    per_device_train_batch_size: Count = 4
+    per_device_eval_batch_size: Count = 8
+    gradient_accumulation_steps: Count = 1
+    gradient_checkpointing: Flag = False
+    max_length: Tokens = 512
+    max_prompt_length: Count | None = None
+    truncation_mode: TruncationMode = "keep_end"
     cache_reference: Literal["memory", "disk"] | None = None
-    compile_layers: bool = False
-    warmup_ratio: float = 0.0
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    lr_scheduler_type: str = "linear"
-    logging_steps: int = 1
+    compile_layers: Flag = False
+    warmup_ratio: Share = 0.0
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    lr_scheduler_type: Scheduler = "linear"
+    logging_steps: Count = 1
     save_strategy: Literal["epoch", "steps", "no"] = "epoch"
-    save_steps: int = 500
-    bf16: bool | None = None
+    save_steps: Count = 500
+    bf16: Flag | None = None
     sampling: SamplingConfig | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what does not go together."""
+        refuse(_step_problems(self))
 
-@dataclass(frozen=True)
+
+@settings
 class SFTConfig:
     """The start step: supervised tuning on a world's demonstrations, the loss on answers alone.
 
@@ -118,32 +169,36 @@ class SFTConfig:
     demonstrations and their order: with one given, jobs of several seeds start from one model.
     """
 
-    demonstrations: int = 160
-    learning_rate: float = 2e-3
-    num_train_epochs: float = 1.0
-    max_steps: int = -1
-    per_device_train_batch_size: int = 2
-    gradient_accumulation_steps: int = 1
-    max_length: int = 512
-    warmup_ratio: float = 0.05
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    lr_scheduler_type: str = "linear"
-    logging_steps: int = 1
-    seed: int | None = None
+    demonstrations: Count = 160
+    learning_rate: Positive = 2e-3
+    num_train_epochs: Positive = 1.0
+    max_steps: Steps = -1
+    per_device_train_batch_size: Count = 2
+    gradient_accumulation_steps: Count = 1
+    max_length: Tokens = 512
+    warmup_ratio: Share = 0.05
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    lr_scheduler_type: Scheduler = "linear"
+    logging_steps: Count = 1
+    seed: Whole | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a `max_steps` of 0."""
+        refuse(no_steps(self.max_steps))
 
 
-@dataclass(frozen=True)
+@settings
 class LoraSettings:
     """A LoRA adapter; trained in each step and merged into the weights at its end."""
 
-    r: int = 16
-    lora_alpha: int = 32
-    target_modules: str | tuple[str, ...] = "all-linear"
-    lora_dropout: float = 0.0
+    r: Count = 16
+    lora_alpha: Count = 32
+    target_modules: Words | Annotated[tuple[Words, ...], LISTED] = "all-linear"
+    lora_dropout: Share = 0.0
 
 
-@dataclass(frozen=True)
+@settings
 class ScoringConfig:
     """What judges the answers of a job on a data set: a reward and a cost scorer.
 
@@ -152,13 +207,13 @@ class ScoringConfig:
     a file of prompts to ask (see `riskalign.sets.load_prompt_set`) instead of the held-out ones.
     """
 
-    reward: str | None = None
-    cost: str | None = None
-    encoder: str = "minilm"
-    prompts: str | None = None
+    reward: Words | None = None
+    cost: Words | None = None
+    encoder: Words = "minilm"
+    prompts: Words | None = None
 
 
-@dataclass(frozen=True)
+@settings
 class EvaluationConfig:
     """How the models are compared: world prompts never trained on, and points of the dial.
 
@@ -171,17 +226,77 @@ class EvaluationConfig:
     """
 
     split: Literal["eval", "dev"] = "eval"
-    prompts: int = 64
-    answers_per_prompt: int = 4
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: int = 48
-    batch_size: int = 64
+    prompts: Tokens = 64
+    answers_per_prompt: Count = 4
+    temperature: NotNegative = 1.0
+    top_p: UpToOne = 1.0
+    max_new_tokens: Count = 48
+    batch_size: Count = 64
     backend: Backend = "transformers"
-    dial: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)
-    dial_prompts: int = 32
-    distance_prompts: int | None = None
-    risk: str = "cvar:0.95"
-    n_boot: int = 2000
-    confidence: float = 0.95
-    examples: int = 8
+    dial: Annotated[tuple[Weight, ...], LISTED] = (0.0, 0.5, 1.0, 1.5)
+    dial_prompts: NotLess = 32
+    distance_prompts: NotLess | None = None
+    risk: Risk = "cvar:0.95"
+    n_boot: Count = 2000
+    confidence: Between = 0.95
+    examples: NotLess = 8
+
+    def __post_init__(self) -> None:
+        """Refuse a dial of one prompt."""
+        refuse(
+            wrong("dial_prompts", self.dial_prompts == 1, "1 is neither 0 (no dial) nor at least 2")
+        )
+
+
+def no_steps(max_steps: int) -> Iterator[Problem]:
+    """Refuse 0, which is neither a number of steps nor -1, as many as the epochs have."""
+    yield from wrong("max_steps", max_steps == 0, "0 is neither at least 1 nor -1 (all epochs)")
+
+
+def _step_problems(step: StepConfig) -> Iterator[Problem]:
+    yield from no_steps(step.max_steps)
+    yield from loss_problems(step)
+    yield from wrong(
+        "anchors",
+        step.anchors > 0 and step.target in ORDERED,
+        "is above 0, which needs target gap or soft: others learn an order, and anchors have none",
+    )
+    unpaired = step.loss_type in UNPAIRED
+    yield from wrong(
+        "rows",
+        step.rows == "groups" and unpaired,
+        f"is groups, and loss_type {step.loss_type!r} takes single responses; choose pairs",
+    )
+    for name in ("answer_risk", "limit"):
+        yield from wrong(
+            name,
+            getattr(step, name) is not None and unpaired,
+            f"needs scores of pairs or groups, and loss_type {step.loss_type!r} has labels",
+        )
+    if step.limit is not None:
+        yield from wrong(
+            "limit",
+            step.answer_risk is None,
+            "needs answer_risk, the risk that it limits (mean for the mean cost)",
+        )
+        yield from wrong(
+            "limit",
+            step.target in ORDERED,
+            "needs target gap or soft; others learn no sizes",
+        )
+        yield from wrong(
+            "limit", step.beta is not None, "is given and beta is as well; the limit decides it"
+        )
+    default = next(f.default for f in dataclasses.fields(StepConfig) if f.name == "safety_margin")
+    if step.safe_cost is None:
+        yield from wrong(
+            "safety_margin", step.safety_margin != default, "is given, which needs safe_cost"
+        )
+        return
+    yield from wrong("safe_cost", step.target != "offset", "is given, which needs target: offset")
+    yield from wrong("safe_cost", step.rows != "pairs", "is given, which needs rows: pairs")
+    yield from wrong(
+        "safe_cost",
+        step.gap_scale != 1.0,
+        "is given, which needs gap_scale: 1.0, in whose units its margin is",
+    )
