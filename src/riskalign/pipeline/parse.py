@@ -18,15 +18,23 @@ Tree = dict[str, Any]
 Where = dict[str, str]  # dotted field -> "config.yaml, line 3: "
 
 
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A file's fields, and where each stands."""
+
+    tree: Tree
+    where: Where
+
+
 def load_config(
-    source: AlignConfig | Mapping[str, Any] | str | Path | None = None,
-    overrides: Mapping[str, Any] | Iterable[str] = (),
+    source: AlignConfig | Document | Mapping[str, Any] | str | Path | None = None,
+    overrides: Mapping[str, Any] | Iterable[str | tuple[str, Any]] = (),
     preset: str | None = None,
 ) -> AlignConfig:
     """A checked `AlignConfig` from a YAML file, a mapping, another config, or the defaults.
 
     The fields of `preset`, a method's name, replace those of the source. `overrides` go on top:
-    `{"safe.learning_rate": 1e-5}` or `["safe.learning_rate=1e-5"]`, the latter with YAML values.
+    `{"safe.learning_rate": 1e-5}`, such pairs, or `["safe.learning_rate=1e-5"]` with YAML values.
     Values are converted to the fields' types (`1e-5` in YAML is text until a field says that it is
     a number). A step's `sampling` takes what it does not name from the job's. A group `compare` is
     left to `load_plan`.
@@ -34,15 +42,10 @@ def load_config(
     Raises `InputError` naming file, line, field and remedy; for an unknown field the nearest
     valid one.
     """
-    where: Where = {}
-    if source is None:
-        tree: Tree = {}
-    elif isinstance(source, AlignConfig):
-        tree = dataclasses.asdict(source)
-    elif isinstance(source, Mapping):
-        tree = _plain(source)
-    else:
-        tree = read_yaml(Path(source), where)
+    if isinstance(source, AlignConfig):
+        source = dataclasses.asdict(source)
+    document = source if isinstance(source, Document) else read_document(source)
+    tree, where = _plain(document.tree), dict(document.where)
     tree.pop("compare", None)  # for `load_plan`
     if preset is not None:
         fields = load_preset(preset)
@@ -73,6 +76,14 @@ def _inherit_sampling(step: Any, shared: Any) -> None:
         known = {field.name for field in dataclasses.fields(SamplingConfig)}
         inherited = shared if isinstance(shared, dict) else {}
         step["sampling"] = {k: v for k, v in inherited.items() if k in known} | step["sampling"]
+
+
+def read_document(source: Mapping[str, Any] | str | Path | None) -> Document:
+    """A YAML file with its lines, or fields that stand nowhere."""
+    where: Where = {}
+    if isinstance(source, str | Path):
+        return Document(read_yaml(Path(source), where), where)
+    return Document(dict(source or {}), where)
 
 
 def read_yaml(path: Path, where: Where) -> Tree:
@@ -136,12 +147,12 @@ def _plain(mapping: Mapping[str, Any]) -> Tree:
 
 
 def _override_items(
-    overrides: Mapping[str, Any] | Iterable[str],
+    overrides: Mapping[str, Any] | Iterable[str | tuple[str, Any]],
 ) -> Iterable[tuple[str, Any]]:
-    if isinstance(overrides, Mapping):
-        yield from overrides.items()
-        return
-    for text in overrides:
+    for text in overrides.items() if isinstance(overrides, Mapping) else overrides:
+        if isinstance(text, tuple):
+            yield text
+            continue
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise InputError(

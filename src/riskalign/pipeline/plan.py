@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pydantic import Field
 
 from riskalign.errors import FieldError, InputError
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.parse import load_config, read_yaml
+from riskalign.pipeline.parse import load_config, read_document
 from riskalign.pipeline.presets import preset_names
 from riskalign.settings import LISTED, Flag, Whole, Words, known, parse, settings
 
@@ -73,24 +72,25 @@ def load_plan(
     Raises `InputError` for whatever `load_config` refuses, an unknown preset or field of the
     group, no world, or no evaluation.
     """
-    where: dict[str, str] = {}
-    named = isinstance(source, str | Path)
-    tree = read_yaml(Path(source), where) if named else dict(source or {})  # type: ignore[arg-type]
-    group = tree.get("compare")
+    document = read_document(source)
+    group = document.tree.get("compare")
     try:
         settings = _settings({} if group is None else group, presets, seeds)
         shared = list(overrides)
         _check_overrides(settings, shared)
-        job = load_config(source, shared)
+        job = load_config(document, shared)
         folder = Path(job.output_dir).expanduser()
         cells = {}
         for seed in dict.fromkeys(settings.seeds):
             for name, preset, fields in _methods(settings):
-                own = [f"{key}={json.dumps(value)}" for key, value in fields.items()]
-                place = json.dumps(str(folder / "work" / f"seed{seed}" / file_name(name)))
-                cell = load_config(
-                    source, [*own, *shared, f"seed={seed}", f"output_dir={place}"], preset
-                )
+                place = str(folder / "work" / f"seed{seed}" / file_name(name))
+                own: list[str | tuple[str, Any]] = [
+                    *fields.items(),
+                    *shared,
+                    ("seed", seed),
+                    ("output_dir", place),
+                ]
+                cell = load_config(document, own, preset)
                 if (cell.world is None and cell.data is None) or cell.evaluation is None:
                     raise InputError(
                         f"compare: {name} needs a world, or data, and an evaluation; neither may "
@@ -100,7 +100,7 @@ def load_plan(
     except FieldError as error:
         if not error.field.startswith("compare"):
             raise
-        raise FieldError(error.field, error.problem, where.get(error.field, "")) from None
+        raise FieldError(error.field, error.problem, document.where.get(error.field, "")) from None
     return Plan(folder, settings, cells, command or "riskalign compare")
 
 
