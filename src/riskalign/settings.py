@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from pydantic import (
     ValidationError,
 )
 from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from riskalign.errors import FieldError, InputError
@@ -89,7 +91,9 @@ def settings(cls: type[T]) -> type[T]:
     Raises:
         FieldError: from the class's call, for the first field that is wrong.
     """
-    made = dataclass(frozen=True, config=ConfigDict(extra="forbid"))(cls)
+    made = dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))(
+        cls
+    )
     checked = made.__init__
     names = [field.name for field in dataclasses.fields(made)]
 
@@ -102,6 +106,35 @@ def settings(cls: type[T]) -> type[T]:
 
     made.__init__ = refused  # type: ignore[method-assign]
     return typing.cast(type[T], made)
+
+
+class FieldOf(typing.NamedTuple):
+    """A field of a class of settings: `kind` is its type, `default` as YAML has it."""
+
+    name: str
+    kind: Any
+    default: str
+    meaning: str
+
+
+def fields(cls: type[Any]) -> list[FieldOf]:
+    """The fields of a class of settings, in order, with what is said below each."""
+    hints = typing.get_type_hints(cls)
+    said = cls.__pydantic_fields__
+    found = []
+    for field in dataclasses.fields(cls):
+        given = field.default
+        if isinstance(given, FieldInfo):
+            given = given.default
+        shown = "" if dataclasses.is_dataclass(hints[field.name]) else _as_yaml(given)
+        meaning = " ".join((said[field.name].description or "").split())
+        found.append(FieldOf(field.name, hints[field.name], shown, meaning))
+    return found
+
+
+def _as_yaml(value: Any) -> str:
+    plain = list(value) if isinstance(value, tuple) else value
+    return json.dumps(plain) if plain is not dataclasses.MISSING else ""
 
 
 def parse(cls: type[T], tree: Mapping[str, Any]) -> T:

@@ -39,45 +39,42 @@ _SALT = "riskalign side"
 class PreferenceSettings:
     """Where judged answers come from, which of them make pairs, and how prompts are split.
 
-    Args:
-        path: a json, jsonl, gz or parquet file, a folder or a hub id.
-        safe_path: a second such source for safe pairs, where a file holds one sort of label
-            (hh-rlhf's harmless half, TRL's pairs); `path` then makes helpful pairs alone.
-        format: of the records; ``auto`` decides by the first one's fields.
-        split: the split of a source that has several.
-        helpful_pairs: ``all``, or only pairs of which both answers are safe, or which are equally
-            safe, so that the label cannot be about safety.
-        safe_pairs: ``all``, or only pairs whose safer answer costs less, or only those of a safe
-            and an unsafe answer. Pairs of equal cost say little of the tail, and with the target
-            ``gap`` nothing; ``all`` has also those whose safer answer costs more, which are
-            counted and which ``gap`` would turn round.
-        deduplicate: keep one record of those with the same prompt and answers, in either order.
-        chat: make messages of plain texts, for models with a chat template.
-        max_prompt_chars: longer prompts are left out.
-        max_response_chars: records with a longer answer are left out.
-        max_pairs: at most so many training pairs of each kind, drawn by `seed`.
-        eval_fraction: share of the prompts held out, in [0, 1).
-        scorer_fraction: share of the prompts set aside to train scorers on, in [0, 1).
-        seed: of the draw.
-
     Raises:
         InputError: a value is out of its range.
     """
 
     path: Words | None = None
+    """A json, jsonl, gz or parquet file, a folder or a hub id."""
     safe_path: Words | None = None
+    """A second such source for safe pairs, where a file holds one sort of label (hh-rlhf's harmless
+    half, TRL's pairs); `path` then makes helpful pairs alone."""
     format: Format = "auto"
+    """Of the records; auto decides by the first one's fields."""
     split: Words = "train"
+    """The split of a source that has several."""
     helpful_pairs: HelpfulPairs = "all"
+    """all, or only pairs of which both answers are safe, or which are equally safe, so that the
+    label cannot be about safety."""
     safe_pairs: SafePairs = "severity_differs"
+    """all, or only pairs whose safer answer costs less, or only those of a safe and an unsafe
+    answer. Pairs of equal cost say little of the tail, and with the target gap nothing; all has
+    also those whose safer answer costs more, which are counted and which gap would turn round."""
     deduplicate: Flag = True
+    """Keep one record of those with the same prompt and answers, in either order."""
     chat: Flag = True
+    """Make messages of plain texts, for models with a chat template."""
     max_prompt_chars: Count | None = None
+    """Longer prompts are left out."""
     max_response_chars: Count | None = None
+    """Records with a longer answer are left out."""
     max_pairs: Count | None = None
+    """At most so many training pairs of each kind, drawn by `seed`."""
     eval_fraction: Share = 0.1
+    """Share of the prompts held out, in [0, 1)."""
     scorer_fraction: Share = 0.0
+    """Share of the prompts set aside to train scorers on, in [0, 1)."""
     seed: Whole = 0
+    """Of the draw."""
 
     def __post_init__(self) -> None:
         """Check the values."""

@@ -31,44 +31,41 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 class JudgeSettings:
     """An OpenAI-compatible endpoint and the limits that it is asked within.
 
-    Args:
-        base_url: up to and without ``/chat/completions``, for instance
-            ``http://127.0.0.1:8000/v1``; without a user, a query or a fragment.
-        model: the judge's name at the endpoint.
-        api_key_env: the environment variable that holds the key; None sends none. The key itself is
-            read when the first call is made and kept nowhere.
-        max_tokens: of one reply.
-        max_tokens_field: the field that tells it, ``max_tokens`` or ``max_completion_tokens``;
-            some hosted models refuse the first.
-        temperature: from 0 to 2; None sends none, for models that refuse any but their own.
-        seed: sent along where it is not None; not every endpoint knows the field.
-        timeout: seconds to connect, for each wait for the reply's headers, and from the call's
-            start to the last byte of its body. Headers that come byte by byte can take longer.
-        max_retries: further tries after a timeout, a broken connection, a status 408, 425, 429 or
-            5xx, or a reply that is no chat completion.
-        max_concurrency: calls in flight at once.
-        price_in: price of a million prompt tokens, in any currency.
-        price_out: price of a million completion tokens, in the same.
-        max_cost: a call that could carry the cost of the job beyond this is not made; None for no
-            limit.
-
     Raises:
         InputError: a value is out of its range.
     """
 
     base_url: Words
+    """Up to and without /chat/completions, for instance http://127.0.0.1:8000/v1; without a user, a
+    query or a fragment."""
     model: Name
+    """The judge's name at the endpoint."""
     api_key_env: Words | None = None
+    """The environment variable that holds the key; None sends none. The key itself is read when the
+    first call is made and kept nowhere."""
     max_tokens: Count = 512
+    """Of one reply."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """The field that tells it, max_tokens or max_completion_tokens; some hosted models refuse the
+    first."""
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = 0
+    """From 0 to 2; None sends none, for models that refuse any but their own."""
     seed: Whole | None = None
+    """Sent along where it is not None; not every endpoint knows the field."""
     timeout: Positive = 60.0
+    """Seconds to connect, for each wait for the reply's headers, and from the call's start to the
+    last byte of its body. Headers that come byte by byte can take longer."""
     max_retries: NotLess = 5
+    """Further tries after a timeout, a broken connection, a status 408, 425, 429 or 5xx, or a reply
+    that is no chat completion."""
     max_concurrency: Count = 4
+    """Calls in flight at once."""
     price_in: NotNegative = 0.0
+    """Price of a million prompt tokens, in any currency."""
     price_out: NotNegative = 0.0
+    """Price of a million completion tokens, in the same."""
     max_cost: Positive | None = None
+    """A call that could carry the cost of the job beyond this is not made; None for no limit."""
 
     def __post_init__(self) -> None:
         """Check the values."""

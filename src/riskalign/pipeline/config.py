@@ -29,54 +29,61 @@ from riskalign.settings import LISTED, Flag, Name, Positive, Whole, Words, refus
 class AlignConfig:
     """A whole job.
 
-    `order` lists the steps. `ppo` is Safe RLHF's PPO-Lagrangian (`riskalign.baselines`) with the
-    settings `ppo`, on `sampling.prompts` prompts and the world's own reward and cost, or with
-    `scorers` on models of both, trained on helpful and safe pairs. A kind may come again
-    (`[helpful, safe, safe]`): its later rounds use pairs sampled anew, and the temperatures of its
-    `n` rounds are `n` times as high, so that together they tilt as far as one. For each `w` of
-    `merges` the evaluation also measures the model of weights `(1 - w) * step 1 + w * last step`.
-    `bf16` None takes bfloat16 where the device has it natively: for sampling and evaluation, and
-    for training by autocast over float32 weights.
-
-    With `sft` the job begins with supervised tuning on the world's demonstrations, and its start
-    model is what comes out of that.
-
-    `chat_template`, a file, is for a model whose tokenizer has none.
-
-    `load_in_4bit` trains the adapter of `peft` on 4-bit weights (QLoRA, needs bitsandbytes); it is
-    merged into the weights as they were before.
-
-    In place of a world a job may have `data`, a file of judged answers: helpful and safe pairs are
-    made of it for every step without data of its own, a kind's later rounds train on the same
-    pairs again (with `own_answers` on new ones), steps are judged on pairs of held-out prompts, and
-    the models on those prompts by the scorers of `scoring`.
+    A kind of step may come again (`order: [helpful, safe, safe]`): its later rounds use pairs
+    sampled anew, and the temperatures of its `n` rounds are `n` times as high, so that together
+    they tilt as far as one. The rounds of a file's pairs train on them again.
 
     Raises `InputError`, naming the field, for a value out of range.
     """
 
     model: Name = "smollm2-135m"
+    """The start model: a hub id, a folder, or a GGUF file."""
     chat_template: Words | None = None
+    """A Jinja file, for a model whose tokenizer has none."""
     output_dir: Name = "runs/align"
+    """Folder of the run."""
     seed: Whole = 0
+    """Decides every random number."""
     world: Words | None = "vault"
+    """Prompts with a reward and a cost program: a name, or module:Class; null with data."""
     beta: Positive = 0.1
+    """KL price: the temperature of the helpful step."""
     lambda_: Positive = 1.0
+    """Multiplier of the cost: the safe step's temperature is beta over it."""
     schedule: Schedule = "objective"
+    """How the steps' temperatures follow (docs/method.md)."""
     order: Annotated[tuple[StepKind, ...], LISTED] = ("helpful", "safe")
+    """The steps; ppo is Safe RLHF's."""
     merges: Annotated[tuple[Weight, ...], LISTED] = ()
+    """For each w the model of weights (1 - w) step 1 + w last step is measured as well."""
     sft: SFTConfig | None = None
+    """Begin with supervised tuning on the world's demonstrations."""
     helpful: StepConfig = field(default_factory=StepConfig)
+    """The helpful step."""
     safe: StepConfig = field(default_factory=StepConfig)
+    """The safe step."""
     ppo: PPOSettings = field(default_factory=PPOSettings)
+    """The step ppo."""
     scorers: ScorerSettings | None = None
+    """Train reward and cost models for ppo on pairs, in place of the world's programs."""
     peft: LoraSettings | None = None
+    """Train a LoRA adapter, not all weights."""
     load_in_4bit: Flag = False
+    """Train it on 4-bit weights (QLoRA, needs bitsandbytes)."""
     data: PreferenceSettings | None = None
+    """In place of a world: a file of judged answers, which pairs for every step are made of, and
+    whose held-out prompts the models are asked."""
     scoring: ScoringConfig | None = None
+    """What judges the answers then."""
     bf16: Flag | None = None
+    """bfloat16 for sampling and evaluation, and for training by autocast; null where the device has
+    it natively."""
     trust_remote_code: Flag = False
+    """Run code that comes with a model."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How answers are sampled for pairs."""
     evaluation: EvaluationConfig | None = field(default_factory=EvaluationConfig)
+    """How the models are compared; null leaves it out."""
 
     def __post_init__(self) -> None:
         """Refuse the first field that is out of range."""
