@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Iterator
+from typing import Any
 
 from rich.console import Group
 from rich.markup import escape
@@ -27,9 +28,8 @@ def _tables(cls: type, prefix: str, told: dict[type, str]) -> Iterator[Table]:
     table.title_justify = "left"
     groups = []
     for found in fields(cls):
-        inner = next(
-            filter(dataclasses.is_dataclass, (found.kind, *typing.get_args(found.kind))), None
-        )
+        kinds: tuple[Any, ...] = (found.kind, *typing.get_args(found.kind))
+        inner: Any = next(filter(dataclasses.is_dataclass, kinds), None)
         if inner is None:
             table.add_row(f"--{prefix}{found.name}", found.default, escape(found.meaning))
             continue

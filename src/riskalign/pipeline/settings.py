@@ -115,7 +115,9 @@ class StepConfig:
     risk: Risk = "cvar:0.95"
     """Token-level risk measure, such as mean, cvar:0.95 or erm:0.5."""
     loss_type: LossType = "rsa1"
-    """The loss, one of rsa1, rsa2, tdpo1, tdpo2, dpo, kto."""
+    """The loss: rsa1, rsa2, tdpo1, tdpo2, dpo, kto, or package.module:function."""
+    loss_options: dict[str, Number] | None = None
+    """A loss's own parameters, by name."""
     target: Target = "gap"
     """What the margin is pulled towards: hard (order only), soft, gap or offset."""
     alpha: NotNegative = 0.5

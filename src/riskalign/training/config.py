@@ -8,7 +8,7 @@ from pydantic import Field
 from transformers import TrainingArguments
 
 from riskalign.data.tokenize import TruncationMode
-from riskalign.settings import Count, NotNegative, Positive, check, refuse
+from riskalign.settings import Count, NotNegative, Number, Positive, check, refuse
 from riskalign.training.rules import LossType, Risk, Target, Tokens, loss_problems
 
 
@@ -21,8 +21,10 @@ class RSAConfig(TrainingArguments):
 
     Args:
         risk: risk measure, e.g. `"mean"`, `"cvar:0.95"`, `"erm:0.5"`.
-        loss_type: one of `riskalign.losses.LOSSES`, e.g. `"rsa1"`, `"rsa2"`, `"dpo"`; or `"kto"`,
-            which takes rows `prompt`, `completion`, `label`, or pairs as two such rows each.
+        loss_type: one of `riskalign.losses.LOSSES`, e.g. `"rsa1"`, `"rsa2"`, `"dpo"`; a function
+            elsewhere, `"package.module:function"`; or `"kto"`, which takes rows `prompt`,
+            `completion`, `label`, or pairs as two such rows each.
+        loss_options: a loss's own parameters, e.g. `{"gamma": 0.5}`.
         beta: temperature, > 0; higher keeps the policy closer to the reference.
         alpha: weight of the risk term of `rsa2` and `tdpo2`, >= 0.
         target: `"hard"` (order only), `"soft"`, `"gap"` or `"offset"` (these need scores).
@@ -61,6 +63,9 @@ class RSAConfig(TrainingArguments):
 
     risk: Risk = field(default="cvar:0.95", metadata={"help": "Risk measure."})
     loss_type: LossType = field(default="rsa2", metadata={"help": "Pair loss."})
+    loss_options: dict[str, Number] | None = field(
+        default=None, metadata={"help": "A loss's own parameters, by name."}
+    )
     beta: Positive = field(default=0.1, metadata={"help": "Temperature."})
     alpha: NotNegative = field(default=0.5, metadata={"help": "Weight of the risk term."})
     target: Target = field(default="hard", metadata={"help": "Target of the margin."})

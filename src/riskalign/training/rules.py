@@ -5,12 +5,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from riskalign.losses import LOSSES, TARGETS, UNPAIRED
+from riskalign.errors import InputError
+from riskalign.losses import TARGETS, UNPAIRED, check_options, own_parameters
 from riskalign.risk import get_risk
 from riskalign.settings import NotNegative, Whole, Words, known, wrong
 
 Risk = Annotated[Words, known(get_risk)]
-LossType = Literal[(*LOSSES, *UNPAIRED)]  # type: ignore[valid-type]
+LossType = Annotated[Words, known(own_parameters)]
 Target = Literal[TARGETS]  # type: ignore[valid-type]
 UpToHalf = Annotated[NotNegative, Field(lt=0.5)]
 Tokens = Annotated[Whole, Field(ge=2)]
@@ -18,6 +19,10 @@ Tokens = Annotated[Whole, Field(ge=2)]
 
 def loss_problems(step: Any) -> Iterator[tuple[str, str]]:
     """Fields and why they are wrong, of settings with the names of `RSAConfig`."""
+    try:
+        check_options(step.loss_type, step.loss_options)
+    except InputError as error:
+        yield "loss_options", str(error)
     hard, loss = step.target == "hard", repr(step.loss_type)
     yield from wrong(
         "risk",
