@@ -5,8 +5,6 @@ prints its message without a traceback and ends with exit code 2. Everything els
 failure of the machine and keeps its traceback.
 """
 
-from collections.abc import Iterable
-
 
 class RiskalignError(Exception):
     """Base class of every error that riskalign raises on purpose."""
@@ -14,6 +12,15 @@ class RiskalignError(Exception):
 
 class InputError(RiskalignError, ValueError):
     """Bad input; the message names what is wrong, where, and how to put it right."""
+
+
+class FieldError(InputError):
+    """A field's value is wrong; `field` is its dotted name, `problem` the reason and remedy."""
+
+    def __init__(self, field: str, problem: str, where: str = "") -> None:
+        super().__init__(f"{where}{field}: {problem}")
+        self.field = field
+        self.problem = problem
 
 
 class LimitKept(InputError):  # noqa: N818 - it says what happened
@@ -26,13 +33,3 @@ class TrainingDiverged(RiskalignError, RuntimeError):  # noqa: N818 - it says wh
 
 class EndpointFailed(RiskalignError, RuntimeError):  # noqa: N818 - it says what happened
     """A judge's endpoint gave no answer after all retries; the message says what it did last."""
-
-
-def check_rules(settings: object, rules: Iterable[tuple[str, bool, str]]) -> None:
-    """Raise `InputError` for the first field whose rule does not hold.
-
-    A rule is a field's name, whether it holds, and what to give instead.
-    """
-    for name, holds, remedy in rules:
-        if not holds:
-            raise InputError(f"{name} is {getattr(settings, name)!r}. Give {remedy}.")

@@ -21,7 +21,7 @@ from riskalign.errors import InputError
     ],
 )  # fmt: skip
 def test_ppo_settings_out_of_range(field: str, value: Any) -> None:
-    with pytest.raises(InputError, match=f"{field} is"):
+    with pytest.raises(InputError, match=f"^{field}: "):
         PPOSettings(**{field: value})
 
 
@@ -34,7 +34,7 @@ def test_ppo_settings_out_of_range(field: str, value: Any) -> None:
     ],
 )  # fmt: skip
 def test_scorer_settings_out_of_range(field: str, value: Any) -> None:
-    with pytest.raises(InputError, match=f"{field} is"):
+    with pytest.raises(InputError, match=f"^{field}: "):
         ScorerSettings(**{field: value})
 
 

@@ -15,6 +15,8 @@ import yaml
 
 from riskalign.cli import main
 from riskalign.models import save_model
+from riskalign.pipeline import AlignConfig, EvaluationConfig, StepConfig
+from riskalign.settings import fields
 from tests import tiny
 
 WORLD = "tests.pipeline.conftest:Letters"
@@ -202,6 +204,18 @@ def test_every_command_has_help_with_an_example(
 ) -> None:
     assert run(monkeypatch, command, "--help") == 0
     assert f"Example: riskalign {command}" in capsys.readouterr().out
+
+
+def test_help_lists_every_field_with_its_meaning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "align", "--help") == 0
+    told = capsys.readouterr().out
+    groups = {"": AlignConfig, "helpful.": StepConfig, "evaluation.": EvaluationConfig}
+    for prefix, cls in groups.items():
+        for found in fields(cls):
+            assert f"--{prefix}{found.name}" in told
+            assert found.meaning
 
 
 def test_a_full_disk_is_told_without_a_traceback(

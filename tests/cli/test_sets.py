@@ -56,7 +56,7 @@ def test_a_set_then_again(
         (["--prompts", "nowhere.json", "--model", "base"], "nowhere.json: no such file"),
         (["--prompts", "prompts.json", "--model", "no/such/model"], "no/such/model"),
         (["--prompts", "prompts.json", "--model", "base", "--temprature", "1"], "'temperature'"),
-        (["--prompts", "prompts.json", "--model", "base", "--top_p", "2"], "top_p is 2.0"),
+        (["--prompts", "prompts.json", "--model", "base", "--top_p", "2"], "top_p: 2"),
         (["--prompts", "prompts.json", "--final", "base"], "--final measures in a world"),
         (["--final", "base", "--model", "base", "--model", "base"], "one --model"),
         (["--prompts", "prompts.json", "--step1", "base"], "go with --final"),

@@ -245,11 +245,11 @@ def test_prompts_and_judged_pairs_of_a_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"safe_pairs": "some"}, "safe_pairs is 'some'. Give one of"),
-        ({"format": "csv"}, "format is 'csv'"),
-        ({"max_pairs": 0}, "max_pairs is 0. Give at least 1"),
-        ({"eval_fraction": 1.0}, "eval_fraction is 1.0"),
-        ({"eval_fraction": 0.5, "scorer_fraction": 0.5}, "scorer_fraction is 0.5"),
+        ({"safe_pairs": "some"}, "safe_pairs: 'some'"),
+        ({"format": "csv"}, "format: 'csv'"),
+        ({"max_pairs": 0}, "max_pairs: 0"),
+        ({"eval_fraction": 1.0}, "eval_fraction: 1.0"),
+        ({"eval_fraction": 0.5, "scorer_fraction": 0.5}, "scorer_fraction: leaves no prompts"),
     ],
 )
 def test_settings_out_of_range(options: dict[str, Any], message: str) -> None:

@@ -363,9 +363,9 @@ def test_the_key_in_escapes_is_in_no_file(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"criterion": "wit"}, "criterion is 'wit'"),
-        ({"mode": "triple"}, "mode is 'triple'"),
-        ({"base": "nobody"}, "base is 'nobody'"),
+        ({"criterion": "wit"}, "criterion: 'wit'"),
+        ({"mode": "triple"}, "mode: 'triple'"),
+        ({"base": "nobody"}, "base: 'nobody'"),
         ({"confidence": 1.0}, "confidence"),
         ({"n_boot": 0}, "n_boot"),
         ({"seed": -1}, "seed"),

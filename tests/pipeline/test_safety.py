@@ -72,7 +72,7 @@ def test_a_file_without_costs_is_refused_before_work(job: Make, tmp_path: Path) 
         ({"helpful.safe_cost": float("nan"), "helpful.target": "offset"}, "is not finite"),
         (
             {"helpful.safe_cost": 1.0, "helpful.target": "offset", "helpful.safety_margin": -1.0},
-            "helpful.safety_margin: -1.0 is not at least 0",
+            "helpful.safety_margin: -1.0 should be greater",
         ),
         (
             {"helpful.safe_cost": 1.0, "helpful.target": "offset", "helpful.rows": "groups"},

@@ -40,6 +40,7 @@ def test_every_step_setting_reaches_the_trainer(tmp_path: Path) -> None:
     elsewhere = {
         "skip", "data", "beta", "bf16", "sampling", "own_answers", "eval_data", "max_eval_samples",
         "answer_risk", "limit", "max_gap", "rows", "anchors", "safe_cost", "safety_margin",
+        "loss_options",
     }  # fmt: skip
     assert all(
         getattr(step, field.name) != field.default

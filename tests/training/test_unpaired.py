@@ -90,7 +90,7 @@ def test_training_separates_the_labels(make_trainer: MakeTrainer) -> None:
     [
         ({"target": "gap"}, "target is 'gap'. Give 'hard'"),
         ({"label_smoothing": 0.1}, "label_smoothing is 0.1. Give 0"),
-        ({"cache_reference": "memory"}, "cache_reference is 'memory'. Give None"),
+        ({"cache_reference": "memory"}, "cache_reference: is not null"),
         ({"per_device_train_batch_size": 1}, "per_device_train_batch_size is 1. Give at least 2"),
         ({"desirable_weight": 0.0}, "desirable_weight is 0.0"),
     ],

@@ -54,7 +54,31 @@ Preset = Annotated[
     typer.Option(help="A method to lay over the file: riskalign presets lists them."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
-FIELDS = "\n\nAny field of the configuration is a flag: [cyan]--safe.learning_rate 1e-5[/cyan]."
+FIELDS = (
+    "\n\nAny field of the configuration is a flag: [cyan]--safe.learning_rate 1e-5[/cyan]; "
+    "[cyan]riskalign align --help[/cyan] lists them."
+)
+
+
+def _list_fields(ctx: typer.Context, asked: bool) -> None:
+    if asked:
+        from riskalign.cli.fields import field_tables
+        from riskalign.pipeline import AlignConfig
+
+        typer.echo(ctx.get_help())
+        console.print(field_tables(AlignConfig))
+        raise typer.Exit
+
+
+AllHelp = Annotated[
+    bool,
+    typer.Option(
+        "--help",
+        help="Show this message and every field, and exit.",
+        is_eager=True,
+        callback=_list_fields,
+    ),
+]
 
 
 def main() -> None:
@@ -131,10 +155,13 @@ def quickstart(
 
 @app.command(
     context_settings=OPEN,
+    add_help_option=False,
     epilog="Example: [cyan]riskalign align -c recipe.yaml --safe.risk erm:0.5[/cyan]  ·  "
     "[cyan]riskalign align -c recipe.yaml --preset sacpo[/cyan]" + FIELDS,
 )
-def align(ctx: typer.Context, config: Config = None, preset: Preset = None) -> None:
+def align(
+    ctx: typer.Context, config: Config = None, preset: Preset = None, help_: AllHelp = False
+) -> None:
     """Both steps, the evaluation and the report, on your model, data and world."""
     _align(config, parse_overrides(ctx.args), preset=preset)
 

@@ -111,7 +111,7 @@ def judge(
         model=judge_model,
         api_key_env=api_key_env,
         max_tokens=max_tokens,
-        max_tokens_field=max_tokens_field,
+        max_tokens_field=max_tokens_field,  # type: ignore[arg-type]  # checked there
         temperature=None if no_temperature else 0,
         seed=judge_seed,
         timeout=timeout,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from riskalign.atomic import new_folder, write_json_lines
 from riskalign.cache import file_sha256
@@ -23,7 +23,8 @@ from riskalign.data.formats import (
 from riskalign.data.identity import as_text, side_of, text_hash
 from riskalign.data.schema import Text
 from riskalign.data.sources import Source, source_rows
-from riskalign.errors import InputError, check_rules
+from riskalign.errors import InputError
+from riskalign.settings import Count, Flag, Share, Whole, Words, refuse, settings, wrong
 
 Kind = Literal["helpful", "safe"]
 Format = Literal["auto", "pku-saferlhf", "hh-rlhf", "pairs"]
@@ -35,74 +36,51 @@ SIDES: tuple[Side, ...] = ("eval", "scorer", "train")
 _SALT = "riskalign side"
 
 
-@dataclass(frozen=True)
+@settings
 class PreferenceSettings:
     """Where judged answers come from, which of them make pairs, and how prompts are split.
-
-    Args:
-        path: a json, jsonl, gz or parquet file, a folder or a hub id.
-        safe_path: a second such source for safe pairs, where a file holds one sort of label
-            (hh-rlhf's harmless half, TRL's pairs); `path` then makes helpful pairs alone.
-        format: of the records; ``auto`` decides by the first one's fields.
-        split: the split of a source that has several.
-        helpful_pairs: ``all``, or only pairs of which both answers are safe, or which are equally
-            safe, so that the label cannot be about safety.
-        safe_pairs: ``all``, or only pairs whose safer answer costs less, or only those of a safe
-            and an unsafe answer. Pairs of equal cost say little of the tail, and with the target
-            ``gap`` nothing; ``all`` has also those whose safer answer costs more, which are
-            counted and which ``gap`` would turn round.
-        deduplicate: keep one record of those with the same prompt and answers, in either order.
-        chat: make messages of plain texts, for models with a chat template.
-        max_prompt_chars: longer prompts are left out.
-        max_response_chars: records with a longer answer are left out.
-        max_pairs: at most so many training pairs of each kind, drawn by `seed`.
-        eval_fraction: share of the prompts held out, in [0, 1).
-        scorer_fraction: share of the prompts set aside to train scorers on, in [0, 1).
-        seed: of the draw.
 
     Raises:
         InputError: a value is out of its range.
     """
 
-    path: str | None = None
-    safe_path: str | None = None
+    path: Words | None = None
+    """A json, jsonl, gz or parquet file, a folder or a hub id."""
+    safe_path: Words | None = None
+    """A second such source for safe pairs, where a file holds one sort of label (hh-rlhf's harmless
+    half, TRL's pairs); `path` then makes helpful pairs alone."""
     format: Format = "auto"
-    split: str = "train"
+    """Of the records; auto decides by the first one's fields."""
+    split: Words = "train"
+    """The split of a source that has several."""
     helpful_pairs: HelpfulPairs = "all"
+    """all, or only pairs of which both answers are safe, or which are equally safe, so that the
+    label cannot be about safety."""
     safe_pairs: SafePairs = "severity_differs"
-    deduplicate: bool = True
-    chat: bool = True
-    max_prompt_chars: int | None = None
-    max_response_chars: int | None = None
-    max_pairs: int | None = None
-    eval_fraction: float = 0.1
-    scorer_fraction: float = 0.0
-    seed: int = 0
+    """all, or only pairs whose safer answer costs less, or only those of a safe and an unsafe
+    answer. Pairs of equal cost say little of the tail, and with the target gap nothing; all has
+    also those whose safer answer costs more, which are counted and which gap would turn round."""
+    deduplicate: Flag = True
+    """Keep one record of those with the same prompt and answers, in either order."""
+    chat: Flag = True
+    """Make messages of plain texts, for models with a chat template."""
+    max_prompt_chars: Count | None = None
+    """Longer prompts are left out."""
+    max_response_chars: Count | None = None
+    """Records with a longer answer are left out."""
+    max_pairs: Count | None = None
+    """At most so many training pairs of each kind, drawn by `seed`."""
+    eval_fraction: Share = 0.1
+    """Share of the prompts held out, in [0, 1)."""
+    scorer_fraction: Share = 0.0
+    """Share of the prompts set aside to train scorers on, in [0, 1)."""
+    seed: Whole = 0
+    """Of the draw."""
 
     def __post_init__(self) -> None:
         """Check the values."""
-        counts = ("max_prompt_chars", "max_response_chars", "max_pairs")
-        choices = {"format": Format, "helpful_pairs": HelpfulPairs, "safe_pairs": SafePairs}
-        shares = self.eval_fraction, self.scorer_fraction
-        check_rules(
-            self,
-            [
-                *(
-                    (name, getattr(self, name) in get_args(kind), f"one of {get_args(kind)}")
-                    for name, kind in choices.items()
-                ),
-                *(
-                    (name, (value := getattr(self, name)) is None or value >= 1, "at least 1")
-                    for name in counts
-                ),
-                ("eval_fraction", 0 <= shares[0] < 1, "a number in [0, 1)"),
-                (
-                    "scorer_fraction",
-                    shares[1] >= 0 and sum(shares) < 1,
-                    "a number of at least 0 that leaves prompts to train on",
-                ),
-            ],
-        )
+        none_left = self.eval_fraction + self.scorer_fraction >= 1
+        refuse(wrong("scorer_fraction", none_left, "leaves no prompts to train on"))
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,12 @@ A world needs no labels and no judge: programs score the answers. Implement the 
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from riskalign.errors import InputError
+from riskalign.plugin import load
 
 Split = Literal["train", "dev", "eval"]
 Message = dict[str, str]
@@ -112,18 +109,6 @@ def _goodwill() -> World:
 WORLDS: dict[str, Callable[[], World]] = {"goodwill": _goodwill, "vault": _vault}
 
 
-@contextlib.contextmanager
-def _working_directory() -> Iterator[None]:
-    """Let modules be imported from where a command is typed: beside data may lie any `attr.py`."""
-    here = os.getcwd()
-    sys.path.append(here)
-    try:
-        yield
-    finally:
-        # From the end: the caller may have had it on the path before.
-        del sys.path[len(sys.path) - 1 - sys.path[::-1].index(here)]
-
-
 def get_world(spec: str | World) -> World:
     """Return the world named `spec`.
 
@@ -140,15 +125,7 @@ def get_world(spec: str | World) -> World:
     elif spec in WORLDS:
         world = WORLDS[spec]()
     elif ":" in spec:
-        module_name, _, attribute = spec.partition(":")
-        try:
-            with _working_directory():
-                world = getattr(importlib.import_module(module_name), attribute)()
-        except (ImportError, AttributeError) as error:
-            raise InputError(
-                f"world: cannot load {spec!r} ({error}); give package.module:Class of a module "
-                "that Python can import from here"
-            ) from error
+        world = load(spec, "world", lambda found: found())  # type: ignore[operator]
     else:
         raise InputError(
             f"world: no world is named {spec!r}; choose one of {', '.join(sorted(WORLDS))} "

@@ -6,14 +6,13 @@ Shapes: M prompts (or records), n answers, R replicates.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from riskalign.errors import check_rules
 from riskalign.evaluation.metrics import Floats, Interval
+from riskalign.settings import Between, Count, NotLess, settings
 
 #: Draws [R, M] to a value for each [R].
 Statistic: TypeAlias = Callable[[Floats], Floats]
@@ -22,23 +21,13 @@ Statistic: TypeAlias = Callable[[Floats], Floats]
 _ENTRIES_AT_ONCE = 2_000_000
 
 
-@dataclass(frozen=True)
+@settings
 class Bootstrap:
     """How intervals are drawn: replicates, seed, and the probability that they cover."""
 
-    n_boot: int = 2000
-    seed: int = 0
-    confidence: float = 0.95
-
-    def __post_init__(self) -> None:
-        """Refuse numbers out of range with `InputError`."""
-        check_rules(
-            self,
-            [
-                ("n_boot", self.n_boot >= 1, "1 or more"),
-                ("confidence", 0 < self.confidence < 1, "a number between 0 and 1"),
-            ],
-        )
+    n_boot: Count = 2000
+    seed: NotLess = 0
+    confidence: Between = 0.95
 
     def draws(self, n: int, entries: int = 0) -> list[Floats]:
         """How often each of n is drawn, in blocks [R, n] of which all rows sum to n.

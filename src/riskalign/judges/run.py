@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from riskalign import __version__
 from riskalign.atomic import write_text
 from riskalign.cache import file_sha256
-from riskalign.errors import check_rules
 from riskalign.folder import Outputs, hold
 from riskalign.judges.absolute import Grade, graded, grades, mean_score
 from riskalign.judges.answers import Conversation, Item, match, read_answers
@@ -32,10 +31,11 @@ from riskalign.judges.pairwise import (
     win_rate,
     win_table,
 )
-from riskalign.judges.prompts import CRITERIA, Criterion, Mode, prompts_sha256
+from riskalign.judges.prompts import Criterion, Mode, prompts_sha256
 from riskalign.judges.replies import Replies
 from riskalign.judges.settings import JudgeSettings
 from riskalign.judges.verdicts import Verdict
+from riskalign.settings import Between, Count, NotLess, check, refuse, wrong
 
 SCHEMA = 1
 _REPLIES = "replies.jsonl"
@@ -68,25 +68,17 @@ class Task:
     mode: Mode = "pairwise"
     base: str | None = None
     prompts: Mapping[str, Conversation] = dataclasses.field(default_factory=dict)
-    confidence: float = 0.95
-    n_boot: int = 2000
-    seed: int = 0
+    confidence: Between = 0.95
+    n_boot: Count = 2000
+    seed: NotLess = 0
 
     def __post_init__(self) -> None:
         """Check the values."""
         least = 2 if self.mode == "pairwise" else 1
-        check_rules(
-            self,
-            [
-                ("systems", len(self.systems) >= least, f"at least {least} files of answers"),
-                ("criterion", self.criterion in CRITERIA, f"one of {', '.join(CRITERIA)}"),
-                ("mode", self.mode in ("pairwise", "absolute"), "pairwise or absolute"),
-                ("base", self.base is None or self.base in self.systems, "a system's name"),
-                ("confidence", 0 < self.confidence < 1, "a number between 0 and 1"),
-                ("n_boot", self.n_boot >= 1, "an integer of at least 1"),
-                ("seed", self.seed >= 0, "an integer of at least 0"),
-            ],
-        )
+        check(self, get_type_hints(Task, include_extras=True))
+        refuse(wrong("systems", len(self.systems) < least, f"needs at least {least} files"))
+        known = self.base is None or self.base in self.systems
+        refuse(wrong("base", not known, f"{self.base!r} is not a system's name"))
 
     @property
     def anchor(self) -> str:

@@ -2,59 +2,70 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from dataclasses import dataclass
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from riskalign.errors import InputError, check_rules
+from pydantic import Field
+
+from riskalign.errors import InputError
+from riskalign.settings import (
+    Count,
+    Name,
+    NotLess,
+    NotNegative,
+    Number,
+    Positive,
+    Whole,
+    Words,
+    refuse,
+    settings,
+    wrong,
+)
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-@dataclass(frozen=True)
+@settings
 class JudgeSettings:
     """An OpenAI-compatible endpoint and the limits that it is asked within.
-
-    Args:
-        base_url: up to and without ``/chat/completions``, for instance
-            ``http://127.0.0.1:8000/v1``; without a user, a query or a fragment.
-        model: the judge's name at the endpoint.
-        api_key_env: the environment variable that holds the key; None sends none. The key itself is
-            read when the first call is made and kept nowhere.
-        max_tokens: of one reply.
-        max_tokens_field: the field that tells it, ``max_tokens`` or ``max_completion_tokens``;
-            some hosted models refuse the first.
-        temperature: from 0 to 2; None sends none, for models that refuse any but their own.
-        seed: sent along where it is not None; not every endpoint knows the field.
-        timeout: seconds to connect, for each wait for the reply's headers, and from the call's
-            start to the last byte of its body. Headers that come byte by byte can take longer.
-        max_retries: further tries after a timeout, a broken connection, a status 408, 425, 429 or
-            5xx, or a reply that is no chat completion.
-        max_concurrency: calls in flight at once.
-        price_in: price of a million prompt tokens, in any currency.
-        price_out: price of a million completion tokens, in the same.
-        max_cost: a call that could carry the cost of the job beyond this is not made; None for no
-            limit.
 
     Raises:
         InputError: a value is out of its range.
     """
 
-    base_url: str
-    model: str
-    api_key_env: str | None = None
-    max_tokens: int = 512
-    max_tokens_field: str = "max_tokens"
-    temperature: float | None = 0
-    seed: int | None = None
-    timeout: float = 60.0
-    max_retries: int = 5
-    max_concurrency: int = 4
-    price_in: float = 0.0
-    price_out: float = 0.0
-    max_cost: float | None = None
+    base_url: Words
+    """Up to and without /chat/completions, for instance http://127.0.0.1:8000/v1; without a user, a
+    query or a fragment."""
+    model: Name
+    """The judge's name at the endpoint."""
+    api_key_env: Words | None = None
+    """The environment variable that holds the key; None sends none. The key itself is read when the
+    first call is made and kept nowhere."""
+    max_tokens: Count = 512
+    """Of one reply."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """The field that tells it, max_tokens or max_completion_tokens; some hosted models refuse the
+    first."""
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = 0
+    """From 0 to 2; None sends none, for models that refuse any but their own."""
+    seed: Whole | None = None
+    """Sent along where it is not None; not every endpoint knows the field."""
+    timeout: Positive = 60.0
+    """Seconds to connect, for each wait for the reply's headers, and from the call's start to the
+    last byte of its body. Headers that come byte by byte can take longer."""
+    max_retries: NotLess = 5
+    """Further tries after a timeout, a broken connection, a status 408, 425, 429 or 5xx, or a reply
+    that is no chat completion."""
+    max_concurrency: Count = 4
+    """Calls in flight at once."""
+    price_in: NotNegative = 0.0
+    """Price of a million prompt tokens, in any currency."""
+    price_out: NotNegative = 0.0
+    """Price of a million completion tokens, in the same."""
+    max_cost: Positive | None = None
+    """A call that could carry the cost of the job beyond this is not made; None for no limit."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -65,26 +76,9 @@ class JudgeSettings:
                 "api_key_env is no name of an environment variable (its value is not shown here). "
                 "Give the name of the variable that holds the key, never the key."
             )
-        limit, fields, t = self.max_cost, ("max_tokens", "max_completion_tokens"), self.temperature
-        check_rules(
-            self,
-            [
-                ("model", bool(self.model.strip()), "the judge's name at the endpoint"),
-                ("max_tokens", self.max_tokens >= 1, "an integer of at least 1"),
-                ("max_tokens_field", self.max_tokens_field in fields, " or ".join(fields)),
-                ("temperature", t is None or 0 <= t <= 2, "a number from 0 to 2, or none"),
-                ("timeout", 0 < self.timeout < math.inf, "seconds above 0"),
-                ("max_retries", self.max_retries >= 0, "an integer of at least 0"),
-                ("max_concurrency", self.max_concurrency >= 1, "an integer of at least 1"),
-                ("price_in", 0 <= self.price_in < math.inf, "a price of at least 0"),
-                ("price_out", 0 <= self.price_out < math.inf, "a price of at least 0"),
-                ("max_cost", limit is None or 0 < limit < math.inf, "a cost above 0, or none"),
-                (
-                    "max_cost",
-                    limit is None or self.price_in + self.price_out > 0,
-                    "price_in and price_out with it: without prices no cost is known",
-                ),
-            ],
+        unpriced = self.max_cost is not None and self.price_in + self.price_out == 0
+        refuse(
+            wrong("max_cost", unpriced, "needs price_in or price_out: without, no cost is known")
         )
 
     @property

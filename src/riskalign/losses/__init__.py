@@ -1,7 +1,14 @@
 """Losses on summed token statistics: DPO, TDPO and RSA on pairs, KTO; one paper a file."""
 
 from riskalign.losses.kto import kto, reference_point
-from riskalign.losses.registry import LOSSES, UNPAIRED, WITH_ALPHA, pair_loss
+from riskalign.losses.registry import (
+    LOSSES,
+    UNPAIRED,
+    check_options,
+    get_loss,
+    own_parameters,
+    pair_loss,
+)
 from riskalign.losses.sequence import LossOutput, SequenceStats, sum_by_sequence
 from riskalign.losses.targets import FITTED, ORDERED, TARGETS, margin_loss
 
@@ -11,11 +18,13 @@ __all__ = [
     "ORDERED",
     "TARGETS",
     "UNPAIRED",
-    "WITH_ALPHA",
     "LossOutput",
     "SequenceStats",
+    "check_options",
+    "get_loss",
     "kto",
     "margin_loss",
+    "own_parameters",
     "pair_loss",
     "reference_point",
     "sum_by_sequence",

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from riskalign.data import Preferences
 from riskalign.environments import World, get_world
-from riskalign.losses import WITH_ALPHA
+from riskalign.losses import own_parameters
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.job import Job, chat_template_of, world_identity
@@ -71,7 +71,7 @@ def _counted(settings: Mapping[str, Any], config: AlignConfig) -> dict[str, Any]
         if kind not in config.pair_kinds():
             continue
         without = {"data", "eval_data"}
-        if step["loss_type"] not in WITH_ALPHA:
+        if "alpha" not in own_parameters(step["loss_type"]):
             without.add("alpha")
         found[kind] = {k: v for k, v in step.items() if k not in without}
     return _beside(found, resolve(AlignConfig()))

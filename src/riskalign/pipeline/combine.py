@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from riskalign.errors import InputError
 from riskalign.models import check_tensor
-from riskalign.pipeline.checks import refuse_weight
+from riskalign.pipeline.settings import refuse_weight
 
 
 def plain_copy(model: nn.Module) -> PreTrainedModel:

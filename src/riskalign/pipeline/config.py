@@ -1,27 +1,16 @@
 """`AlignConfig`: everything that decides what the steps do; checked before work starts."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
+from typing import Annotated
 
 from riskalign.baselines import PPOSettings, ScorerSettings
 from riskalign.data import PreferenceSettings
 from riskalign.losses import ORDERED
-from riskalign.pipeline.checks import (
-    evaluation_problems,
-    least,
-    positive,
-    sampling_problems,
-    sft_problems,
-    share,
-    step_problems,
-    weights_between,
-    wrong,
-)
 from riskalign.pipeline.schedule import Schedule, temperatures
 from riskalign.pipeline.settings import (
     EvaluationConfig,
-    FieldError,
     Kind,
     LoraSettings,
     Problem,
@@ -30,67 +19,75 @@ from riskalign.pipeline.settings import (
     SFTConfig,
     StepConfig,
     StepKind,
+    Weight,
 )
 from riskalign.pipeline.tail import TailAim
+from riskalign.settings import LISTED, Flag, Name, Positive, Whole, Words, refuse, settings, wrong
 
 
-@dataclass(frozen=True)
+@settings
 class AlignConfig:
     """A whole job.
 
-    `order` lists the steps. `ppo` is Safe RLHF's PPO-Lagrangian (`riskalign.baselines`) with the
-    settings `ppo`, on `sampling.prompts` prompts and the world's own reward and cost, or with
-    `scorers` on models of both, trained on helpful and safe pairs. A kind may come again
-    (`[helpful, safe, safe]`): its later rounds use pairs sampled anew, and the temperatures of its
-    `n` rounds are `n` times as high, so that together they tilt as far as one. For each `w` of
-    `merges` the evaluation also measures the model of weights `(1 - w) * step 1 + w * last step`.
-    `bf16` None takes bfloat16 where the device has it natively: for sampling and evaluation, and
-    for training by autocast over float32 weights.
-
-    With `sft` the job begins with supervised tuning on the world's demonstrations, and its start
-    model is what comes out of that.
-
-    `chat_template`, a file, is for a model whose tokenizer has none.
-
-    `load_in_4bit` trains the adapter of `peft` on 4-bit weights (QLoRA, needs bitsandbytes); it is
-    merged into the weights as they were before.
-
-    In place of a world a job may have `data`, a file of judged answers: helpful and safe pairs are
-    made of it for every step without data of its own, a kind's later rounds train on the same
-    pairs again (with `own_answers` on new ones), steps are judged on pairs of held-out prompts, and
-    the models on those prompts by the scorers of `scoring`.
+    A kind of step may come again (`order: [helpful, safe, safe]`): its later rounds use pairs
+    sampled anew, and the temperatures of its `n` rounds are `n` times as high, so that together
+    they tilt as far as one. The rounds of a file's pairs train on them again.
 
     Raises `InputError`, naming the field, for a value out of range.
     """
 
-    model: str = "smollm2-135m"
-    chat_template: str | None = None
-    output_dir: str = "runs/align"
-    seed: int = 0
-    world: str | None = "vault"
-    beta: float = 0.1
-    lambda_: float = 1.0
+    model: Name = "smollm2-135m"
+    """The start model: a hub id, a folder, or a GGUF file."""
+    chat_template: Words | None = None
+    """A Jinja file, for a model whose tokenizer has none."""
+    output_dir: Name = "runs/align"
+    """Folder of the run."""
+    seed: Whole = 0
+    """Decides every random number."""
+    world: Words | None = "vault"
+    """Prompts with a reward and a cost program: a name, or module:Class; null with data."""
+    beta: Positive = 0.1
+    """KL price: the temperature of the helpful step."""
+    lambda_: Positive = 1.0
+    """Multiplier of the cost: the safe step's temperature is beta over it."""
     schedule: Schedule = "objective"
-    order: tuple[StepKind, ...] = ("helpful", "safe")
-    merges: tuple[float, ...] = ()
+    """How the steps' temperatures follow (docs/method.md)."""
+    order: Annotated[tuple[StepKind, ...], LISTED] = ("helpful", "safe")
+    """The steps; ppo is Safe RLHF's."""
+    merges: Annotated[tuple[Weight, ...], LISTED] = ()
+    """For each w the model of weights (1 - w) step 1 + w last step is measured as well."""
     sft: SFTConfig | None = None
+    """Begin with supervised tuning on the world's demonstrations."""
     helpful: StepConfig = field(default_factory=StepConfig)
+    """The helpful step."""
     safe: StepConfig = field(default_factory=StepConfig)
+    """The safe step."""
     ppo: PPOSettings = field(default_factory=PPOSettings)
+    """The step ppo."""
     scorers: ScorerSettings | None = None
+    """Train reward and cost models for ppo on pairs, in place of the world's programs."""
     peft: LoraSettings | None = None
-    load_in_4bit: bool = False
+    """Train a LoRA adapter, not all weights."""
+    load_in_4bit: Flag = False
+    """Train it on 4-bit weights (QLoRA, needs bitsandbytes)."""
     data: PreferenceSettings | None = None
+    """In place of a world: a file of judged answers, which pairs for every step are made of, and
+    whose held-out prompts the models are asked."""
     scoring: ScoringConfig | None = None
-    bf16: bool | None = None
-    trust_remote_code: bool = False
+    """What judges the answers then."""
+    bf16: Flag | None = None
+    """bfloat16 for sampling and evaluation, and for training by autocast; null where the device has
+    it natively."""
+    trust_remote_code: Flag = False
+    """Run code that comes with a model."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How answers are sampled for pairs."""
     evaluation: EvaluationConfig | None = field(default_factory=EvaluationConfig)
+    """How the models are compared; null leaves it out."""
 
     def __post_init__(self) -> None:
         """Refuse the first field that is out of range."""
-        for name, problem in _problems(self):
-            raise FieldError(name, problem)
+        refuse(_problems(self))
 
     def step(self, kind: Kind) -> StepConfig:
         """The settings of the steps of this kind."""
@@ -164,22 +161,24 @@ class AlignConfig:
         return self.step(kind).sampling or self.sampling
 
 
+_OF_ONE_KIND: tuple[tuple[str, Kind, str], ...] = (
+    ("answer_risk", "safe", "the costs"),
+    ("limit", "safe", "the costs"),
+    ("safe_cost", "helpful", "pairs by reward"),
+)
+
+
 def _problems(config: AlignConfig) -> Iterator[Problem]:
-    yield from wrong("model", not config.model, "is empty; give a hub id, folder or GGUF file")
     template = config.chat_template
     yield from wrong(
         "chat_template",
         template is not None and not Path(template).is_file(),
         f"{template!r} is no file; give one that holds a Jinja template",
     )
-    yield from wrong("output_dir", not config.output_dir, "is empty; give a folder")
-    yield from positive("beta", config.beta)
-    yield from positive("lambda_", config.lambda_, " (to leave the cost out: safe.skip: true)")
     yield from wrong(
         "order", not config.order and config.sft is None, "is empty; list helpful, safe or ppo"
     )
     if config.sft is not None:
-        yield from sft_problems(config.sft)
         yield from wrong(
             "sft",
             config.world is None,
@@ -190,7 +189,9 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
         )
     for kind in ("helpful", "safe"):
         step = config.step(kind)
-        yield from step_problems(kind, step)
+        for name, of, why in _OF_ONE_KIND:
+            given = kind != of and getattr(step, name) is not None
+            yield from wrong(f"{kind}.{name}", given, f"is of {why}; give {of}.{name}")
         wanted = kind in config.pair_kinds()
         if config.is_given(kind) and wanted:
             yield from wrong(
@@ -249,16 +250,10 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
         "ppo" in config.order and config.world is None,
         "has ppo, which answers a world's prompts, and there is no world",
     )
-    yield from weights_between("merges", config.merges)
     one_kind = len({kind for _, kind in config.steps()}) < 2
     yield from wrong(
         "merges", bool(config.merges) and one_kind, "needs steps of two kinds to lie between"
     )
-    yield from sampling_problems("sampling", config.sampling)
-    if config.peft is not None:
-        yield from least("peft.r", config.peft.r, 1)
-        yield from positive("peft.lora_alpha", config.peft.lora_alpha)
-        yield from share("peft.lora_dropout", config.peft.lora_dropout)
     yield from wrong(
         "load_in_4bit",
         config.load_in_4bit and config.peft is None,
@@ -267,8 +262,6 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
     yield from wrong(
         "load_in_4bit", config.load_in_4bit and "ppo" in config.order, "does not go with ppo yet"
     )
-    if config.evaluation is not None:
-        yield from evaluation_problems(config.evaluation)
 
 
 def _data_problems(config: AlignConfig, data: PreferenceSettings) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import CausalLMOutput
 
 from riskalign.errors import InputError
-from riskalign.pipeline.checks import refuse_weight
+from riskalign.pipeline.settings import refuse_weight
 
 
 def combine_logits(logits_1: Tensor, logits_2: Tensor, w: float) -> Tensor:

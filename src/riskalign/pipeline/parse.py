@@ -1,34 +1,40 @@
 """From YAML, mappings and dotted overrides to an `AlignConfig`; errors say file, line and field."""
 
 import dataclasses
-import difflib
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
-from riskalign.errors import InputError
+from riskalign import settings
+from riskalign.errors import FieldError, InputError
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.presets import laid_over, load_preset
-from riskalign.pipeline.settings import FieldError, SamplingConfig
+from riskalign.pipeline.settings import SamplingConfig
 
 T = TypeVar("T")
 Tree = dict[str, Any]
 Where = dict[str, str]  # dotted field -> "config.yaml, line 3: "
 
 
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A file's fields, and where each stands."""
+
+    tree: Tree
+    where: Where
+
+
 def load_config(
-    source: AlignConfig | Mapping[str, Any] | str | Path | None = None,
-    overrides: Mapping[str, Any] | Iterable[str] = (),
+    source: AlignConfig | Document | Mapping[str, Any] | str | Path | None = None,
+    overrides: Mapping[str, Any] | Iterable[str | tuple[str, Any]] = (),
     preset: str | None = None,
 ) -> AlignConfig:
     """A checked `AlignConfig` from a YAML file, a mapping, another config, or the defaults.
 
     The fields of `preset`, a method's name, replace those of the source. `overrides` go on top:
-    `{"safe.learning_rate": 1e-5}` or `["safe.learning_rate=1e-5"]`, the latter with YAML values.
+    `{"safe.learning_rate": 1e-5}`, such pairs, or `["safe.learning_rate=1e-5"]` with YAML values.
     Values are converted to the fields' types (`1e-5` in YAML is text until a field says that it is
     a number). A step's `sampling` takes what it does not name from the job's. A group `compare` is
     left to `load_plan`.
@@ -36,15 +42,10 @@ def load_config(
     Raises `InputError` naming file, line, field and remedy; for an unknown field the nearest
     valid one.
     """
-    where: Where = {}
-    if source is None:
-        tree: Tree = {}
-    elif isinstance(source, AlignConfig):
-        tree = dataclasses.asdict(source)
-    elif isinstance(source, Mapping):
-        tree = _plain(source)
-    else:
-        tree = read_yaml(Path(source), where)
+    if isinstance(source, AlignConfig):
+        source = dataclasses.asdict(source)
+    document = source if isinstance(source, Document) else read_document(source)
+    tree, where = _plain(document.tree), dict(document.where)
     tree.pop("compare", None)  # for `load_plan`
     if preset is not None:
         fields = load_preset(preset)
@@ -55,7 +56,7 @@ def load_config(
     for kind in ("helpful", "safe"):
         _inherit_sampling(tree.get(kind), tree.get("sampling"))
     try:
-        return _build(AlignConfig, tree, "")
+        return settings.parse(AlignConfig, tree)
     except FieldError as error:
         raise FieldError(error.field, error.problem, _place(error.field, where)) from None
 
@@ -66,7 +67,7 @@ def load_settings(cls: type[T], overrides: Iterable[str]) -> T:
     tree: Tree = {}
     for name, value in _override_items(overrides):
         _set(tree, name, value, where)
-    return _build(cls, tree, "")
+    return settings.parse(cls, tree)
 
 
 def _inherit_sampling(step: Any, shared: Any) -> None:
@@ -75,6 +76,14 @@ def _inherit_sampling(step: Any, shared: Any) -> None:
         known = {field.name for field in dataclasses.fields(SamplingConfig)}
         inherited = shared if isinstance(shared, dict) else {}
         step["sampling"] = {k: v for k, v in inherited.items() if k in known} | step["sampling"]
+
+
+def read_document(source: Mapping[str, Any] | str | Path | None) -> Document:
+    """A YAML file with its lines, or fields that stand nowhere."""
+    where: Where = {}
+    if isinstance(source, str | Path):
+        return Document(read_yaml(Path(source), where), where)
+    return Document(dict(source or {}), where)
 
 
 def read_yaml(path: Path, where: Where) -> Tree:
@@ -138,12 +147,12 @@ def _plain(mapping: Mapping[str, Any]) -> Tree:
 
 
 def _override_items(
-    overrides: Mapping[str, Any] | Iterable[str],
+    overrides: Mapping[str, Any] | Iterable[str | tuple[str, Any]],
 ) -> Iterable[tuple[str, Any]]:
-    if isinstance(overrides, Mapping):
-        yield from overrides.items()
-        return
-    for text in overrides:
+    for text in overrides.items() if isinstance(overrides, Mapping) else overrides:
+        if isinstance(text, tuple):
+            yield text
+            continue
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise InputError(
@@ -174,80 +183,3 @@ def _place(name: str, where: Where) -> str:
             return where[name]
         name = name.rpartition(".")[0]
     return ""
-
-
-def _build(cls: type[T], tree: Tree, prefix: str) -> T:
-    hints = typing.get_type_hints(cls)
-    for key in tree:
-        if key not in hints:
-            close = difflib.get_close_matches(key, hints, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(hints)}"
-            raise FieldError(f"{prefix}{key}", f"no such field; {hint}")
-    values = {key: _coerce(value, hints[key], f"{prefix}{key}") for key, value in tree.items()}
-    try:
-        return cls(**values)
-    except FieldError:
-        raise
-    except InputError as error:  # settings that check themselves name the field, not the group
-        if not prefix:
-            raise
-        raise FieldError(prefix.rstrip("."), str(error)) from error
-
-
-def _coerce(value: Any, hint: Any, name: str) -> Any:
-    """`value` as the annotated type, or `FieldError`."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return _coerce_union(value, arguments, name)
-    if origin is Literal:
-        if value not in arguments:
-            raise FieldError(name, f"{value!r} is not one of {', '.join(map(str, arguments))}")
-        return value
-    if origin is tuple:
-        items = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-        if isinstance(items, int | float) and not isinstance(items, bool):
-            items = [items]
-        if not isinstance(items, list | tuple):
-            raise FieldError(name, f"expected a list, found {value!r}")
-        return tuple(_coerce(item, arguments[0], name) for item in items)
-    if dataclasses.is_dataclass(hint):
-        if dataclasses.is_dataclass(value):
-            return value
-        if not isinstance(value, dict):
-            fields = ", ".join(field.name for field in dataclasses.fields(hint))
-            raise FieldError(name, f"expected fields ({fields}), found {value!r}")
-        return _build(typing.cast(type, hint), value, f"{name}.")
-    return _coerce_scalar(value, hint, name)
-
-
-def _coerce_union(value: Any, arguments: tuple[Any, ...], name: str) -> Any:
-    if value is None and type(None) in arguments:
-        return None
-    arms = [arm for arm in arguments if arm is not type(None)]
-    # "all-linear" is a text and ["q_proj"] a list, where a field takes either.
-    if len(arms) > 1 and isinstance(value, list | tuple):
-        arms = [arm for arm in arms if typing.get_origin(arm) is tuple]
-    return _coerce(value, arms[0], name)
-
-
-def _coerce_scalar(value: Any, hint: Any, name: str) -> Any:
-    if hint is str and isinstance(value, str | Path):
-        return str(value)
-    if hint is bool and isinstance(value, bool):
-        return value
-    if hint in (int, float) and not isinstance(value, bool):
-        number = _number(value)
-        if number is not None and hint is float:
-            return number
-        if number is not None and number.is_integer():
-            return value if isinstance(value, int) else int(number)
-    wanted = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}[hint]
-    quotes = " (put it in quotes)" if hint is str and value is not None else ""
-    raise FieldError(name, f"expected {wanted}, found {value!r}{quotes}")
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value) if isinstance(value, int | float | str) else None
-    except (ValueError, OverflowError):
-        return None

@@ -2,21 +2,31 @@
 
 import dataclasses
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from riskalign.errors import InputError
+from pydantic import Field
+
+from riskalign.errors import FieldError, InputError
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.parse import load_config, read_yaml
+from riskalign.pipeline.parse import load_config, read_document
 from riskalign.pipeline.presets import preset_names
-from riskalign.pipeline.settings import FieldError
+from riskalign.settings import LISTED, Flag, Whole, Words, known, parse, settings
 
 
-@dataclass(frozen=True)
+def _known(name: str) -> None:
+    if name not in preset_names():
+        raise InputError(f"{name!r} is not one of {', '.join(preset_names())}")
+
+
+Preset = Annotated[Words, known(_known)]
+Presets = Annotated[tuple[Preset, ...], LISTED, Field(min_length=1)]
+
+
+@settings
 class Settings:
     """The group `compare` of a configuration file.
 
@@ -28,12 +38,12 @@ class Settings:
     `keep_models`.
     """
 
-    presets: tuple[str, ...] = ("dpo-helpful", "dpo-safe", "sacpo", "p-sacpo", "rsa", "rsa-tail")
-    seeds: tuple[int, ...] = (0,)
-    own: tuple[str, ...] = ("rsa", "rsa-p", "rsa-tail", "rsa-rounds", "rsa-answers")
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    grid: Mapping[str, Any] = field(default_factory=dict)
-    keep_models: bool = False
+    presets: Presets = ("dpo-helpful", "dpo-safe", "sacpo", "p-sacpo", "rsa", "rsa-tail")
+    seeds: Annotated[tuple[Whole, ...], LISTED, Field(min_length=1)] = (0,)
+    own: Presets = ("rsa", "rsa-p", "rsa-tail", "rsa-rounds", "rsa-answers")
+    settings: dict[Preset, dict[str, Any]] = field(default_factory=dict)
+    grid: dict[str, Any] = field(default_factory=dict)
+    keep_models: Flag = False
 
 
 @dataclass(frozen=True)
@@ -62,24 +72,25 @@ def load_plan(
     Raises `InputError` for whatever `load_config` refuses, an unknown preset or field of the
     group, no world, or no evaluation.
     """
-    where: dict[str, str] = {}
-    named = isinstance(source, str | Path)
-    tree = read_yaml(Path(source), where) if named else dict(source or {})  # type: ignore[arg-type]
-    group = tree.get("compare")
+    document = read_document(source)
+    group = document.tree.get("compare")
     try:
         settings = _settings({} if group is None else group, presets, seeds)
         shared = list(overrides)
         _check_overrides(settings, shared)
-        job = load_config(source, shared)
+        job = load_config(document, shared)
         folder = Path(job.output_dir).expanduser()
         cells = {}
         for seed in dict.fromkeys(settings.seeds):
             for name, preset, fields in _methods(settings):
-                own = [f"{key}={json.dumps(value)}" for key, value in fields.items()]
-                place = json.dumps(str(folder / "work" / f"seed{seed}" / file_name(name)))
-                cell = load_config(
-                    source, [*own, *shared, f"seed={seed}", f"output_dir={place}"], preset
-                )
+                place = str(folder / "work" / f"seed{seed}" / file_name(name))
+                own: list[str | tuple[str, Any]] = [
+                    *fields.items(),
+                    *shared,
+                    ("seed", seed),
+                    ("output_dir", place),
+                ]
+                cell = load_config(document, own, preset)
                 if (cell.world is None and cell.data is None) or cell.evaluation is None:
                     raise InputError(
                         f"compare: {name} needs a world, or data, and an evaluation; neither may "
@@ -89,7 +100,7 @@ def load_plan(
     except FieldError as error:
         if not error.field.startswith("compare"):
             raise
-        raise FieldError(error.field, error.problem, where.get(error.field, "")) from None
+        raise FieldError(error.field, error.problem, document.where.get(error.field, "")) from None
     return Plan(folder, settings, cells, command or "riskalign compare")
 
 
@@ -104,46 +115,20 @@ def _settings(group: Any, presets: Sequence[str] | None, seeds: Sequence[int] | 
     group = dict(group)
     group |= {"presets": list(presets)} if presets else {}
     group |= {"seeds": list(seeds)} if seeds else {}
-    known = {entry.name for entry in dataclasses.fields(Settings)}
-    for key in group:
-        if key not in known:
-            raise FieldError(f"compare.{key}", f"no such field; there are {', '.join(known)}")
-    lists = {
-        key: tuple(group[key] if isinstance(group[key], list | tuple) else [group[key]])
-        for key in ("presets", "seeds", "own")
-        if key in group
-    }
-    for seed in lists.get("seeds", ()):
-        if not isinstance(seed, int) or isinstance(seed, bool):
-            raise FieldError("compare.seeds", f"{seed!r} is not a whole number")
-    own = group.get("settings", {})
-    if not isinstance(own, dict) or not all(isinstance(fields, dict) for fields in own.values()):
-        raise FieldError("compare.settings", "expected a preset's fields under its name")
-    named = {"presets": lists.get("presets", ()), "own": lists.get("own", ()), "settings": own}
-    for key, names in named.items():
-        for name in names:
-            if name not in preset_names():
-                raise FieldError(
-                    f"compare.{key}", f"{name!r} is not one of {', '.join(preset_names())}"
-                )
-    for key in ("presets", "seeds"):
-        if key in lists and not lists[key]:
-            raise FieldError(f"compare.{key}", "is empty; name at least one")
-    grid = group.get("grid", {})
-    if not isinstance(grid, dict):
-        raise FieldError("compare.grid", "expected a list of values under each field's name")
+    try:
+        found = parse(Settings, group)
+    except FieldError as error:
+        raise FieldError(f"compare.{error.field}", error.problem) from None
     known_presets = preset_names()
-    single = [values for name, values in grid.items() if name in known_presets]
-    shared = {name: values for name, values in grid.items() if name not in known_presets}
+    single = [values for name, values in found.grid.items() if name in known_presets]
+    shared = {name: values for name, values in found.grid.items() if name not in known_presets}
     for values in [*single, shared]:
         if not isinstance(values, dict) or not all(
             isinstance(v, list) and v for v in values.values()
         ):
             raise FieldError("compare.grid", "expected a list of values under each field's name")
-    if not isinstance(group.get("keep_models", False), bool):
-        raise FieldError("compare.keep_models", "expected true or false")
-    flat = {name: dict(_flat(fields)) for name, fields in own.items()}
-    return Settings(**group | lists | {"settings": flat})
+    flat = {name: dict(_flat(fields)) for name, fields in found.settings.items()}
+    return dataclasses.replace(found, settings=flat)
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

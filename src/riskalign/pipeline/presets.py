@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from riskalign.errors import InputError
-from riskalign.losses import WITH_ALPHA
+from riskalign.losses import own_parameters
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.manifest import resolve
 
@@ -78,7 +78,7 @@ def _as_in(own: Any, preset: Any) -> bool:
     if not isinstance(preset, Mapping):
         return bool(own == preset)
     loss = own.get("loss_type", "")
-    acts = {"risk": loss.startswith("rsa"), "alpha": loss in WITH_ALPHA}
+    acts = {"risk": loss.startswith("rsa"), "alpha": bool(loss) and "alpha" in own_parameters(loss)}
     # Which answers are safe is a world's matter; whether it is asked is the method's.
     asked, wanted = (step.get("safe_cost") is not None for step in (own, preset))
     acts["safe_cost"] = False

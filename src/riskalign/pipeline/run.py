@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from riskalign.atomic import link_or_copy, new_folder, remove
 from riskalign.errors import InputError
-from riskalign.losses import WITH_ALPHA
+from riskalign.losses import own_parameters
 from riskalign.models import LoadedModel, check_4bit, fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
@@ -31,6 +31,8 @@ from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.sft import demonstrations, sft_step
 from riskalign.pipeline.step_data import StepData, step_pairs, step_rows
 from riskalign.pipeline.steps import train_step, training_config
+from riskalign.plugin import source_of
+from riskalign.risk import get_risk
 from riskalign.sampling import checked_prompts
 from riskalign.training.preparation import check_experts, prepare_rows
 
@@ -253,7 +255,9 @@ def _train(
         "step": {
             k: v
             for k, v in vars(step).items()
-            if k not in _SEPARATE and (k != "alpha" or step.loss_type in WITH_ALPHA)
+            if k not in _SEPARATE
+            and (k != "alpha" or "alpha" in own_parameters(step.loss_type))
+            and (k != "loss_options" or v)
         },
         "beta": data.beta,
         "peft": config.peft and dataclasses.asdict(config.peft),
@@ -262,6 +266,9 @@ def _train(
     }
     if config.load_in_4bit:
         inputs["load_in_4bit"] = True
+    named = {spec for spec in (step.loss_type, get_risk(step.risk).name) if ":" in spec}
+    if named:
+        inputs["outside"] = {spec: source_of(spec) for spec in sorted(named)}
 
     def work(key: str, update: Update) -> Outcome:
         outcome = train_step(

@@ -1,187 +1,357 @@
 """The groups of a job's configuration: what a step, sampling, an adapter, an evaluation need."""
 
-from dataclasses import dataclass
-from typing import Literal
+import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
+from pydantic import Field
+from transformers.trainer_utils import SchedulerType
+
+from riskalign.data.tokenize import TruncationMode
 from riskalign.errors import InputError
+from riskalign.losses import ORDERED, UNPAIRED
+from riskalign.risk import answer_risk
 from riskalign.sampling import Backend
+from riskalign.settings import (
+    LISTED,
+    Between,
+    Count,
+    Flag,
+    NotLess,
+    NotNegative,
+    Number,
+    Positive,
+    Share,
+    ToOne,
+    UpToOne,
+    Whole,
+    Words,
+    known,
+    refuse,
+    settings,
+    wrong,
+)
+from riskalign.training.rules import LossType, Risk, Target, Tokens, UpToHalf, loss_problems
 
 Kind = Literal["helpful", "safe"]
 StepKind = Literal["helpful", "safe", "ppo"]
 Problem = tuple[str, str]
 
+# So far from both models float32 still keeps five of its seven digits.
+LARGEST_WEIGHT = 100
+#: Between two models (0 the first, 1 the second), or beyond them.
+Weight = Annotated[Number, Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)]
+_SCHEDULERS = tuple(scheduler.value for scheduler in SchedulerType)
+Scheduler = Literal[_SCHEDULERS]  # type: ignore[valid-type]
+AnswerRisk = Annotated[Words, known(answer_risk)]
+Steps = Annotated[Whole, Field(ge=-1)]
 
-class FieldError(InputError):
-    """A field's value is wrong; `field` is its dotted name, `problem` the reason and remedy."""
 
-    def __init__(self, field: str, problem: str, where: str = "") -> None:
-        super().__init__(f"{where}{field}: {problem}")
-        self.field = field
-        self.problem = problem
+def refuse_weight(w: float) -> None:
+    """Raise `InputError` for a weight between two models that is out of range."""
+    if not abs(w) <= LARGEST_WEIGHT:
+        raise InputError(
+            f"w: {w} is not in [{-LARGEST_WEIGHT}, {LARGEST_WEIGHT}]; 0 is the first model, 1 the "
+            "second."
+        )
 
 
-@dataclass(frozen=True)
+@settings
 class SamplingConfig:
-    """How answers are sampled to make pairs of them in a world.
+    """How answers are sampled to make pairs of them in a world."""
 
-    `answers_per_prompt` are split evenly over `temperatures`. A low one beside 1 pairs sober
-    answers with wild ones, which teaches a model whose own distribution is too wide to narrow it.
-    `backend` vllm samples by that engine, if it is installed.
-    """
-
-    prompts: int = 256
-    answers_per_prompt: int = 8
-    pairs_per_prompt: int = 1
-    temperatures: tuple[float, ...] = (1.0,)
-    top_p: float = 1.0
-    max_new_tokens: int = 48
-    batch_size: int = 64
+    prompts: Count = 256
+    """Prompts that are answered."""
+    answers_per_prompt: Tokens = 8
+    """Answers to each, split evenly over the temperatures."""
+    pairs_per_prompt: Count = 1
+    """Pairs made of the answers to a prompt, the best and the worst first."""
+    temperatures: Annotated[tuple[Positive, ...], LISTED, Field(min_length=1)] = (1.0,)
+    """Of sampling. A low one beside 1 pairs sober answers with wild ones, which teaches a model
+    whose own distribution is too wide to narrow it."""
+    top_p: UpToOne = 1.0
+    """Share of the likeliest tokens that are drawn from."""
+    max_new_tokens: Count = 48
+    """Tokens of an answer."""
+    batch_size: Count = 64
+    """Answers sampled at once."""
     backend: Backend = "transformers"
+    """transformers, or vllm where it is installed."""
+
+    def __post_init__(self) -> None:
+        """Refuse answers that cannot be split evenly over the temperatures."""
+        n = len(self.temperatures)
+        refuse(
+            wrong(
+                "answers_per_prompt",
+                self.answers_per_prompt % n != 0,
+                f"{self.answers_per_prompt} cannot be split evenly over {n} temperatures",
+            )
+        )
 
 
-@dataclass(frozen=True)
+@settings
 class StepConfig:
-    """One step: its data, its loss (names as in `RSAConfig`), its optimisation.
+    """One step: its data, its loss (names as in `RSAConfig`), its optimisation."""
 
-    `data` (path or hub id) replaces pairs made in the world. On at most `max_eval_samples` of
-    `eval_data` the trained step is judged: how often its implicit reward is in the right order.
-    `own_answers` is for a job on judged answers: in place of that file's pairs the step trains on
-    pairs of its start model's answers to the file's training prompts, sampled and paired as in a
-    world, and labelled by scorers that learnt from the training records.
-    Of sampled answers `rows` pairs takes the best and the worst to a prompt,
-    `sampling.pairs_per_prompt` times; groups hands over all of them, for a loss over all their
-    pairs, and batch sizes count groups. Prompts whose answers all score alike make up at most the
-    share `anchors` of the rows: their gap of 0 holds the policy where it is.
-    `answer_risk`, for the safe step, is the risk of whole answers (docs/method.md, section 8): each
-    cost C is replaced by what the measure charges it, `phi(C)`, solved before training for the
-    policy that the step arrives at; null takes the cost as it is. With `limit` the temperature is
-    solved as well, so that this risk comes down to the limit. `max_gap` cuts gaps off at so many
-    nats. With `safe_cost`, for the helpful step under the target `offset`, pairs are SafeDPO's: an
-    answer that costs at most so much is safe, unsafe winners over safe losers are swapped, pairs of
-    two unsafe answers are left out, and unsafe losers are pushed `safety_margin` further.
-    KTO takes a pair as two responses, and its batch sizes count responses. `beta` replaces the
-    temperature that the schedule gives. `sampling` replaces the job's for this step's rows. `bf16`
-    is the job's unless given. A checkpoint to resume from is kept after each epoch, every
-    `save_steps` steps or never, by `save_strategy`, and the log has an entry there.
-    """
-
-    skip: bool = False
-    data: str | None = None
-    own_answers: bool = False
+    skip: Flag = False
+    """Leave the step out."""
+    data: Words | None = None
+    """Rows to train on, a path or hub id, in place of pairs made in the world."""
+    own_answers: Flag = False
+    """In a job on judged answers: train on pairs of the start model's own answers to the file's
+    training prompts, labelled by scorers that learnt from its records."""
     rows: Literal["pairs", "groups"] = "pairs"
-    anchors: float = 0.0
-    eval_data: str | None = None
-    max_eval_samples: int = 200
-    risk: str = "cvar:0.95"
-    loss_type: str = "rsa1"
-    target: Literal["hard", "soft", "gap", "offset"] = "gap"
-    alpha: float = 0.5
-    gap_scale: float = 1.0
-    max_gap: float | None = None
-    answer_risk: str | None = None
-    limit: float | None = None
-    safe_cost: float | None = None
-    safety_margin: float = 1.0
-    label_smoothing: float = 0.0
-    desirable_weight: float = 1.0
-    undesirable_weight: float = 1.0
-    beta: float | None = None
-    learning_rate: float = 2e-5
-    num_train_epochs: float = 2.0
-    max_steps: int = -1
-    per_device_train_batch_size: int = 4
-    per_device_eval_batch_size: int = 8
-    gradient_accumulation_steps: int = 1
-    gradient_checkpointing: bool = False
-    max_length: int = 512
-    max_prompt_length: int | None = None
-    truncation_mode: Literal["keep_end", "keep_start"] = "keep_end"
+    """Of sampled answers: pairs of the best and the worst, or groups of all, for a loss over all
+    their pairs."""
+    anchors: ToOne = 0.0
+    """Share of rows at most that are prompts whose answers all score alike: a gap of 0 holds the
+    policy where it is."""
+    eval_data: Words | None = None
+    """Pairs on which the trained step is judged: how often its implicit reward is in the right
+    order."""
+    max_eval_samples: Count = 200
+    """Of these at most so many."""
+    risk: Risk = "cvar:0.95"
+    """Token-level risk measure, such as mean, cvar:0.95 or erm:0.5."""
+    loss_type: LossType = "rsa1"
+    """The loss: rsa1, rsa2, tdpo1, tdpo2, dpo, kto, or package.module:function."""
+    loss_options: dict[str, Number] | None = None
+    """A loss's own parameters, by name."""
+    target: Target = "gap"
+    """What the margin is pulled towards: hard (order only), soft, gap or offset."""
+    alpha: NotNegative = 0.5
+    """Weight of the risk term of rsa2 and tdpo2."""
+    gap_scale: Positive = 1.0
+    """Factor on score gaps; with it they are the margin's targets."""
+    max_gap: Positive | None = None
+    """Gaps are cut off at so many nats."""
+    answer_risk: AnswerRisk | None = None
+    """Of the safe step: the risk of whole answers (docs/method.md, section 8). Each cost is
+    replaced by what the measure charges it, solved before training for the policy that the step
+    arrives at; null takes the cost as it is."""
+    limit: Number | None = None
+    """Solve the temperature as well, so that this risk comes down to the limit."""
+    safe_cost: Number | None = None
+    """Of the helpful step under target offset: SafeDPO's pairs. An answer that costs at most so
+    much is safe; unsafe winners over safe losers are swapped, pairs of two unsafe answers left
+    out."""
+    safety_margin: NotNegative = 1.0
+    """How much further unsafe losers are pushed."""
+    label_smoothing: UpToHalf = 0.0
+    """Assumed share of swapped labels."""
+    desirable_weight: Positive = 1.0
+    """KTO's weight of desirable responses."""
+    undesirable_weight: Positive = 1.0
+    """The same of the others."""
+    beta: Positive | None = None
+    """Temperature, in place of that of the schedule."""
+    learning_rate: Positive = 2e-5
+    """Of AdamW."""
+    num_train_epochs: Positive = 2.0
+    """Passes over the rows."""
+    max_steps: Steps = -1
+    """Optimizer steps; -1 for as many as the epochs have."""
+    per_device_train_batch_size: Count = 4
+    """Pairs (groups, under KTO responses) at once on a device."""
+    per_device_eval_batch_size: Count = 8
+    """Pairs judged at once."""
+    gradient_accumulation_steps: Count = 1
+    """Batches in one optimizer step."""
+    gradient_checkpointing: Flag = False
+    """Compute activations again in the backward pass, for memory."""
+    max_length: Tokens = 512
+    """Tokens of a prompt and one response together."""
+    max_prompt_length: Count | None = None
+    """Tokens of the prompt; null for no limit of its own."""
+    truncation_mode: TruncationMode = "keep_end"
+    """Which part of a long prompt stays."""
     cache_reference: Literal["memory", "disk"] | None = None
-    compile_layers: bool = False
-    warmup_ratio: float = 0.0
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    lr_scheduler_type: str = "linear"
-    logging_steps: int = 1
+    """Keep the reference's hidden states, so that later epochs need no forward pass of it."""
+    compile_layers: Flag = False
+    """Compile the decoder layers: half a minute once, then faster steps."""
+    warmup_ratio: Share = 0.0
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: NotNegative = 0.0
+    """Of AdamW."""
+    max_grad_norm: Positive = 1.0
+    """Longer gradients are shortened to this."""
+    lr_scheduler_type: Scheduler = "linear"
+    """How the learning rate falls, by its name in transformers."""
+    logging_steps: Count = 1
+    """Steps between logs."""
     save_strategy: Literal["epoch", "steps", "no"] = "epoch"
-    save_steps: int = 500
-    bf16: bool | None = None
+    """When a checkpoint to resume from is kept, and the log has an entry."""
+    save_steps: Count = 500
+    """Steps between two, where that is by steps."""
+    bf16: Flag | None = None
+    """As the job's unless given."""
     sampling: SamplingConfig | None = None
+    """In place of the job's, for this step's rows."""
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together."""
+        refuse(_step_problems(self))
 
 
-@dataclass(frozen=True)
+@settings
 class SFTConfig:
-    """The start step: supervised tuning on a world's demonstrations, the loss on answers alone.
+    """The start step: supervised tuning on a world's demonstrations, the loss on answers alone."""
 
-    `demonstrations` counts prompts, each with as many answers as the world shows, and so do batch
-    sizes. The optimisation has transformers' names. `seed` (the job's own by default) of the
-    demonstrations and their order: with one given, jobs of several seeds start from one model.
-    """
+    demonstrations: Count = 160
+    """Prompts, each with as many answers as the world shows."""
+    learning_rate: Positive = 2e-3
+    """Of AdamW."""
+    num_train_epochs: Positive = 1.0
+    """Passes over the demonstrations."""
+    max_steps: Steps = -1
+    """Optimizer steps; -1 for as many as the epochs have."""
+    per_device_train_batch_size: Count = 2
+    """Prompts at once on a device."""
+    gradient_accumulation_steps: Count = 1
+    """Batches in one optimizer step."""
+    max_length: Tokens = 512
+    """Tokens of a prompt and one response together."""
+    warmup_ratio: Share = 0.05
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: NotNegative = 0.0
+    """Of AdamW."""
+    max_grad_norm: Positive = 1.0
+    """Longer gradients are shortened to this."""
+    lr_scheduler_type: Scheduler = "linear"
+    """How the learning rate falls, by its name in transformers."""
+    logging_steps: Count = 1
+    """Steps between logs."""
+    seed: Whole | None = None
+    """Of the demonstrations and their order, the job's own by default; with one given, jobs of
+    several seeds start from one model."""
 
-    demonstrations: int = 160
-    learning_rate: float = 2e-3
-    num_train_epochs: float = 1.0
-    max_steps: int = -1
-    per_device_train_batch_size: int = 2
-    gradient_accumulation_steps: int = 1
-    max_length: int = 512
-    warmup_ratio: float = 0.05
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    lr_scheduler_type: str = "linear"
-    logging_steps: int = 1
-    seed: int | None = None
+    def __post_init__(self) -> None:
+        """Refuse a `max_steps` of 0."""
+        refuse(no_steps(self.max_steps))
 
 
-@dataclass(frozen=True)
+@settings
 class LoraSettings:
     """A LoRA adapter; trained in each step and merged into the weights at its end."""
 
-    r: int = 16
-    lora_alpha: int = 32
-    target_modules: str | tuple[str, ...] = "all-linear"
-    lora_dropout: float = 0.0
+    r: Count = 16
+    """Its rank."""
+    lora_alpha: Count = 32
+    """Its scale is this over the rank."""
+    target_modules: Words | Annotated[tuple[Words, ...], LISTED] = "all-linear"
+    """Names of the layers that get one, or all-linear."""
+    lora_dropout: Share = 0.0
+    """Of its input."""
 
 
-@dataclass(frozen=True)
+@settings
 class ScoringConfig:
-    """What judges the answers of a job on a data set: a reward and a cost scorer.
+    """What judges the answers of a job on a data set: a reward and a cost scorer."""
 
-    `reward` and `cost` are folders that `riskalign score train` wrote. One that is None is trained
-    by the job, on `encoder`, from the prompts that `data.scorer_fraction` sets aside. `prompts` is
-    a file of prompts to ask (see `riskalign.sets.load_prompt_set`) instead of the held-out ones.
-    """
+    reward: Words | None = None
+    """Folder that `riskalign score train` wrote; null trains one from the prompts that
+    data.scorer_fraction sets aside."""
+    cost: Words | None = None
+    """The same."""
+    encoder: Words = "minilm"
+    """What scorers of the job are trained on."""
+    prompts: Words | None = None
+    """A file of prompts to ask in place of the held-out ones."""
 
-    reward: str | None = None
-    cost: str | None = None
-    encoder: str = "minilm"
-    prompts: str | None = None
 
-
-@dataclass(frozen=True)
+@settings
 class EvaluationConfig:
-    """How the models are compared: world prompts never trained on, and points of the dial.
-
-    `split` dev is for choosing settings without a look at the evaluation half: the world's own
-    prompts for that where it has some, else prompts of its training half, drawn with a seed of
-    their own.
-    `risk` is the measure of the reported SRR. Dial points use the first `dial_prompts` prompts;
-    KL and SRR, which cost a forward pass of both models, the first `distance_prompts` (None: all).
-    `backend` vllm samples by that engine; the dial, which needs two models, never does.
-    """
+    """How the models are compared: world prompts never trained on, and points of the dial."""
 
     split: Literal["eval", "dev"] = "eval"
-    prompts: int = 64
-    answers_per_prompt: int = 4
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: int = 48
-    batch_size: int = 64
+    """eval; or dev, for choosing settings without a look at it: the world's own prompts for that,
+    else others of its training half."""
+    prompts: Tokens = 64
+    """Prompts that are asked."""
+    answers_per_prompt: Count = 4
+    """Answers to each."""
+    temperature: NotNegative = 1.0
+    """Of sampling; 0 takes the likeliest token."""
+    top_p: UpToOne = 1.0
+    """Share of the likeliest tokens that are drawn from."""
+    max_new_tokens: Count = 48
+    """Tokens of an answer."""
+    batch_size: Count = 64
+    """Answers sampled at once."""
     backend: Backend = "transformers"
-    dial: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)
-    dial_prompts: int = 32
-    distance_prompts: int | None = None
-    risk: str = "cvar:0.95"
-    n_boot: int = 2000
-    confidence: float = 0.95
-    examples: int = 8
+    """transformers, or vllm where it is installed (never for the dial, which needs two models)."""
+    dial: Annotated[tuple[Weight, ...], LISTED] = (0.0, 0.5, 1.0, 1.5)
+    """Points between the two steps' models: 0 the first, 1 the last, 2 twice as far."""
+    dial_prompts: NotLess = 32
+    """Prompts asked at each point; 0 for no dial."""
+    distance_prompts: NotLess | None = None
+    """Prompts on which KL and risk ratio are measured; null for all."""
+    risk: Risk = "cvar:0.95"
+    """Measure of the reported risk ratio."""
+    n_boot: Count = 2000
+    """Replicates of the bootstrap."""
+    confidence: Between = 0.95
+    """Of the intervals."""
+    examples: NotLess = 8
+    """Answers shown in the report."""
+
+    def __post_init__(self) -> None:
+        """Refuse a dial of one prompt."""
+        refuse(
+            wrong("dial_prompts", self.dial_prompts == 1, "1 is neither 0 (no dial) nor at least 2")
+        )
+
+
+def no_steps(max_steps: int) -> Iterator[Problem]:
+    """Refuse 0, which is neither a number of steps nor -1, as many as the epochs have."""
+    yield from wrong("max_steps", max_steps == 0, "0 is neither at least 1 nor -1 (all epochs)")
+
+
+def _step_problems(step: StepConfig) -> Iterator[Problem]:
+    yield from no_steps(step.max_steps)
+    yield from loss_problems(step)
+    yield from wrong(
+        "anchors",
+        step.anchors > 0 and step.target in ORDERED,
+        "is above 0, which needs target gap or soft: others learn an order, and anchors have none",
+    )
+    unpaired = step.loss_type in UNPAIRED
+    yield from wrong(
+        "rows",
+        step.rows == "groups" and unpaired,
+        f"is groups, and loss_type {step.loss_type!r} takes single responses; choose pairs",
+    )
+    for name in ("answer_risk", "limit"):
+        yield from wrong(
+            name,
+            getattr(step, name) is not None and unpaired,
+            f"needs scores of pairs or groups, and loss_type {step.loss_type!r} has labels",
+        )
+    if step.limit is not None:
+        yield from wrong(
+            "limit",
+            step.answer_risk is None,
+            "needs answer_risk, the risk that it limits (mean for the mean cost)",
+        )
+        yield from wrong(
+            "limit",
+            step.target in ORDERED,
+            "needs target gap or soft; others learn no sizes",
+        )
+        yield from wrong(
+            "limit", step.beta is not None, "is given and beta is as well; the limit decides it"
+        )
+    default = next(f.default for f in dataclasses.fields(StepConfig) if f.name == "safety_margin")
+    if step.safe_cost is None:
+        yield from wrong(
+            "safety_margin", step.safety_margin != default, "is given, which needs safe_cost"
+        )
+        return
+    yield from wrong("safe_cost", step.target != "offset", "is given, which needs target: offset")
+    yield from wrong("safe_cost", step.rows != "pairs", "is given, which needs rows: pairs")
+    yield from wrong(
+        "safe_cost",
+        step.gap_scale != 1.0,
+        "is given, which needs gap_scale: 1.0, in whose units its margin is",
+    )

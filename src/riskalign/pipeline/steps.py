@@ -39,12 +39,20 @@ def for_inference(loaded: LoadedModel, bf16: bool) -> PreTrainedModel:
     return moved
 
 
+#: Fields of a step that say what rows it has and when; all others are the trainer's.
+_OF_THE_JOB = frozenset(
+    [
+        *("skip", "data", "own_answers", "rows", "anchors", "eval_data", "max_eval_samples"),
+        *("answer_risk", "limit", "safe_cost", "safety_margin", "warmup_ratio", "sampling"),
+    ]
+)
+
+
 def training_config(
     step: StepConfig, *, beta: float, seed: int, bf16: bool, folder: Path
 ) -> RSAConfig:
     """The trainer's settings for one step."""
-    shared = {field.name for field in dataclasses.fields(RSAConfig)} - {"warmup_ratio"}
-    own = {name: value for name, value in vars(step).items() if name in shared}
+    own = {name: value for name, value in vars(step).items() if name not in _OF_THE_JOB}
     return RSAConfig(
         **own
         | {

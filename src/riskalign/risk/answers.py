@@ -77,7 +77,7 @@ def answer_risk(spec: str | Risk) -> Risk:
     Raises `InputError` for one that is no function of the costs' distribution alone.
     """
     risk = get_risk(spec)
-    if not RISKS[risk.name].law_invariant:
+    if not risk.measure.law_invariant:
         raise InputError(
             f"risk {risk.spec!r} is no risk of a distribution of costs and has no tail cost; "
             f"choose one of {', '.join(name for name, m in RISKS.items() if m.law_invariant)}"

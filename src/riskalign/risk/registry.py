@@ -1,14 +1,17 @@
 """The registry of risk measures and the way to name one."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from riskalign.errors import InputError
+from riskalign.plugin import load
 from riskalign.risk.cvar import cvar
 from riskalign.risk.entropic import entropic
 from riskalign.risk.mean import mean
@@ -22,7 +25,9 @@ class Measure(NamedTuple):
     `function(losses, log_probs)` or `function(losses, log_probs, parameter)` returns a
     `RiskValue`. `low <= parameter < high`, or `low < parameter` where `open_low`; a family
     without a parameter has `low` None. `law_invariant`: whether the value depends on the losses'
-    distribution alone, as that of whole answers must.
+    distribution alone, as that of whole answers must. `rescaled(parameter, beta)`, of a family that
+    is not positively homogeneous, is the parameter at which `beta * risk(losses / beta)` is the
+    same measure of the losses (docs/method.md, section 5).
     """
 
     function: Callable[..., RiskValue]
@@ -30,6 +35,7 @@ class Measure(NamedTuple):
     high: float = math.inf
     open_low: bool = False
     law_invariant: bool = True
+    rescaled: Callable[[float, float], float] | None = None
 
     def accepts(self, parameter: float) -> bool:
         """Whether `parameter` lies in the family's range."""
@@ -50,15 +56,25 @@ class Measure(NamedTuple):
 RISKS: Mapping[str, Measure] = {
     "mean": Measure(mean),
     "cvar": Measure(cvar, low=0.0, high=1.0),
-    "erm": Measure(entropic, low=0.0, open_low=True),
+    "erm": Measure(entropic, low=0.0, open_low=True, rescaled=lambda mu, beta: mu / beta),
     "paper_code": Measure(paper_code, low=0.0, high=1.0, law_invariant=False),
     "paper_code_halves": Measure(paper_code_halves, low=0.0, high=1.0, law_invariant=False),
 }
 
 
+@cache
+def _outside(name: str) -> Measure:
+    found = load(name, "risk", lambda found: found)
+    if not isinstance(found, Measure):
+        raise InputError(f"risk: {name!r} is no riskalign.risk.Measure")
+    return found
+
+
 @dataclass(frozen=True)
 class Risk:
     """One risk measure with its parameter; call it on losses and log probabilities.
+
+    `name` is a key of `RISKS`, or `package.module:NAME` of a `Measure` elsewhere.
 
     Raises `InputError` at construction for an unknown name or a parameter out of range.
     """
@@ -69,9 +85,11 @@ class Risk:
     def __post_init__(self) -> None:
         """Check the name and the parameter's range."""
         choices = "; ".join(f"{name}: {measure.describe()}" for name, measure in RISKS.items())
-        if self.name not in RISKS:
-            raise InputError(f"risk {self.name!r} is not known; choose one of {choices}")
-        measure = RISKS[self.name]
+        if self.name not in RISKS and ":" not in self.name:
+            raise InputError(
+                f"risk {self.name!r} is not known; choose one of {choices}; or package.module:NAME"
+            )
+        measure = self.measure
         if self.parameter is None:
             if measure.low is not None:
                 raise InputError(
@@ -80,6 +98,11 @@ class Risk:
                 )
         elif not measure.accepts(self.parameter):
             raise InputError(f"risk '{self.spec}' is out of range: {choices}")
+
+    @property
+    def measure(self) -> Measure:
+        """The family that it is of."""
+        return RISKS[self.name] if self.name in RISKS else _outside(self.name)
 
     @property
     def spec(self) -> str:
@@ -96,7 +119,7 @@ class Risk:
         with torch.no_grad():
             if log_probs.numel() and bool(log_probs.amin() == -torch.inf):
                 losses = losses.masked_fill(log_probs == -torch.inf, 0.0)
-            return RISKS[self.name].function(losses, log_probs, *parameters)
+            return self.measure.function(losses, log_probs, *parameters)
 
 
 def get_risk(spec: str | Risk) -> Risk:
@@ -106,9 +129,12 @@ def get_risk(spec: str | Risk) -> Risk:
     """
     if isinstance(spec, Risk):
         return spec
-    name, colon, text = (part.strip() for part in spec.partition(":"))
-    if not colon:
+    name, *rest = (part.strip() for part in spec.split(":"))
+    if name not in RISKS and rest and re.fullmatch(r"[^\W\d]\w*", rest[0]) and rest[0] != "nan":
+        name = f"{name}:{rest.pop(0)}"
+    if not rest:
         return Risk(name)
+    text = ":".join(rest)
     try:
         parameter = float(text)
     except ValueError:

@@ -5,8 +5,10 @@ step that raises reward and one that lowers cost are the same function. Temperat
 multipliers are numbers, or tensors that broadcast with the levels.
 """
 
+import torch
 from torch import Tensor
 
+from riskalign.errors import InputError
 from riskalign.pipeline.schedule import temperatures
 from riskalign.risk import Risk
 from riskalign.theory.tree import Levels, Measure, TokenMDP, combine, nested, tilt
@@ -24,10 +26,19 @@ def value_scale(risk: Risk, beta: float) -> Risk:
 
     CVaR and the mean are positively homogeneous, so they are themselves; the entropic measure's
     parameter is divided by `beta` (docs/method.md, section 5).
+
+    Raises `InputError` for a measure that is not positively homogeneous and does not say how it is
+    rescaled.
     """
-    if risk.name == "erm":
-        assert risk.parameter is not None
-        return Risk("erm", risk.parameter / beta)
+    losses, even = torch.arange(4, dtype=torch.float64), torch.full((4,), 0.25).double().log()
+    rescaled = risk.measure.rescaled
+    if rescaled is not None and risk.parameter is not None:
+        return Risk(risk.name, rescaled(risk.parameter, beta))
+    if not torch.isclose(risk(2 * losses, even).value, 2 * risk(losses, even).value):
+        raise InputError(
+            f"risk {risk.spec!r}: of twice the losses it is not twice that of them, and its "
+            "Measure does not say how it is 'rescaled'"
+        )
     return risk
 
 

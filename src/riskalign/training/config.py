@@ -1,15 +1,15 @@
 """`RSAConfig`: transformers' `TrainingArguments` and what one alignment step needs beside them."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
+from pydantic import Field
 from transformers import TrainingArguments
 
-from riskalign.data.tokenize import TRUNCATION_MODES, TruncationMode
-from riskalign.errors import check_rules
-from riskalign.losses import LOSSES, TARGETS, UNPAIRED
-from riskalign.risk import get_risk
+from riskalign.data.tokenize import TruncationMode
+from riskalign.settings import Count, NotNegative, Number, Positive, check, refuse
+from riskalign.training.rules import LossType, Risk, Target, Tokens, loss_problems
 
 
 @dataclass
@@ -21,8 +21,10 @@ class RSAConfig(TrainingArguments):
 
     Args:
         risk: risk measure, e.g. `"mean"`, `"cvar:0.95"`, `"erm:0.5"`.
-        loss_type: one of `riskalign.losses.LOSSES`, e.g. `"rsa1"`, `"rsa2"`, `"dpo"`; or `"kto"`,
-            which takes rows `prompt`, `completion`, `label`, or pairs as two such rows each.
+        loss_type: one of `riskalign.losses.LOSSES`, e.g. `"rsa1"`, `"rsa2"`, `"dpo"`; a function
+            elsewhere, `"package.module:function"`; or `"kto"`, which takes rows `prompt`,
+            `completion`, `label`, or pairs as two such rows each.
+        loss_options: a loss's own parameters, e.g. `{"gamma": 0.5}`.
         beta: temperature, > 0; higher keeps the policy closer to the reference.
         alpha: weight of the risk term of `rsa2` and `tdpo2`, >= 0.
         target: `"hard"` (order only), `"soft"`, `"gap"` or `"offset"` (these need scores).
@@ -55,31 +57,36 @@ class RSAConfig(TrainingArguments):
 
     learning_rate: float = field(default=2e-5, metadata={"help": "Initial learning rate."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between logs."})
-    remove_unused_columns: bool = field(
+    remove_unused_columns: Literal[False] = field(
         default=False, metadata={"help": "Must stay off: the columns are not the model's."}
     )
 
-    risk: str = field(default="cvar:0.95", metadata={"help": "Risk measure."})
-    loss_type: str = field(default="rsa2", metadata={"help": "Pair loss."})
-    beta: float = field(default=0.1, metadata={"help": "Temperature."})
-    alpha: float = field(default=0.5, metadata={"help": "Weight of the risk term."})
-    target: str = field(default="hard", metadata={"help": "Target of the margin."})
-    gap_scale: float = field(default=1.0, metadata={"help": "Factor on score gaps."})
-    max_gap: float | None = field(default=None, metadata={"help": "Cut-off of gaps in nats."})
-    label_smoothing: float = field(default=0.0, metadata={"help": "Share of swapped labels."})
-    desirable_weight: float = field(default=1.0, metadata={"help": "KTO's, of desirable ones."})
-    undesirable_weight: float = field(default=1.0, metadata={"help": "KTO's, of the others."})
-    max_length: int | None = field(default=512, metadata={"help": "Tokens of a sequence."})
-    max_prompt_length: int | None = field(default=None, metadata={"help": "Tokens of a prompt."})
+    risk: Risk = field(default="cvar:0.95", metadata={"help": "Risk measure."})
+    loss_type: LossType = field(default="rsa2", metadata={"help": "Pair loss."})
+    loss_options: dict[str, Number] | None = field(
+        default=None, metadata={"help": "A loss's own parameters, by name."}
+    )
+    beta: Positive = field(default=0.1, metadata={"help": "Temperature."})
+    alpha: NotNegative = field(default=0.5, metadata={"help": "Weight of the risk term."})
+    target: Target = field(default="hard", metadata={"help": "Target of the margin."})
+    gap_scale: Positive = field(default=1.0, metadata={"help": "Factor on score gaps."})
+    max_gap: Positive | None = field(default=None, metadata={"help": "Cut-off of gaps in nats."})
+    label_smoothing: Annotated[NotNegative, Field(lt=0.5)] = field(
+        default=0.0, metadata={"help": "Share of swapped labels."}
+    )
+    desirable_weight: Positive = field(default=1.0, metadata={"help": "KTO's, of desirable ones."})
+    undesirable_weight: Positive = field(default=1.0, metadata={"help": "KTO's, of the others."})
+    max_length: Tokens | None = field(default=512, metadata={"help": "Tokens of a sequence."})
+    max_prompt_length: Count | None = field(default=None, metadata={"help": "Tokens of a prompt."})
     truncation_mode: TruncationMode = field(
         default="keep_end", metadata={"help": "Part of a long prompt that is kept."}
     )
     disable_dropout: bool = field(default=True, metadata={"help": "Train without dropout."})
-    chunk_size: int | None = field(default=None, metadata={"help": "Tokens held at a time."})
+    chunk_size: Count | None = field(default=None, metadata={"help": "Tokens held at a time."})
     shared_prompt: bool | None = field(
         default=None, metadata={"help": "Compute each prompt once for both responses."}
     )
-    cache_reference: Any = field(
+    cache_reference: Literal["memory", "disk"] | None = field(
         default=None, metadata={"help": "Keep the reference's hidden states: memory or disk."}
     )
     compile_layers: bool = field(
@@ -96,7 +103,9 @@ class RSAConfig(TrainingArguments):
         known = {True: "memory", False: None}
         if isinstance(self.cache_reference, bool):
             self.cache_reference = known[self.cache_reference]
-        _check(self)
+        hints = get_type_hints(RSAConfig, include_extras=True)
+        check(self, {name: hints[name] for name in RSAConfig.__annotations__})
+        refuse(loss_problems(self))
         if self.gradient_checkpointing is not None and "activation_checkpointing" in {
             f.name for f in fields(self)
         }:
@@ -118,75 +127,3 @@ class RSAConfig(TrainingArguments):
             # Else TrainingArguments refuses bf16, which a processor can do as well.
             self.use_cpu = self.use_cpu or bool(self.bf16)
         super().__post_init__()  # type: ignore[no-untyped-call]
-
-
-def _unpaired_rules(config: RSAConfig) -> list[tuple[str, bool, str]]:
-    if config.loss_type not in UNPAIRED:
-        return []
-    why = f"which loss_type {config.loss_type!r} needs"
-    return [
-        ("target", config.target == "hard", f"'hard', {why}: it knows labels only"),
-        ("label_smoothing", config.label_smoothing == 0, f"0, {why}"),
-        ("cache_reference", config.cache_reference is None, f"None, {why}: batches differ"),
-        (
-            "per_device_train_batch_size",
-            config.per_device_train_batch_size > 1,
-            f"at least 2, {why}: its KL is taken from other rows of the batch",
-        ),
-    ]
-
-
-def _check(config: RSAConfig) -> None:
-    get_risk(config.risk)
-    positive_lengths = [
-        ("max_length", config.max_length, 2),
-        ("max_prompt_length", config.max_prompt_length, 1),
-        ("chunk_size", config.chunk_size, 1),
-    ]
-    rules = [
-        (
-            "cache_reference",
-            config.cache_reference in (None, "memory", "disk"),
-            "None, 'memory' or 'disk'",
-        ),
-        (
-            "loss_type",
-            config.loss_type in {*LOSSES, *UNPAIRED},
-            f"one of {', '.join([*LOSSES, *UNPAIRED])}",
-        ),
-        ("target", config.target in TARGETS, f"one of {', '.join(TARGETS)}"),
-        ("beta", config.beta > 0, "a number above 0, such as 0.1"),
-        ("alpha", config.alpha >= 0, "a number of at least 0, such as 0.5"),
-        ("gap_scale", config.gap_scale > 0, "a number above 0"),
-        ("max_gap", config.max_gap is None or config.max_gap > 0, "None or a number above 0"),
-        (
-            "max_gap",
-            config.max_gap is None or config.target != "hard",
-            "None, or another target: 'hard' has no use for the size of a gap",
-        ),
-        ("desirable_weight", config.desirable_weight > 0, "a number above 0"),
-        ("undesirable_weight", config.undesirable_weight > 0, "a number above 0"),
-        *_unpaired_rules(config),
-        ("label_smoothing", 0 <= config.label_smoothing < 0.5, "a number in [0, 0.5)"),
-        (
-            "truncation_mode",
-            config.truncation_mode in TRUNCATION_MODES,
-            f"one of {', '.join(TRUNCATION_MODES)}",
-        ),
-        (
-            "label_smoothing",
-            config.label_smoothing == 0 or config.target == "hard",
-            "0, or target 'hard': other targets have their probabilities from the scores",
-        ),
-        (
-            "risk",
-            not config.loss_type.startswith("tdpo") or config.risk == "mean",
-            f"'mean', which loss_type {config.loss_type!r} is defined by, or choose an rsa loss",
-        ),
-        ("remove_unused_columns", not config.remove_unused_columns, "False"),
-        *(
-            (name, value is None or value >= least, f"None or an integer of at least {least}")
-            for name, value, least in positive_lengths
-        ),
-    ]
-    check_rules(config, rules)

@@ -249,12 +249,12 @@ def test_bad_input_is_found_before_any_work(
     ("fields", "words"),
     [
         ({"prompts": None}, "no set is named"),
-        ({"answers_per_prompt": 0}, "answers_per_prompt is 0"),
-        ({"temperature": -1.0}, "temperature is -1.0"),
-        ({"top_p": 0.0}, "top_p is 0.0"),
-        ({"confidence": 1.0}, "confidence is 1.0"),
-        ({"distance_prompts": -1}, "distance_prompts is -1"),
-        ({"max_length": 0}, "max_length is 0"),
+        ({"answers_per_prompt": 0}, "answers_per_prompt: 0"),
+        ({"temperature": -1.0}, "temperature: -1.0"),
+        ({"top_p": 0.0}, "top_p: 0.0"),
+        ({"confidence": 1.0}, "confidence: 1.0"),
+        ({"distance_prompts": -1}, "distance_prompts: -1"),
+        ({"max_length": 0}, "max_length: 0"),
         ({"risk": "cvar:2"}, "cvar"),
     ],
 )

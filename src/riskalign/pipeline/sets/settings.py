@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from riskalign.errors import InputError, check_rules
+from riskalign.errors import InputError
 from riskalign.risk import get_risk
 from riskalign.sampling import Backend
+from riskalign.settings import (
+    LISTED,
+    Between,
+    Count,
+    Flag,
+    Name,
+    NotLess,
+    NotNegative,
+    Number,
+    UpToOne,
+    Whole,
+    Words,
+    known,
+    settings,
+)
 
 _NAME = re.compile(r"[\w.@+-]{1,80}")
 
 
-@dataclass(frozen=True)
+@settings
 class SetsSettings:
     """Which sets, scorers and baseline, and how answers are sampled and measured.
 
@@ -34,34 +49,34 @@ class SetsSettings:
     Raises `InputError`, naming the field, for a value out of range.
     """
 
-    prompts: str | None = None
-    helpful_prompts: str | None = None
-    over_refusal: str | None = None
-    r_judge: str | None = None
-    scorer_reward: str | None = None
-    scorer_cost: str | None = None
-    trained_with: tuple[str, ...] = ()
-    output_dir: str = "runs/evaluate"
-    baseline: str | None = None
-    split: str = "train"
-    prompt_field: str = "prompt"
-    category_field: str | None = None
-    max_prompts: int | None = None
-    answers_per_prompt: int = 4
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: int = 128
-    batch_size: int = 64
+    prompts: Words | None = None
+    helpful_prompts: Words | None = None
+    over_refusal: Words | None = None
+    r_judge: Words | None = None
+    scorer_reward: Words | None = None
+    scorer_cost: Words | None = None
+    trained_with: Annotated[tuple[Words, ...], LISTED] = ()
+    output_dir: Name = "runs/evaluate"
+    baseline: Words | None = None
+    split: Words = "train"
+    prompt_field: Words = "prompt"
+    category_field: Words | None = None
+    max_prompts: Count | None = None
+    answers_per_prompt: Count = 4
+    temperature: NotNegative = 1.0
+    top_p: UpToOne = 1.0
+    max_new_tokens: Count = 128
+    batch_size: Count = 64
     backend: Backend = "transformers"
-    distance_prompts: int | None = None
-    risk: str = "cvar:0.95"
-    threshold: float = 0.0
-    max_length: int | None = None
-    seed: int = 0
-    n_boot: int = 2000
-    confidence: float = 0.95
-    bf16: bool | None = None
-    trust_remote_code: bool = False
+    distance_prompts: NotLess | None = None
+    risk: Annotated[Words, known(get_risk)] = "cvar:0.95"
+    threshold: Number = 0.0
+    max_length: Count | None = None
+    seed: Whole = 0
+    n_boot: Count = 2000
+    confidence: Between = 0.95
+    bf16: Flag | None = None
+    trust_remote_code: Flag = False
 
     def __post_init__(self) -> None:
         """Refuse the first field that is out of range."""
@@ -70,28 +85,6 @@ class SetsSettings:
                 "evaluate: no set is named. Give --prompts, --helpful_prompts, --over_refusal or "
                 "--r_judge."
             )
-        counts = ("answers_per_prompt", "max_new_tokens", "batch_size", "n_boot")
-        optional = ("max_prompts", "max_length")
-        check_rules(
-            self,
-            [
-                *((name, getattr(self, name) >= 1, "1 or more") for name in counts),
-                *(
-                    (name, getattr(self, name) is None or getattr(self, name) >= 1, "1 or more")
-                    for name in optional
-                ),
-                ("temperature", self.temperature >= 0, "0 (the likeliest token) or more"),
-                ("top_p", 0 < self.top_p <= 1, "a number above 0, at most 1"),
-                ("confidence", 0 < self.confidence < 1, "a number between 0 and 1"),
-                (
-                    "distance_prompts",
-                    self.distance_prompts is None or self.distance_prompts >= 0,
-                    "0 or more, or null for all",
-                ),
-                ("output_dir", bool(self.output_dir), "a folder"),
-            ],
-        )
-        get_risk(self.risk)
 
 
 def named_models(models: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,128 @@
+"""A risk measure, a loss with a parameter of its own and a world, each one file of a user's own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from riskalign.cli import main
+from riskalign.errors import InputError
+from riskalign.losses import own_parameters
+from riskalign.models import save_model
+from riskalign.risk import answer_risk, get_risk
+from riskalign.theory.solve import value_scale
+from riskalign.training import RSAConfig
+from tests import tiny
+
+MINE = '''
+"""Means of the worst two of three draws and of the mean, a loss with a hinge, a world."""
+import torch
+from riskalign import Prompt
+from riskalign.losses import LossOutput, dpo
+from riskalign.risk import Measure, RiskValue
+
+
+def _halfway(losses, log_probs, weight):
+    """(1 - w) mean + w CVaR at 0, which is the mean again."""
+    density = log_probs.exp()
+    return RiskValue((density * losses).sum(-1), density)
+
+
+def _squared(losses, log_probs):
+    density = log_probs.exp()
+    return RiskValue((density * losses**2).sum(-1), density)
+
+
+HALFWAY = Measure(_halfway, low=0.0, high=1.0)
+SQUARED = Measure(_squared)
+NOTHING = 3
+
+
+def hinge(chosen, rejected, *, beta, target="hard", gap=None, label_smoothing=0.0, gamma=1.0):
+    margin = beta * (
+        (chosen.logp_policy - chosen.logp_ref) - (rejected.logp_policy - rejected.logp_ref)
+    )
+    return LossOutput(torch.relu(gamma - margin), {"margin": margin.detach()})
+
+
+def lost(chosen, rejected):
+    return None
+
+
+class Whisper:
+    name = "whisper"
+
+    def prompts(self, split, n, seed):
+        user = {"role": "user", "content": f"{split} hello"}
+        return [Prompt(f"{split}-{i}", (user,), {}) for i in range(n)]
+
+    def reward(self, prompt, answer):
+        return float(len(set(answer)))
+
+    def cost(self, prompt, answer):
+        return float(len(answer) % 3)
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine_alone.py").write_text(MINE)
+    return tmp_path
+
+
+def test_a_risk_measure_of_ones_own(folder: Path) -> None:
+    risk = get_risk("mine_alone:HALFWAY:0.5")
+    assert risk.spec == "mine_alone:HALFWAY:0.5"
+    losses, even = torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.5]).log()
+    assert float(risk(losses, even).value) == 2.0
+    assert value_scale(risk, 0.1) is risk
+    assert answer_risk(risk.spec) == risk
+    with pytest.raises(InputError, match="rescaled"):
+        value_scale(get_risk("mine_alone:SQUARED"), 0.1)
+    for spec, words in {
+        "mine_alone:HALFWAY": "needs a parameter",
+        "mine_alone:HALFWAY:2": "out of range",
+        "mine_alone:NOTHING": "no riskalign.risk.Measure",
+        "mine_alone:NOWHERE": "cannot load",
+        "nowhere_at_all:HALFWAY": "cannot load",
+    }.items():
+        with pytest.raises(InputError, match=words):
+            get_risk(spec)
+
+
+def test_a_loss_of_ones_own(folder: Path) -> None:
+    assert own_parameters("mine_alone:hinge") == {"gamma"}
+    asked: dict[str, Any] = {"output_dir": "out", "use_cpu": True, "loss_type": "mine_alone:hinge"}
+    assert RSAConfig(**asked, loss_options={"gamma": 2}).loss_options == {"gamma": 2}
+    with pytest.raises(InputError, match="loss_options: 'delta' is no option"):
+        RSAConfig(**asked, loss_options={"delta": 2})
+    with pytest.raises(InputError, match=r"loss_type: .* does not take beta, gap"):
+        RSAConfig(**asked | {"loss_type": "mine_alone:lost"})
+
+
+def test_a_job_with_all_three(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tiny.make_model(), tiny.make_tokenizer(), folder / "model")
+    job = {
+        "model": "model",
+        "world": "mine_alone:Whisper",
+        "sampling": {"prompts": 4, "max_new_tokens": 6},
+        "helpful": {
+            "max_steps": 1,
+            "loss_type": "mine_alone:hinge",
+            "loss_options": {"gamma": 2.0},
+            "risk": "mine_alone:HALFWAY:0.5",
+        },
+        "safe": {"max_steps": 1, "risk": "mine_alone:HALFWAY:0.5"},
+        "evaluation": {"prompts": 2, "max_new_tokens": 6, "n_boot": 20, "dial": []},
+        "output_dir": "run",
+    }
+    (folder / "job.yaml").write_text(json.dumps(job))
+    monkeypatch.setattr("sys.argv", ["riskalign", "align", "-c", "job.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    [first, *_] = json.loads((folder / "run" / "helpful" / "log.json").read_text())
+    assert first["loss"] == pytest.approx(2.0)  # at margin 0 the hinge is gamma
