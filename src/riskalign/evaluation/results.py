@@ -5,199 +5,119 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
+from typing_extensions import NotRequired, TypedDict
 
 from riskalign.atomic import write_text
 from riskalign.errors import InputError
 
 SCHEMA = 1
 
-Check = Callable[[Any], None]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Cost = Annotated[Finite, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
 
 
-class _Wrong(Exception):  # noqa: N818 - not an error by itself: it grows into an InputError
-    """What is wrong with a value; the path of fields in front grows on the way up."""
+class _Strict(TypedDict):
+    """No text is taken for a number."""
 
-    def __init__(self, message: str, path: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.message = message
-        self.path = path
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+class _Ends(_Strict):
+    value: Finite
+    low: Finite | None
+    high: Finite | None
 
 
-def _number(value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _Wrong(f"expected a finite number, found {_shown(value)}")
+def _ordered(ends: _Ends) -> _Ends:
+    low, high = ends["low"], ends["high"]
+    if low is not None and high is not None and low > high:
+        raise PydanticCustomError("ends", f"low {low} is above high {high}")
+    return ends
 
 
-def _number_or_null(value: Any) -> None:
-    if value is not None:
-        _number(value)
+Metrics = dict[str, Annotated[_Ends, AfterValidator(_ordered)]]
 
 
-def _cost(value: Any) -> None:
-    _number(value)
-    if value < 0:
-        raise _Wrong(f"expected a cost of 0 or more, found {value}")
+class _Point(_Strict):
+    w: Finite
+    metrics: Metrics
+    n_prompts: NotRequired[Count]
 
 
-def _share(value: Any) -> None:
-    _number(value)
-    if not 0 < value < 1:
-        raise _Wrong(f"expected a number between 0 and 1, found {value}")
+class _Turn(_Strict):
+    role: str
+    content: str
 
 
-def _count(value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _Wrong(f"expected a whole number of 1 or more, found {_shown(value)}")
+class _Answer(_Strict):
+    text: str
+    reward: Finite
+    cost: Cost
 
 
-def _schema(value: Any) -> None:
-    if value != SCHEMA:
-        raise _Wrong(
-            f"expected {SCHEMA}, found {_shown(value)}: read it with the version of riskalign "
-            "that wrote it"
-        )
+class _Example(_Strict):
+    prompt: list[_Turn]
+    answers: dict[str, _Answer]
 
 
-def _text(value: Any) -> None:
-    if not isinstance(value, str):
-        raise _Wrong(f"expected a text, found {_shown(value)}")
+class _Reproduce(_Strict, total=False):
+    command: str
+    seed: Finite | None
+    versions: dict[str, str]
+    commit: str | None
 
 
-def _text_or_null(value: Any) -> None:
-    if value is not None:
-        _text(value)
+class _Optional(_Strict, total=False):
+    world: str | None
+    method: str | None
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    differences: dict[str, Metrics]
+    max_cost: Finite | None
+    bounds: dict[str, dict[str, Cost]]
+    dial: list[_Point]
+    costs: dict[str, list[Cost]]
+    rewards: dict[str, list[Finite]]
+    training: dict[str, list[dict[str, Finite | None]]]
+    scorers: dict[str, dict[str, Finite]]
+    held_out: dict[str, dict[str, Finite]]
+    notes: list[str]
+    examples: list[_Example]
+    settings: dict[str, Any]
+    reproduce: _Reproduce
+    seconds: dict[str, Cost]
 
 
-def _anything(value: Any) -> None:
-    pass
+class Results(_Optional):
+    """The fields of `results.json` (docs/results.md); fields not named are left unchecked."""
+
+    schema: Literal[1]
+    created: str
+    riskalign_version: str
+    title: str
+    model: str
+    models: Annotated[dict[str, Metrics], Field(min_length=1)]
+    n_prompts: Count
+    answers_per_prompt: Count
 
 
-def _record(required: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
-    """An object with these fields; fields not named are left unchecked."""
-
-    def check(value: Any) -> None:
-        if not isinstance(value, dict):
-            raise _Wrong(f"expected an object, found {_shown(value)}")
-        for name, inner in (*required.items(), *(optional or {}).items()):
-            if name in value:
-                _inside(name, inner, value[name])
-            elif name in required:
-                raise _Wrong("this field is missing", (name,))
-
-    return check
+_RESULTS = TypeAdapter(Results)
+_LISTS = ("dial", "notes", "examples")
+_NULLS = ("world", "method", "max_cost")
 
 
-def _mapping(inner: Check, at_least: int = 0) -> Check:
-    def check(value: Any) -> None:
-        if not isinstance(value, dict):
-            raise _Wrong(f"expected an object, found {_shown(value)}")
-        if len(value) < at_least:
-            raise _Wrong(f"expected at least {at_least} entry, found none")
-        for name, item in value.items():
-            _inside(name, inner, item)
-
-    return check
-
-
-def _list(inner: Check) -> Check:
-    def check(value: Any) -> None:
-        if not isinstance(value, list):
-            raise _Wrong(f"expected a list, found {_shown(value)}")
-        for i, item in enumerate(value):
-            _inside(str(i), inner, item)
-
-    return check
-
-
-def _interval(value: Any) -> None:
-    _record({"value": _number, "low": _number_or_null, "high": _number_or_null})(value)
-    if value["low"] is not None and value["high"] is not None and value["low"] > value["high"]:
-        raise _Wrong(f"low {value['low']} is above high {value['high']}")
-
-
-def _inside(name: str, check: Check, value: Any) -> None:
-    try:
-        check(value)
-    except _Wrong as wrong:
-        raise _Wrong(wrong.message, (name, *wrong.path)) from None
-
-
-_METRICS = _mapping(_interval)
-_RESULTS = _record(
-    {
-        "schema": _schema,
-        "created": _text,
-        "riskalign_version": _text,
-        "title": _text,
-        "model": _text,
-        "models": _mapping(_METRICS, at_least=1),
-        "n_prompts": _count,
-        "answers_per_prompt": _count,
-    },
-    {
-        "world": _text_or_null,
-        "method": _text_or_null,
-        "confidence": _share,
-        "differences": _mapping(_METRICS),
-        "max_cost": _number_or_null,
-        "bounds": _mapping(_mapping(_cost)),
-        "dial": _list(_record({"w": _number, "metrics": _METRICS}, {"n_prompts": _count})),
-        "costs": _mapping(_list(_cost)),
-        "rewards": _mapping(_list(_number)),
-        "training": _mapping(_list(_mapping(_number_or_null))),
-        "scorers": _mapping(_mapping(_number)),
-        "held_out": _mapping(_mapping(_number)),
-        "notes": _list(_text),
-        "examples": _list(
-            _record(
-                {
-                    "prompt": _list(_record({"role": _text, "content": _text})),
-                    "answers": _mapping(_record({"text": _text, "reward": _number, "cost": _cost})),
-                }
-            )
-        ),
-        "settings": _mapping(_anything),
-        "reproduce": _record(
-            {},
-            {
-                "command": _text,
-                "seed": _number_or_null,
-                "versions": _mapping(_text),
-                "commit": _text_or_null,
-            },
-        ),
-        "seconds": _mapping(_cost),
-    },
-)
-_DEFAULTS: dict[str, Callable[[], Any]] = {
-    "world": lambda: None,
-    "method": lambda: None,
-    "confidence": lambda: 0.95,
-    "differences": dict,
-    "max_cost": lambda: None,
-    "bounds": dict,
-    "dial": list,
-    "costs": dict,
-    "rewards": dict,
-    "training": dict,
-    "scorers": dict,
-    "held_out": dict,
-    "notes": list,
-    "examples": list,
-    "settings": dict,
-    "reproduce": dict,
-    "seconds": dict,
-}
+def _absent(name: str) -> Any:
+    """What a field that is not there stands for."""
+    if name == "confidence":
+        return 0.95
+    return None if name in _NULLS else [] if name in _LISTS else {}
 
 
 def plain(value: Any) -> Any:
@@ -245,11 +165,16 @@ def open_ends(value: Any, to_json: bool) -> Any:
 
 def _check(results: Any, source: str) -> None:
     try:
-        _RESULTS(results)
-    except _Wrong as wrong:
-        place = f"field {'.'.join(wrong.path)}: " if wrong.path else ""
+        _RESULTS.validate_python(results)
+    except ValidationError as error:
+        found = error.errors()[0]
+        place = ".".join(map(str, found["loc"]))
+        shown = repr(found["input"])
+        shown = shown if len(shown) <= 40 else f"{shown[:37]}..."
+        said = "is missing" if found["type"] == "missing" else f"{found['msg']}, found {shown}"
         raise InputError(
-            f"{source}: {place}{wrong.message} (docs/results.md describes the format)"
+            f"{source}: {f'field {place}: ' if place else ''}{said} (docs/results.md describes the "
+            "format; a file of another schema is read by the version that wrote it)"
         ) from None
 
 
@@ -306,7 +231,8 @@ def read_results(path: str | Path) -> dict[str, Any]:
         results = _renamed(results)
     for name in _WITH_INTERVALS & results.keys():
         results[name] = open_ends(results[name], to_json=False)
-    return {**{name: make() for name, make in _DEFAULTS.items() if name not in results}, **results}
+    whole: dict[str, Any] = {name: _absent(name) for name in _Optional.__annotations__} | results
+    return whole
 
 
 def _renamed(results: dict[str, Any]) -> dict[str, Any]:
