@@ -71,16 +71,11 @@ def prepare_pairs(
         )
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-    pairs = [
-        ScorerPair(
-            row["prompt_ids"],
-            row["chosen_ids"],
-            row["rejected_ids"],
-            *(_sign(score) if signs else 0.0 for score in scores[int(row["gap"])]),
-            chosen_gaps=row["chosen_gaps"],
-        )
-        for row in tokenized
-    ]
+    pairs = []
+    for row in tokenized:
+        own = [_sign(score) if signs else 0.0 for score in scores[int(row["gap"])]]
+        ids = row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]
+        pairs.append(ScorerPair(*ids, own[0], own[1], row["chosen_gaps"]))
     longest = max(len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in pairs)
     if positions is not None and longest > positions:
         raise InputError(

@@ -87,7 +87,8 @@ def _responses(row: Mapping[str, Any]) -> Sequence[Ids]:
 
 def _gaps(row: Mapping[str, Any], n: int) -> Sequence[Ids]:
     if "completions_ids" in row:
-        return row.get("completions_gaps", [()] * n)
+        completions: Sequence[Ids] = row.get("completions_gaps", [()] * n)
+        return completions
     return (row.get("chosen_gaps", ()), row.get("rejected_gaps", ()))
 
 
