@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from riskalign.data.chat import render_chat
+from riskalign.data.chat import between_turns, render_chat
 from riskalign.errors import InputError
 from tests import tiny
 from tests.data.chat_templates import REASONED, TAGGED
@@ -127,6 +127,16 @@ def test_answers_are_what_the_template_writes(template: Path) -> None:
                 assert (asked + said).count("<think>") <= 1
             else:
                 assert is_right(asked, said, whole), said
+        two = [turn("assistant", "d"), turn("assistant", "Second.")]
+        if is_refused(written, prompt + two):
+            with pytest.raises(InputError, match="refuses messages with roles"):
+                render_chat(prompt, (two,), tokenizer)
+            continue
+        _, (said,) = render_chat(prompt, (two,), tokenizer)
+        assert is_right(asked, said, written(prompt + two)), said
+        ((first, last),) = between_turns(prompt, two, said, tokenizer)
+        assert said[:first].endswith("d")
+        assert said[last:].startswith("Second.")
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)

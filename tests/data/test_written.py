@@ -24,8 +24,9 @@ from riskalign.data import (
 from riskalign.data.chat import render_chat
 from riskalign.environments import Prompt
 from riskalign.errors import InputError
-from riskalign.judges.answers import conversation
+from riskalign.judges.answers import conversation, read_answers
 from riskalign.sampling.generate import prompt_token_ids
+from riskalign.scorers.rows import judged_rows
 from riskalign.sets import load_prompt_set
 from tests import tiny
 from tests.data.chat_templates import (
@@ -331,6 +332,10 @@ def test_no_other_door_throws_tools_away(tmp_path: Path) -> None:
             load_preferences(PreferenceSettings(path=str(path)))
         with pytest.raises(InputError, match="line 1: field 'tools' is not given to the chat temp"):
             load_prompt_set(path)
+        with pytest.raises(InputError, match="line 1: field 'tools' is not given to the chat temp"):
+            judged_rows(path, "reward")
+        with pytest.raises(InputError, match="line 1: field 'tools' is not given to the chat temp"):
+            read_answers(path)
     asked = [ASK, say("", tool_calls=[call()]), TOLD, ASK]
     path.write_text(json.dumps({"prompt": asked}), "utf-8")
     assert load_prompt_set(path).prompts[0].messages == tuple(asked)
