@@ -65,6 +65,9 @@ def _counted(settings: Mapping[str, Any], config: AlignConfig) -> dict[str, Any]
     ):
         if found.get(group) is not None:
             found[group] = {k: v for k, v in found[group].items() if k not in names}
+    if "ppo" not in config.order:
+        found.pop("ppo", None)
+        found.pop("scorers", None)
     kinds: tuple[Kind, ...] = ("helpful", "safe")
     for kind in kinds:
         step = found.pop(kind)
