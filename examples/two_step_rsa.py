@@ -50,6 +50,7 @@ def step(
     *,
     beta: float,
     gap_scale: float,
+    max_steps: int,
     loss_type: str = "dpo",
 ) -> PreTrainedModel:
     """One step: an adapter is trained against the model as it comes in, and merged."""
@@ -66,6 +67,7 @@ def step(
                 max_gap=5.0,
                 learning_rate=5e-4,
                 num_train_epochs=1,
+                max_steps=max_steps,
                 per_device_train_batch_size=1,
                 save_strategy="no",
                 report_to="none",
@@ -100,7 +102,7 @@ def main() -> None:
     parser.add_argument("--token_level", action="store_true", help="RSA's nested CVaR instead.")
     parser.add_argument("--quick", action="store_true")
     asked = parser.parse_args()
-    trained_on, measured_on = (16, 2) if asked.quick else (96, 48)
+    trained_on, measured_on, steps = (16, 2, 2) if asked.quick else (96, 48, -1)
     set_seed(0)
     world, loaded = get_world(asked.world), load_model(asked.model)
     model, tokenizer = loaded.model, loaded.tokenizer
@@ -108,7 +110,9 @@ def main() -> None:
 
     prompts, answers = answers_of(model, tokenizer, world, "train", trained_on)
     rows = group_rows(prompts, answers, by_reward, anchors=0.5).rows
-    model = step(model, tokenizer, rows, beta=asked.beta, gap_scale=asked.reward_scale)
+    model = step(
+        model, tokenizer, rows, beta=asked.beta, gap_scale=asked.reward_scale, max_steps=steps
+    )
     report("helpful", answers_of(model, tokenizer, world, "eval", measured_on)[1])
 
     prompts, answers = answers_of(model, tokenizer, world, "train", trained_on)
@@ -124,7 +128,15 @@ def main() -> None:
 
         loss = "dpo"
     rows = group_rows(prompts, answers, score, anchors=0.5).rows
-    model = step(model, tokenizer, rows, beta=beta, gap_scale=asked.cost_scale, loss_type=loss)
+    model = step(
+        model,
+        tokenizer,
+        rows,
+        beta=beta,
+        gap_scale=asked.cost_scale,
+        max_steps=steps,
+        loss_type=loss,
+    )
     report("safe", answers_of(model, tokenizer, world, "eval", measured_on)[1])
 
 

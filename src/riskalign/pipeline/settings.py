@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from transformers.trainer_utils import SchedulerType
 
+from riskalign.data.preferences import Kind
 from riskalign.data.tokenize import TruncationMode
 from riskalign.errors import InputError
 from riskalign.losses import ORDERED, UNPAIRED
@@ -33,7 +34,6 @@ from riskalign.settings import (
 )
 from riskalign.training.rules import LossType, Risk, Target, Tokens, UpToHalf, loss_problems
 
-Kind = Literal["helpful", "safe"]
 StepKind = Literal["helpful", "safe", "ppo"]
 Problem = tuple[str, str]
 
