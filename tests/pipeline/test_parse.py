@@ -110,6 +110,28 @@ def test_mistakes_in_overrides_and_files(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [x, x]\nb: [*a, *a]\n", r"job.yaml: not valid YAML: line 2 repeats another part"),
+        ("order: " + "[" * 5000, r"line 1 is nested too deeply"),
+        ("seed: 1\nmodel: 2001-99-99\n", r"line 2: model: cannot be read: month"),
+        ("seed: " + "9" * 5000 + "\n", r"line 1: seed: cannot be read"),
+        ("model: 2001-01-02\n", r"model: expected text .*, found datetime.date"),
+        ("safe: {save_strategy: no}\n", r"save_strategy: False should be 'epoch'"),
+        ("# " + "x" * 1_100_000, r"bytes are no configuration"),
+    ],
+    ids=["aliases", "depth", "date", "digits", "a date", "no", "size"],
+)
+def test_what_no_configuration_needs(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_config(_file(tmp_path, text))
+    name, _, value = text.partition(":")
+    if value.strip() and "\n" not in value.strip() and name != "model":
+        with pytest.raises(InputError):
+            load_config(None, [f"{name}={value.strip()}"])
+
+
 def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not valid YAML"):
         load_config(_file(tmp_path, "model: !!python/object/apply:os.getcwd []\n"))

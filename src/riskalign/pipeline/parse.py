@@ -17,6 +17,13 @@ T = TypeVar("T")
 Tree = dict[str, Any]
 Where = dict[str, str]  # dotted field -> "config.yaml, line 3: "
 
+_LARGEST = 1_000_000  # bytes of a file
+_DEEPEST = 20  # groups and lists within one another
+
+
+class _NotPlain(Exception):  # noqa: N818 - it grows into an InputError
+    """What a text holds that no configuration needs."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Document:
@@ -92,6 +99,8 @@ def read_yaml(path: Path, where: Where) -> Tree:
     Raises `InputError` naming file and line.
     """
     try:
+        if (size := path.stat().st_size) > _LARGEST:
+            raise InputError(f"config {path}: {size} bytes are no configuration (at most 1 MB).")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"config {path}: no such file.") from None
@@ -100,6 +109,7 @@ def read_yaml(path: Path, where: Where) -> Tree:
     except OSError as error:
         raise InputError(f"config {path}: cannot be read: {error.strerror}.") from error
     try:
+        _refuse_structure(text)
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if root is None:
@@ -110,8 +120,24 @@ def read_yaml(path: Path, where: Where) -> Tree:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}, line {line}: not valid YAML: {error.problem}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, _NotPlain) as error:
         raise InputError(f"{path}: not valid YAML: {error}.") from error
+
+
+def _refuse_structure(text: str) -> None:
+    """Refuse what a configuration has no use for and parsing would take long for, or break at."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise _NotPlain(f"line {_line(event)} repeats another part (*name); write it out")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise _NotPlain(f"line {_line(event)} is nested too deeply")
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
 
 
 def _mapping(
@@ -128,7 +154,10 @@ def _mapping(
         if isinstance(value_node, yaml.MappingNode):
             tree[key] = _mapping(value_node, f"{name}.", path, loader, where)
         else:
-            tree[key] = loader.construct_object(value_node, deep=True)
+            try:
+                tree[key] = loader.construct_object(value_node, deep=True)
+            except (ValueError, OverflowError) as error:  # a date or number that is none
+                raise InputError(f"{where[name]}{name}: cannot be read: {error}.") from error
     return tree
 
 
@@ -159,8 +188,9 @@ def _override_items(
                 f"override {text!r}: write field=value, for example safe.learning_rate=1e-5."
             )
         try:
+            _refuse_structure(value)
             yield name.strip(), yaml.safe_load(value)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, _NotPlain, ValueError, OverflowError) as error:
             raise InputError(f"override {text!r}: the value is not valid YAML.") from error
 
 
