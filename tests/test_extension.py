@@ -11,6 +11,9 @@ from riskalign.cli import main
 from riskalign.errors import InputError
 from riskalign.losses import own_parameters
 from riskalign.models import save_model
+from riskalign.pipeline import AlignConfig
+from riskalign.pipeline.cells import cell_key
+from riskalign.plugin import outside
 from riskalign.risk import answer_risk, get_risk
 from riskalign.theory.solve import value_scale
 from riskalign.training import RSAConfig
@@ -48,6 +51,10 @@ def hinge(chosen, rejected, *, beta, target="hard", gap=None, label_smoothing=0.
 
 
 def lost(chosen, rejected):
+    return None
+
+
+def needy(chosen, rejected, *, beta, target, gap, label_smoothing, gamma, **more):
     return None
 
 
@@ -99,8 +106,36 @@ def test_a_loss_of_ones_own(folder: Path) -> None:
     assert RSAConfig(**asked, loss_options={"gamma": 2}).loss_options == {"gamma": 2}
     with pytest.raises(InputError, match="loss_options: 'delta' is no option"):
         RSAConfig(**asked, loss_options={"delta": 2})
+    with pytest.raises(InputError, match="loss_options: loss 'mine_alone:needy' needs 'gamma'"):
+        RSAConfig(**asked | {"loss_type": "mine_alone:needy"})
     with pytest.raises(InputError, match=r"loss_type: .* does not take beta, gap"):
         RSAConfig(**asked | {"loss_type": "mine_alone:lost"})
+
+
+def test_what_is_edited_is_computed_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "mine_edited.py").write_text(MINE)
+    job = AlignConfig(
+        world="mine_edited:Whisper",
+        helpful={"loss_type": "mine_edited:hinge"},  # type: ignore[arg-type]
+        safe={"answer_risk": "mine_edited:HALFWAY:0.5"},  # type: ignore[arg-type]
+    )
+
+    def key() -> str:
+        return cell_key(job, {}, {}, "weights", None)
+
+    first = key()
+    assert key() == first
+    (folder / "mine_edited.py").write_text(MINE + "# edited")
+    assert key() != first
+    (folder / "pack").mkdir()
+    (folder / "pack" / "__init__.py").write_text("from pack.inner import HALFWAY\n")
+    (folder / "pack" / "inner.py").write_text(MINE)
+    assert get_risk("pack:HALFWAY:0.5").parameter == 0.5
+    before = outside(["pack:HALFWAY", "cvar"])
+    (folder / "pack" / "inner.py").write_text(MINE + "# edited")
+    after = outside(["pack:HALFWAY", "cvar"])
+    assert before.keys() == after.keys() == {"pack:HALFWAY"}
+    assert before != after
 
 
 def test_a_job_with_all_three(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

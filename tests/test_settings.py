@@ -110,3 +110,24 @@ def test_other_objects_are_checked_by_the_same_types() -> None:
     check(Outer(), {"share": Between})
     with pytest.raises(FieldError, match=r"share: 0.5 should be a valid tuple"):
         check(Outer(), {"kind": Words, "share": tuple[int, ...]})
+
+
+def test_whole_numbers_as_yaml_has_them() -> None:
+    assert parse(Inner, {"count": "1e3"}).count == 1000
+    with pytest.raises(FieldError, match=r"count: '1\.5' should be a valid integer"):
+        parse(Inner, {"count": "1.5"})
+
+
+def test_what_is_missing_shows_nothing_else_and_nothing_surplus_is_dropped() -> None:
+    @settings
+    class Secret:
+        key: Words
+        model: Words
+
+    with pytest.raises(FieldError) as caught:
+        Secret(key="sk-hidden")  # type: ignore[call-arg]
+    assert str(caught.value) == "model: is missing"
+    with pytest.raises(TypeError):
+        Inner(1, (1.0,), "all", 4)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        Inner(1, count=2)  # type: ignore[misc]

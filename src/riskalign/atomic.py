@@ -162,9 +162,12 @@ def _sweep_beside(target: Path) -> None:
         if (found := ours.fullmatch(name)) and _is_gone(int(found[1])):
             path = target.parent / name
             if path.is_dir() and not path.is_symlink():
+                if (path / target.name).exists() and not target.exists():
+                    (path / target.name).rename(target)  # put aside, and nothing in its place yet
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # another user's
+                    path.unlink(missing_ok=True)
 
 
 def _is_gone(pid: int) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
-import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 from riskalign.errors import InputError
@@ -30,7 +30,7 @@ def load(spec: str, what: str, make: Callable[[object], T]) -> T:
     sys.path.append(here)
     try:
         return make(getattr(importlib.import_module(module), attribute))
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
@@ -43,7 +43,25 @@ def load(spec: str, what: str, make: Callable[[object], T]) -> T:
             del sys.path[len(sys.path) - 1 - sys.path[::-1].index(here)]
 
 
-def source_of(spec: str) -> str:
-    """SHA-256 of the file that `package.module:attribute`, loaded before, was loaded from."""
-    source = inspect.getsource(sys.modules[spec.partition(":")[0]])
-    return hashlib.sha256(source.encode()).hexdigest()
+def files_of(module: str) -> list[Path]:
+    """The files that an imported module is computed with, as far as can be known.
+
+    A module in a package may lean on its neighbours, so all files beside it count.
+    """
+    found = sys.modules[module]
+    if getattr(found, "__file__", None) is None:
+        return []
+    path = Path(str(found.__file__))
+    in_package = "." in module or hasattr(found, "__path__")
+    return sorted(path.parent.glob("*.py")) if in_package else [path]
+
+
+def outside(specs: Iterable[str]) -> dict[str, str]:
+    """Hashes of what those of the specs that are `package.module:attribute` are computed with."""
+    found = {}
+    for spec in sorted({spec for spec in specs if ":" in spec}):
+        content = hashlib.sha256()
+        for path in files_of(spec.partition(":")[0]):
+            content.update(path.name.encode() + b"\0" + path.read_bytes())
+        found[spec] = content.hexdigest()
+    return found

@@ -6,11 +6,13 @@ below; what is said of several fields together it checks in `__post_init__`, by 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -37,6 +39,15 @@ def _no_truth(value: Any) -> Any:
     return value
 
 
+def _whole(value: Any) -> Any:
+    """YAML takes `1e3` for text."""
+    value = _no_truth(value)
+    with contextlib.suppress(ValueError, OverflowError):
+        if isinstance(value, str) and float(value).is_integer():
+            return int(float(value))
+    return int(value) if isinstance(value, Integral) else value
+
+
 def _truth(value: Any) -> Any:
     if not isinstance(value, bool):
         raise PydanticCustomError("truth", "expected true or false")
@@ -61,7 +72,7 @@ def _listed(value: Any) -> Any:
 Flag = Annotated[bool, BeforeValidator(_truth)]
 Words = Annotated[str, BeforeValidator(_text)]
 Name = Annotated[Words, Field(pattern=r"\S")]
-Whole = Annotated[int, BeforeValidator(_no_truth)]
+Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_no_truth), Field(allow_inf_nan=False)]
 Count = Annotated[Whole, Field(ge=1)]
 NotLess = Annotated[Whole, Field(ge=0)]
@@ -98,7 +109,10 @@ def settings(cls: type[T]) -> type[T]:
     names = [field.name for field in dataclasses.fields(made)]
 
     def refused(self: Any, *args: Any, **fields: Any) -> None:
-        given = dict(zip(names, args, strict=False)) | fields
+        given = dict(zip(names, args, strict=False))
+        if len(args) > len(names) or given.keys() & fields.keys():
+            raise TypeError(f"{cls.__name__}: more positional arguments than fields, or one twice")
+        given |= fields
         try:
             checked(self, **given)
         except ValidationError as error:
@@ -150,14 +164,15 @@ def parse(cls: type[T], tree: Mapping[str, Any]) -> T:
 
 
 def check(owner: object, kinds: Mapping[str, Any]) -> None:
-    """Check attributes of an object that is no such dataclass by types as above.
+    """Check and convert attributes of an object that is no such dataclass by types as above.
 
     Raises:
         FieldError: for the first that is wrong.
     """
     for name, kind in kinds.items():
         try:
-            TypeAdapter(kind).validate_python(getattr(owner, name))
+            value = TypeAdapter(kind).validate_python(getattr(owner, name))
+            object.__setattr__(owner, name, value)
         except ValidationError as error:
             raise FieldError(name, _problem(error.errors()[0])) from None
 
@@ -206,6 +221,8 @@ def _problem(found: Any) -> str:
     cause = (found.get("ctx") or {}).get("error")
     if isinstance(cause, InputError):
         return str(cause)
+    if found["type"] == "missing":  # what else was given may be a secret
+        return "is missing"
     says, value = found["msg"], repr(found["input"])
     if says.startswith("Input "):
         return f"{value} {says.removeprefix('Input ')}"

@@ -11,8 +11,8 @@ from datetime import datetime, timezone
 import pytest
 
 from riskalign.errors import EndpointFailed, InputError
-from riskalign.judges import Message
-from riskalign.judges.client import backoff, retry_after
+from riskalign.judges import JudgeSettings, Message
+from riskalign.judges.client import backoff, request_body, retry_after
 from tests.judges.conftest import Serve
 from tests.judges.stub import Does, Stub, says, verdict
 
@@ -248,3 +248,12 @@ def test_usage_that_cannot_be_is_no_usage(serve: Serve, usage: object) -> None:
 
 def test_no_content_is_an_empty_text(serve: Serve) -> None:
     assert serve(lambda _, number: says(None)).client().ask(ASKED).text == ""
+
+
+def test_a_whole_temperature_is_asked_for_as_such() -> None:
+    """Replies are kept by what was asked: 0 and 0.0 are one question."""
+    for temperature in (0, 0.0):
+        settings = JudgeSettings("http://127.0.0.1:1/v1", "m", temperature=temperature)
+        assert json.dumps(request_body(settings, [])["temperature"]) == "0"
+    half = JudgeSettings("http://127.0.0.1:1/v1", "m", temperature=0.5)
+    assert request_body(half, [])["temperature"] == 0.5

@@ -162,9 +162,9 @@ def test_held_out_prompts_are_their_own() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ppo": {"kl_coef": -1}}, r"ppo: kl_coef is -1"),
+        ({"ppo": {"kl_coef": -1}}, r"ppo.kl_coef: -1"),
         ({"ppo": {"klcoef": 1}}, r"ppo.klcoef: no such field; did you mean 'kl_coef'"),
-        ({"scorers": {"head_std": -1}}, r"scorers: head_std is -1"),
+        ({"scorers": {"head_std": -1}}, r"scorers.head_std: -1"),
         ({"world": None, "evaluation": None}, r"order: has ppo, which answers a world's prompts"),
     ],
 )

@@ -1,12 +1,17 @@
 """Pairs from a model's own answers, and the trainer's settings from a step's."""
 
 import dataclasses
+from importlib.resources import files
 from pathlib import Path
 
+import pytest
 import torch
 
 from riskalign.models import LoadedModel
-from riskalign.pipeline.settings import SamplingConfig, StepConfig
+from riskalign.pipeline import load_config
+from riskalign.pipeline.manifest import readable, resolve
+from riskalign.pipeline.presets import preset_names
+from riskalign.pipeline.settings import SamplingConfig, StepConfig, for_order
 from riskalign.pipeline.steps import for_inference, training_config
 from tests import tiny
 
@@ -58,3 +63,21 @@ def test_every_step_setting_reaches_the_trainer(tmp_path: Path) -> None:
     assert made.disable_tqdm
     cut = dataclasses.replace(step, target="gap", label_smoothing=0.0, max_gap=3.0)
     assert training_config(cut, beta=0.7, seed=5, bf16=False, folder=tmp_path).max_gap == 3.0
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_the_order_of_answers_is_asked_of_every_method(preset: str, tmp_path: Path) -> None:
+    """On held-out pairs a step is judged by its loss alone, whatever it was trained towards."""
+    config = load_config({"helpful": {"loss_options": None}}, preset=preset)
+    for kind in config.pair_kinds():
+        step = for_order(config.step(kind))
+        made = training_config(step, beta=0.1, seed=0, bf16=False, folder=tmp_path)
+        assert (made.target, made.max_gap) == ("hard", None)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "short"])
+def test_a_jobs_configuration_is_read_back(name: str) -> None:
+    path = files("riskalign.quickstart") / f"{name}.yaml"
+    config = load_config(str(path))
+    assert config.safe.limit is not None
+    assert resolve(load_config(readable(config))) == resolve(config)

@@ -149,9 +149,9 @@ def _marked_call(call: Mapping[str, Any], marks: list[str], key: str) -> dict[st
     function = _function(call)
     arguments = function.get("arguments")
     named = {**function, "name": _mark(marks, key)}
-    if isinstance(arguments, str):
+    if isinstance(arguments, str) and arguments:
         named["arguments"] = json.dumps(_leaves(json.loads(arguments), marks, key))
-    elif arguments is not None:
+    elif arguments:
         named["arguments"] = _leaves(arguments, marks, key)
     return {**call, "function": named} if "function" in call else {**call, **named}
 
@@ -173,6 +173,8 @@ def _is_call(call: Any) -> bool:
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         return False
     arguments = function.get("arguments")
+    if arguments == "":
+        return True
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)

@@ -148,7 +148,7 @@ def _check(
             raise left_out(tokenizer, field)
     for call in marked.get("tool_calls", ()):
         given = call.get("function", call).get("arguments")
-        quoted = isinstance(given, str) and json.dumps(given)[1:-1] in text
+        quoted = isinstance(given, str) and '"' in given and json.dumps(given)[1:-1] in text
         if quoted or (given and not isinstance(given, str) and repr(given) in text):
             raise InputError(
                 f"the chat template of {named(tokenizer)} writes a call's 'arguments' as "

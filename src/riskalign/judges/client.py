@@ -223,7 +223,10 @@ def request_body(settings: JudgeSettings, messages: Sequence[Message]) -> dict[s
         "messages": [message._asdict() for message in messages],
         settings.max_tokens_field: settings.max_tokens,
     }
-    chosen = {"temperature": settings.temperature, "seed": settings.seed}
+    temperature = settings.temperature
+    if temperature is not None and temperature == int(temperature):
+        temperature = int(temperature)  # as it was asked for, so that kept replies are found
+    chosen = {"temperature": temperature, "seed": settings.seed}
     return body | {name: value for name, value in chosen.items() if value is not None}
 
 

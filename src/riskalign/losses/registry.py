@@ -51,7 +51,9 @@ def own_parameters(name: str) -> frozenset[str]:
     """Names of what a loss takes beside what all take, such as alpha; none of unpaired ones."""
     if name in UNPAIRED:
         return frozenset()
-    return frozenset(inspect.signature(get_loss(name)).parameters) - _OF_ALL
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    taken = inspect.signature(get_loss(name)).parameters.values()
+    return frozenset(own.name for own in taken if own.kind in kinds) - _OF_ALL
 
 
 def check_options(name: str, options: Mapping[str, float] | None) -> None:
@@ -61,6 +63,10 @@ def check_options(name: str, options: Mapping[str, float] | None) -> None:
         if option not in own:
             takes = ", ".join(sorted(own)) or "no options"
             raise InputError(f"{option!r} is no option of loss {name!r}, which takes {takes}")
+    taken = inspect.signature(get_loss(name)).parameters if own else {}
+    for option in sorted(own - set(options or {})):
+        if taken[option].default is inspect.Parameter.empty:
+            raise InputError(f"loss {name!r} needs {option!r}, which has no default")
 
 
 def pair_loss(

@@ -19,6 +19,8 @@ from riskalign.pipeline.manifest import resolve
 from riskalign.pipeline.scoring import encoder_identity
 from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.sources import code_of, others
+from riskalign.plugin import outside
+from riskalign.risk import get_risk
 
 # Settings of the evaluation that act on what is made of the cells.
 _LATER = ("n_boot", "confidence", "examples")
@@ -46,8 +48,20 @@ def cell_key(
         files["encoder"] = encoder_identity(config.scoring.encoder)
     if preferences is not None:
         files["world"] = judged_identity(config, preferences)
+    if others := _outside(config):
+        files["outside"] = others
     settings = _counted(cell_settings(config), config)
     return content_hash([settings, weights, machine.use_bf16(config.bf16), files])
+
+
+def _outside(config: AlignConfig) -> dict[str, str]:
+    """Losses and risk measures of a user's own, by what they are computed with."""
+    kinds = [kind for _, kind in config.steps() if kind != "ppo"]
+    steps = [config.step(kind) for kind in kinds]
+    risks = [risk for step in steps for risk in (step.risk, step.answer_risk) if risk is not None]
+    if config.evaluation is not None:
+        risks.append(config.evaluation.risk)
+    return outside([*(step.loss_type for step in steps), *(get_risk(risk).name for risk in risks)])
 
 
 def _counted(settings: Mapping[str, Any], config: AlignConfig) -> dict[str, Any]:

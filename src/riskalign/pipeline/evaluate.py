@@ -18,6 +18,8 @@ from riskalign.pipeline.manifest import now, resolve
 from riskalign.pipeline.measure import compare, measure, read_scored, write_scored
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.steps import for_inference
+from riskalign.plugin import outside
+from riskalign.risk import get_risk
 
 Models = dict[str, ModelOnDisk]
 Training = dict[str, list[dict[str, Any]]]
@@ -100,6 +102,8 @@ def _scored(
         "bf16": machine.use_bf16(job.config.bf16),
         "seed": seed,
     }
+    if others := outside([get_risk(evaluation.risk).name]):
+        inputs["outside"] = others
 
     def work(key: str, update: Update) -> Outcome:
         scored = measure(

@@ -1,16 +1,14 @@
 """How well a trained step orders pairs that it never saw, by its implicit reward."""
 
-import dataclasses
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 
 from riskalign.evaluation import binomial_interval
-from riskalign.losses import UNPAIRED
 from riskalign.models import LoadedModel
 from riskalign.pipeline.progress import Update
-from riskalign.pipeline.settings import StepConfig
+from riskalign.pipeline.settings import StepConfig, for_order
 from riskalign.pipeline.steps import training_config
 from riskalign.training import RSATrainer
 
@@ -50,9 +48,8 @@ def held_out_accuracy(
         as independent, and `mean_margin` in the units of the loss.
     """
     few = pairs.shuffle(seed=seed).select(range(min(len(pairs), step.max_eval_samples)))
-    loss_type = "dpo" if step.loss_type in UNPAIRED else step.loss_type
     # The margin needs no target, and the pairs need no scores.
-    settings = dataclasses.replace(step, loss_type=loss_type, target="hard", cache_reference=None)
+    settings = for_order(step)
     trainer = RSATrainer(
         model=policy.model,
         ref_model=reference.model,

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import inspect
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from riskalign.pipeline.presets import method_name
 from riskalign.pipeline.progress import Progress, Update
 from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.sources import source_hash
+from riskalign.plugin import files_of
 
 Work = Callable[[str, Update], Outcome]  # from a stage's key and a way to tell how far it is
 
@@ -246,10 +246,7 @@ def world_identity(spec: str | None, world: World | None) -> dict[str, Any]:
 
     A world in a package may lean on its neighbours, so all files beside it count.
     """
-    found = inspect.getsourcefile(type(world))
-    files = [Path(found)] if found else []
-    if files and "." in type(world).__module__:
-        files = sorted(files[0].parent.glob("*.py"))
+    files = files_of(type(world).__module__)
     return {"spec": spec, "sources": {path.name: source_hash(path) for path in files}}
 
 

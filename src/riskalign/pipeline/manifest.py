@@ -15,13 +15,22 @@ from riskalign.pipeline.ledger import content_hash
 
 
 def resolve(config: AlignConfig) -> dict[str, Any]:
-    """The configuration as plain data with nothing left to derive; `load_config` reads it back."""
+    """The configuration as plain data with nothing left to derive."""
     tree = dataclasses.asdict(config)
     for kind in ("helpful", "safe"):
         tree[kind]["beta"] = config.step_beta(kind)
         tree[kind]["sampling"] = dataclasses.asdict(config.step_sampling(kind))
     plain: dict[str, Any] = json.loads(json.dumps(tree))  # tuples become lists, as YAML reads them
     return plain
+
+
+def readable(config: AlignConfig) -> dict[str, Any]:
+    """As `resolve`, but for what a limit decides during the job: `load_config` reads it back."""
+    tree = resolve(config)
+    for kind in ("helpful", "safe"):
+        if tree[kind]["limit"] is not None:
+            tree[kind]["beta"] = None
+    return tree
 
 
 def stage_seed(config: AlignConfig, stage: str) -> int:
@@ -44,7 +53,7 @@ class Manifest:
             "status": "running",
             "started": now(),
             "command": command,
-            "config": resolve(config),
+            "config": readable(config),
             "seeds": {"job": config.seed},
             "versions": machine.versions(),
             "commit": machine.commit(),
@@ -53,7 +62,7 @@ class Manifest:
             "data": {},
             "stages": {},
         }
-        write_text(folder / "config.yaml", yaml.safe_dump(resolve(config), sort_keys=False))
+        write_text(folder / "config.yaml", yaml.safe_dump(readable(config), sort_keys=False))
         self.write()
 
     def note(self, group: str, name: str, value: Any) -> None:

@@ -19,6 +19,7 @@ Where = dict[str, str]  # dotted field -> "config.yaml, line 3: "
 
 _LARGEST = 1_000_000  # bytes of a file
 _DEEPEST = 20  # groups and lists within one another
+_ALIASES = 20
 
 
 class _NotPlain(Exception):  # noqa: N818 - it grows into an InputError
@@ -126,10 +127,12 @@ def read_yaml(path: Path, where: Where) -> Tree:
 
 def _refuse_structure(text: str) -> None:
     """Refuse what a configuration has no use for and parsing would take long for, or break at."""
-    depth = 0
+    depth, aliases = 0, 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise _NotPlain(f"line {_line(event)} repeats another part (*name); write it out")
+        # Parts that repeat parts that repeat parts grow by a power of their number.
+        aliases += isinstance(event, yaml.AliasEvent)
+        if aliases > _ALIASES:
+            raise _NotPlain(f"line {_line(event)} repeats yet another part (*name); write it out")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:

@@ -23,7 +23,7 @@ def _known(name: str) -> None:
 
 
 Preset = Annotated[Words, known(_known)]
-Presets = Annotated[tuple[Preset, ...], LISTED, Field(min_length=1)]
+Presets = Annotated[tuple[Preset, ...], LISTED]
 
 
 @settings
@@ -38,7 +38,14 @@ class Settings:
     `keep_models`.
     """
 
-    presets: Presets = ("dpo-helpful", "dpo-safe", "sacpo", "p-sacpo", "rsa", "rsa-tail")
+    presets: Annotated[Presets, Field(min_length=1)] = (
+        "dpo-helpful",
+        "dpo-safe",
+        "sacpo",
+        "p-sacpo",
+        "rsa",
+        "rsa-tail",
+    )
     seeds: Annotated[tuple[Whole, ...], LISTED, Field(min_length=1)] = (0,)
     own: Presets = ("rsa", "rsa-p", "rsa-tail", "rsa-rounds", "rsa-answers")
     settings: dict[Preset, dict[str, Any]] = field(default_factory=dict)

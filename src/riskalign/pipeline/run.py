@@ -27,11 +27,11 @@ from riskalign.pipeline.own_scorers import train_scorers
 from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.progress import Progress, Silent, Update, quiet_libraries
 from riskalign.pipeline.rlhf import ppo_step
-from riskalign.pipeline.settings import Kind
+from riskalign.pipeline.settings import Kind, for_order
 from riskalign.pipeline.sft import demonstrations, sft_step
 from riskalign.pipeline.step_data import StepData, step_pairs, step_rows
 from riskalign.pipeline.steps import train_step, training_config
-from riskalign.plugin import source_of
+from riskalign.plugin import outside
 from riskalign.risk import get_risk
 from riskalign.sampling import checked_prompts
 from riskalign.training.preparation import check_experts, prepare_rows
@@ -198,7 +198,7 @@ def _check_fit(job: Job, loaded: LoadedModel, given: Mapping[Kind, Dataset], fie
     for kind, pairs in given.items():
         step = job.config.step(kind)
         if field == "eval_data":  # only the order counts
-            step = dataclasses.replace(step, loss_type="dpo", target="hard", cache_reference=None)
+            step = for_order(step)
         # Neither beta nor what costs are charged is known yet.
         step = dataclasses.replace(step, max_gap=None)
         settings = training_config(step, beta=1.0, seed=0, bf16=False, folder=job.folder / kind)
@@ -266,9 +266,8 @@ def _train(
     }
     if config.load_in_4bit:
         inputs["load_in_4bit"] = True
-    named = {spec for spec in (step.loss_type, get_risk(step.risk).name) if ":" in spec}
-    if named:
-        inputs["outside"] = {spec: source_of(spec) for spec in sorted(named)}
+    if others := outside([step.loss_type, get_risk(step.risk).name]):
+        inputs["outside"] = others
 
     def work(key: str, update: Update) -> Outcome:
         outcome = train_step(

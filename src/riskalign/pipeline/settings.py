@@ -9,6 +9,7 @@ from transformers.trainer_utils import SchedulerType
 
 from riskalign.data.preferences import Kind as Kind
 from riskalign.data.tokenize import TruncationMode
+from riskalign.errors import FieldError as FieldError
 from riskalign.errors import InputError
 from riskalign.losses import ORDERED, UNPAIRED
 from riskalign.risk import answer_risk
@@ -301,6 +302,23 @@ class EvaluationConfig:
         refuse(
             wrong("dial_prompts", self.dial_prompts == 1, "1 is neither 0 (no dial) nor at least 2")
         )
+
+
+def for_order(step: StepConfig) -> StepConfig:
+    """The step's settings as far as they act on which of two answers it prefers."""
+    unpaired = step.loss_type in UNPAIRED
+    return dataclasses.replace(
+        step,
+        loss_type="dpo" if unpaired else step.loss_type,
+        target="hard",
+        cache_reference=None,
+        anchors=0.0,
+        limit=None,
+        max_gap=None,
+        safe_cost=None,
+        safety_margin=StepConfig().safety_margin,
+        label_smoothing=0.0,
+    )
 
 
 def no_steps(max_steps: int) -> Iterator[Problem]:

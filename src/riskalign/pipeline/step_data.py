@@ -19,6 +19,8 @@ from riskalign.pipeline.safety import given_safe_pairs, rule_of
 from riskalign.pipeline.sampled import sample_rows
 from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.tail import TailAim, charged_rows, tail_words
+from riskalign.plugin import outside
+from riskalign.risk import get_risk
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ def step_rows(
     inputs |= {"rows": step.rows, "anchors": step.anchors}
     if aim is not None:
         inputs["aim"] = dataclasses.asdict(aim)
+        if others := outside([get_risk(aim.risk).name]):
+            inputs["outside"] = others
     if (rule := rule_of(step)) is not None:
         inputs["rule"] = dataclasses.asdict(rule)
 
