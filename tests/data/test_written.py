@@ -61,6 +61,9 @@ def tokenizer_of(template: str | None) -> PreTrainedTokenizerFast:
     return made
 
 
+WITHOUT_TOOL_TURNS = CALLS_IN_TAGS.replace(
+    "{% for m in messages %}", "{% for m in messages if m.role != 'tool' %}"
+)
 FIND = call(day="May", n=3, none=None)
 JSON = '{"day": "May", "n": 3, "none": null}'
 TEXT_CALL = {"function": {"name": "find", "arguments": JSON}}
@@ -85,6 +88,10 @@ CASES: list[tuple[str, list[Turn], Turn, str, str]] = [
     (CALLS_IN_TAGS, [ASK], say("call", tool_calls=[call("tool_call", im_end="<|")]),
      "[user]When?<|im_end|>[assistant]",
      'call\n<tool_call>tool_call {"im_end": "<|"}</tool_call><|im_end|>'),
+    # No arguments, in every way that they come.
+    *((CALLS_IN_TAGS, [ASK], say("", tool_calls=[{"function": {"name": "now", **none}}]),
+       "[user]When?<|im_end|>[assistant]", f"<tool_call>now {written}</tool_call><|im_end|>")
+      for none, written in (({"arguments": {}}, "{}"), ({"arguments": "{}"}, "{}"))),
     (CALL_IN_PLACE, [ASK], say("", tool_calls=[FIND]), "[user]When?<|im_end|>[assistant]",
      f'{{"name": "find", "parameters": {JSON}}}<|im_end|>'),
     (CALL_IN_PLACE, [ASK, say("", tool_calls=[call()]), TOLD], say("Soon."),
@@ -217,6 +224,9 @@ ONE = [say("", tool_calls=[call(day="May")])]
         (CHANNELS, [ASK], [say("", tool_calls=[call(), call("open")])], {}, "tool_calls"),
         (CHANNELS, [ASK], [say("Wait.", tool_calls=[call()])], {}, "content"),
         (CALL_IN_PLACE, [ASK], [say("find", tool_calls=[call()])], {}, "content"),
+        # The same in an earlier turn; a tool's turn that is skipped.
+        (CALL_IN_PLACE, [ASK, say("Wait.", tool_calls=[call()]), TOLD], [say("a")], {}, "content"),
+        (WITHOUT_TOOL_TURNS, [ASK, say("", tool_calls=[call()]), TOLD], [say("a")], {}, "content"),
         # Of two tools the second.
         (CALLS_IN_TAGS.replace("{% for t in tools %}", "{% for t in tools[:1] %}"), [ASK], ONE,
          {"tools": TOOLS}, "tools"),

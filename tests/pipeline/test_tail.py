@@ -15,7 +15,7 @@ from riskalign.data import load_groups, load_pairs
 from riskalign.environments.pairs import Scored
 from riskalign.errors import InputError
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.settings import SamplingConfig, StepConfig
+from riskalign.pipeline.settings import StepConfig
 from riskalign.pipeline.tail import TailAim, charged_rows, plan_tail, tail_words
 from riskalign.risk import strength_for
 from tests import tiny
@@ -119,41 +119,44 @@ def test_the_configuration_says_what_each_round_aims_at() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"helpful": StepConfig(answer_risk="cvar:0.9")}, "helpful.answer_risk: is of the costs"),
-        ({"safe": StepConfig(answer_risk="paper_code:0.9")}, "safe.answer_risk: .*no tail cost"),
-        ({"safe": StepConfig(answer_risk="median")}, "safe.answer_risk: .*not known"),
-        ({"safe": StepConfig(limit=1.0)}, "safe.limit: needs safe.answer_risk"),
+        ({"helpful": {"answer_risk": "cvar:0.9"}}, "helpful.answer_risk: is of the costs"),
+        ({"safe": {"answer_risk": "paper_code:0.9"}}, "safe.answer_risk: .*no tail cost"),
+        ({"safe": {"answer_risk": "median"}}, "safe.answer_risk: .*not known"),
+        ({"safe": {"limit": 1.0}}, "safe.limit: needs answer_risk"),
         (
-            {"safe": StepConfig(limit=1.0, answer_risk="mean", target="hard")},
-            "safe.limit: needs safe.target",
+            {"safe": {"limit": 1.0, "answer_risk": "mean", "target": "hard"}},
+            "safe.limit: needs target",
         ),
         (
-            {"safe": StepConfig(limit=1.0, answer_risk="mean", beta=0.1)},
-            "safe.limit: .*safe.beta is as well",
+            {"safe": {"limit": 1.0, "answer_risk": "mean", "beta": 0.1}},
+            "safe.limit: .*beta is as well",
         ),
         (
-            {"safe": StepConfig(loss_type="kto", target="hard", answer_risk="mean", risk="mean")},
+            {"safe": {"loss_type": "kto", "target": "hard", "answer_risk": "mean", "risk": "mean"}},
             "safe.answer_risk: needs scores",
         ),
-        ({"safe": StepConfig(limit=math.nan, answer_risk="mean")}, "safe.limit: nan is not finite"),
         (
-            {"safe": StepConfig(answer_risk="mean", sampling=SamplingConfig(temperatures=(0.5,)))},
+            {"safe": {"limit": math.nan, "answer_risk": "mean"}},
+            "safe.limit: nan should be a finite",
+        ),
+        (
+            {"safe": {"answer_risk": "mean", "sampling": {"temperatures": (0.5,)}}},
             "safe.answer_risk: is the risk of the model's own answers",
         ),
-        ({"safe": StepConfig(data="x.jsonl", rows="groups")}, "safe.rows: is groups, which is how"),
+        ({"safe": {"data": "x.jsonl", "rows": "groups"}}, "safe.rows: is groups, which is how"),
         (
-            {"safe": StepConfig(data="x.jsonl", anchors=0.5)},
+            {"safe": {"data": "x.jsonl", "anchors": 0.5}},
             "safe.anchors: .*safe.answer_risk",
         ),
-        ({"safe": StepConfig(anchors=1.5)}, "safe.anchors: 1.5 is not"),
-        ({"safe": StepConfig(anchors=0.5, target="hard")}, "safe.anchors: is above 0"),
+        ({"safe": {"anchors": 1.5}}, "safe.anchors: 1.5 should be less"),
+        ({"safe": {"anchors": 0.5, "target": "hard"}}, "safe.anchors: is above 0"),
         (
-            {"safe": StepConfig(loss_type="kto", target="hard", rows="groups")},
+            {"safe": {"loss_type": "kto", "target": "hard", "rows": "groups"}},
             "safe.rows: is groups",
         ),
-        ({"safe": StepConfig(max_gap=0.0)}, "safe.max_gap"),
+        ({"safe": {"max_gap": 0.0}}, "safe.max_gap"),
         (
-            {"safe": StepConfig(max_gap=2.0, target="hard")},
+            {"safe": {"max_gap": 2.0, "target": "hard"}},
             "safe.max_gap: needs another",
         ),
     ],

@@ -90,6 +90,9 @@ def check_messages(
     key = key_of(messages)
     for i, message in enumerate(messages):
         marked, marks = with_marks(message, key)
+        if (marks or message["role"] == "tool") and message.get("content"):
+            marks["content"] = [f"{key}content"]
+            marked["content"] = f"{message['content']}{key}content"
         if marks:
             own = apply_template(tokenizer, [*messages[:i], marked], **options)
             _check(marked, marks, own, tokenizer)
