@@ -9,8 +9,8 @@ from riskalign.errors import InputError
 #: layers that are added to a trained model start so. With them what chooses among experts, and the
 #: vectors of a text's kind, which some encoders have no use for.
 _MAY_BE_ZERO = {
-    "c_proj", "dense", "dense_4h_to_h", "down_proj", "fc2", "fc_out", "lin2", "o_proj", "out_lin",
-    "out_proj", "w2", "wo",
+    "c_proj", "dense", "dense_4h_to_h", "down_proj", "fc2", "fc_out", "ffn_output", "lin2", "o",
+    "o_proj", "out_lin", "out_proj", "output_linear", "w2", "wo",
     "gate", "router", "shared_expert_gate",
     "token_type_embeddings",
 }  # fmt: skip
@@ -68,7 +68,8 @@ def _may_be_zero(model: nn.Module, name: str, tensor: Tensor) -> bool:
     if name.endswith("bias") or not {*adapters}.isdisjoint(parts):
         return True
     if max(tensor.shape, default=1) < tensor.numel():
-        return next(p for p in reversed(parts) if p not in ("weight", "base_layer")) in _MAY_BE_ZERO
+        own = next(p for p in reversed(parts) if p not in ("weight", "base_layer"))
+        return own.lower() in _MAY_BE_ZERO
     owner = model.get_submodule(".".join(parts[:-1]))
     is_norm = parts[-1] == "weight" and "norm" in type(owner).__name__.lower()
     return not (is_norm and _forgets(owner, tensor))
