@@ -14,7 +14,7 @@ from riskalign.evaluation.resampling import auc_statistic
 
 
 def test_bootstrap_settings_and_draws() -> None:
-    with pytest.raises(InputError, match="n_boot is 0"):
+    with pytest.raises(InputError, match="n_boot: 0"):
         Bootstrap(n_boot=0)
     with pytest.raises(InputError, match="confidence"):
         Bootstrap(confidence=1.0)

@@ -28,7 +28,7 @@ def test_defaults_are_quiet_and_the_papers(tmp_path: Path) -> None:
         ({"alpha": -1.0}, ["alpha: -1.0"]),
         ({"risk": "cvar:1.0"}, ["cvar"]),
         ({"risk": "worst"}, ["worst", "cvar"]),
-        ({"loss_type": "ppo"}, ["loss_type: 'ppo'", "rsa1"]),
+        ({"loss_type": "ppo"}, ["loss_type: loss 'ppo'", "rsa1"]),
         ({"target": "firm"}, ["target: 'firm'", "gap"]),
         ({"gap_scale": 0.0}, ["gap_scale"]),
         ({"label_smoothing": 0.5}, ["label_smoothing: 0.5"]),

@@ -88,11 +88,11 @@ def test_training_separates_the_labels(make_trainer: MakeTrainer) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"target": "gap"}, "target is 'gap'. Give 'hard'"),
-        ({"label_smoothing": 0.1}, "label_smoothing is 0.1. Give 0"),
+        ({"target": "gap"}, "target: is not hard"),
+        ({"label_smoothing": 0.1}, "label_smoothing: is not 0"),
         ({"cache_reference": "memory"}, "cache_reference: is not null"),
-        ({"per_device_train_batch_size": 1}, "per_device_train_batch_size is 1. Give at least 2"),
-        ({"desirable_weight": 0.0}, "desirable_weight is 0.0"),
+        ({"per_device_train_batch_size": 1}, "per_device_train_batch_size: is not at least 2"),
+        ({"desirable_weight": 0.0}, "desirable_weight: 0.0"),
     ],
 )
 def test_settings_that_do_not_fit(change: dict[str, Any], message: str) -> None:

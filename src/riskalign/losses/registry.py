@@ -26,7 +26,6 @@ UNPAIRED = frozenset({"kto"})
 _OF_ALL = frozenset({"chosen", "rejected", "beta", "target", "gap", "label_smoothing"})
 
 
-@cache
 def get_loss(name: str) -> Callable[..., LossOutput]:
     """The loss called `name`, a key of `LOSSES` or `package.module:function`.
 
@@ -39,6 +38,11 @@ def get_loss(name: str) -> Callable[..., LossOutput]:
         raise InputError(
             f"loss {name!r} is not known; choose one of {choices}; or package.module:function"
         )
+    return _outside(name)
+
+
+@cache
+def _outside(name: str) -> Callable[..., LossOutput]:
     found = load(name, "loss", lambda found: found)
     taken = set(inspect.signature(found).parameters) if callable(found) else set()
     if not taken >= _OF_ALL:
@@ -46,7 +50,6 @@ def get_loss(name: str) -> Callable[..., LossOutput]:
     return cast(Callable[..., LossOutput], found)
 
 
-@cache
 def own_parameters(name: str) -> frozenset[str]:
     """Names of what a loss takes beside what all take, such as alpha; none of unpaired ones."""
     if name in UNPAIRED:
