@@ -1,7 +1,7 @@
 """Risk-aware stepwise alignment on one page: no ledger, no configuration, the method alone.
 
-    python examples/two_step_rsa.py            # a small model in the vault, about ten minutes
-    python examples/two_step_rsa.py --quick    # every line once, in a minute or two
+    python examples/two_step_rsa.py            # a small model in the vault
+    python examples/two_step_rsa.py --quick    # every line once
 
 The steps, and where each is derived (docs/method.md):
 

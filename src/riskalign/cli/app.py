@@ -143,7 +143,7 @@ def version(
 def quickstart(
     ctx: typer.Context,
     short: Annotated[
-        bool, typer.Option("--short", help="Less of everything: under two minutes.")
+        bool, typer.Option("--short", help="Less of everything: about two minutes.")
     ] = False,
 ) -> None:
     """The main job on a real small model: two steps in the goodwill world, and the report."""
