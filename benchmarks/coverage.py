@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from riskalign.atomic import write_text
 from riskalign.evaluation import ScoredAnswer, cvar_bounds, paired_differences, summarize
 from riskalign.evaluation.metrics import tail
+from riskalign.files.atomic import write_text
 
 Floats = NDArray[np.float64]
 LEVELS = (0.9, 0.95, 0.99)

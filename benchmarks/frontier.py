@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from riskalign.atomic import write_text
 from riskalign.errors import InputError
+from riskalign.files.atomic import write_text
 from riskalign.risk import get_risk
 from riskalign.theory import (
     FAMILIES,

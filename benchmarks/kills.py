@@ -31,9 +31,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from riskalign.atomic import write_text
 from riskalign.cli import main as riskalign
-from riskalign.folder import OWN
+from riskalign.files.atomic import write_text
+from riskalign.files.folder import OWN
 from riskalign.pipeline import machine
 
 sys.path.append(str(Path(__file__).parents[1]))  # so that it runs as a script, too

@@ -9,9 +9,9 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from riskalign.environments import Prompt
-from riskalign.environments.world import Split
 from riskalign.models import save_model
+from riskalign.worlds import Prompt
+from riskalign.worlds.world import Split
 
 _TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"

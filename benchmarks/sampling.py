@@ -3,8 +3,8 @@
 Both answer the same conversations from the same weights at temperature 1, without end-of-sequence
 token, so that every answer has the same number of tokens. The peer is `generate` with `do_sample`
 on batches of the same size, prompts repeated for each answer, as a user would write it. Ours is
-`riskalign.sampling.sample`: each prompt read once for all of its answers, a cache with its room
-from the start, one random number for each token drawn.
+`riskalign.models.sampling.sample`: each prompt read once for all of its answers, a cache with its
+room from the start, one random number for each token drawn.
 
     python benchmarks/sampling.py --json benchmarks/results/sampling.json
 """
@@ -39,8 +39,8 @@ def measure(variant: str, o: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from riskalign.cli.memory import keep_freed_memory
-    from riskalign.environments import Prompt
-    from riskalign.sampling import sample
+    from riskalign.models.sampling import sample
+    from riskalign.worlds import Prompt
 
     if variant.startswith("ours"):
         keep_freed_memory()  # as the command line does

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from riskalign.atomic import write_text
+from riskalign.files.atomic import write_text
 from riskalign.theory import Levels, random_mdp
 
 sys.path.append(str(Path(__file__).parents[1]))  # so that it runs as a script, too

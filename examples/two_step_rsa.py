@@ -22,11 +22,11 @@ from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from riskalign import RSAConfig, RSATrainer
-from riskalign.environments import Prompt, World, get_world
-from riskalign.environments.pairs import Scored, by_cost, by_reward, group_rows, score_answers
 from riskalign.models import load_model
+from riskalign.models.sampling import sample
 from riskalign.risk import get_risk, tail_optimum
-from riskalign.sampling import sample
+from riskalign.worlds import Prompt, World, get_world
+from riskalign.worlds.pairs import Scored, by_cost, by_reward, group_rows, score_answers
 
 CVAR = "cvar:0.95"
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from riskalign.cli import main
-from riskalign.environments import World, get_world
 from riskalign.evaluation import read_results
 from riskalign.models import save_model
 from riskalign.pipeline import load_config
+from riskalign.worlds import World, get_world
 from tests import tiny
 from tests.data.test_preferences import write
 from tests.pipeline.test_judged import rows as judged_rows

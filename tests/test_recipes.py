@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from riskalign.environments import get_world, max_cost_of
 from riskalign.evaluation import (
     Bootstrap,
     Cell,
@@ -16,10 +15,11 @@ from riskalign.evaluation import (
     ratios_of_all,
     summarize,
 )
+from riskalign.evaluation.sets import load_prompt_set
+from riskalign.evaluation.sets import table as sets_table
 from riskalign.pipeline import load_plan
 from riskalign.pipeline.cells import changed_code, finished_cell
-from riskalign.sets import load_prompt_set
-from riskalign.sets import table as sets_table
+from riskalign.worlds import get_world, max_cost_of
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 VAULT, SAFERLHF, GOODWILL = (RECIPES / name for name in ("vault", "saferlhf", "goodwill"))

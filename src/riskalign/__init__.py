@@ -4,9 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from riskalign.environments import Prompt, World
     from riskalign.pipeline import AlignConfig, align
     from riskalign.training import RSAConfig, RSATrainer
+    from riskalign.worlds import Prompt, World
 
 __version__ = "0.1.0"
 
@@ -23,10 +23,10 @@ __all__ = [
 # Loaded on first use: `import riskalign` and `riskalign --help` must not wait for torch.
 _HOMES = {
     "AlignConfig": "riskalign.pipeline",
-    "Prompt": "riskalign.environments",
+    "Prompt": "riskalign.worlds",
     "RSAConfig": "riskalign.training",
     "RSATrainer": "riskalign.training",
-    "World": "riskalign.environments",
+    "World": "riskalign.worlds",
     "align": "riskalign.pipeline",
 }
 

@@ -15,8 +15,8 @@ from riskalign.models import save_model
 from riskalign.pipeline import load_config
 from riskalign.pipeline.manifest import resolve
 from tests import tiny
-from tests.judges.conftest import Serve, serve  # noqa: F401 - a fixture
-from tests.judges.stub import Does, Stub, prefers_longer, verdict, write_answers
+from tests.evaluation.judges.conftest import Serve, serve  # noqa: F401 - a fixture
+from tests.evaluation.judges.stub import Does, Stub, prefers_longer, verdict, write_answers
 from tests.pipeline.conftest import SPEC, Letters
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from riskalign.atomic import write_json_lines
 from riskalign.cli import main
 from riskalign.evaluation import ideal_ratios, plan
+from riskalign.files.atomic import write_json_lines
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from riskalign.folder import Outputs, files_below
+from riskalign.files.folder import Outputs, files_below
 from riskalign.models import save_model
 from riskalign.pipeline import load_config, load_plan
 from riskalign.pipeline.outputs import outputs_of
 from tests import tiny
 from tests.cli.test_app import run
-from tests.judges.stub import write_answers
+from tests.evaluation.judges.stub import write_answers
 from tests.pipeline.conftest import SPEC
 
 SHIPPED = Path("docs/quickstart.json").resolve()

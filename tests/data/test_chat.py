@@ -8,9 +8,9 @@ from transformers import PreTrainedTokenizerFast
 from riskalign.data import load_pairs, tokenize_groups, tokenize_pairs, tokenize_unpaired
 from riskalign.data.chat import render_chat
 from riskalign.data.tokenize import tokenize_answers, tokenize_responses
-from riskalign.environments import Prompt
 from riskalign.errors import InputError
-from riskalign.sampling.generate import prompt_token_ids
+from riskalign.models.sampling.generate import prompt_token_ids
+from riskalign.worlds import Prompt
 from tests import tiny
 from tests.data.chat_templates import BLOCK, REASONED, STYLES, TAGGED, Style
 

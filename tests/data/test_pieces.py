@@ -18,9 +18,9 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from riskalign.data.tokenize import tokenize_responses
-from riskalign.environments import Prompt
 from riskalign.errors import InputError
-from riskalign.sampling.generate import prompt_token_ids
+from riskalign.models.sampling.generate import prompt_token_ids
+from riskalign.worlds import Prompt
 from tests import tiny
 
 TEXTS = ["Assistant: Hello", "the code is Hello there", "Ask:\nyes no", "door code. yes"]

@@ -22,12 +22,12 @@ from riskalign.data import (
     tokenize_unpaired,
 )
 from riskalign.data.chat import render_chat
-from riskalign.environments import Prompt
 from riskalign.errors import InputError
-from riskalign.judges.answers import conversation, read_answers
-from riskalign.sampling.generate import prompt_token_ids
+from riskalign.evaluation.judges.answers import conversation, read_answers
+from riskalign.evaluation.sets import load_prompt_set
+from riskalign.models.sampling.generate import prompt_token_ids
 from riskalign.scorers.rows import judged_rows
-from riskalign.sets import load_prompt_set
+from riskalign.worlds import Prompt
 from tests import tiny
 from tests.data.chat_templates import (
     CALL_IN_PLACE,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from riskalign.environments import Prompt
 from riskalign.evaluation.examples import choose_examples
 from riskalign.evaluation.metrics import ScoredAnswer
+from riskalign.worlds import Prompt
 
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": f"question {i}"},)) for i in range(10)]
 

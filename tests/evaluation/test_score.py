@@ -10,15 +10,15 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from riskalign.environments import Prompt, Split
 from riskalign.errors import InputError
 from riskalign.evaluation import score
 from riskalign.evaluation.metrics import ScoredAnswer
 from riskalign.evaluation.score import score_answers
+from riskalign.models.sampling import Answer
+from riskalign.models.sampling.generate import prompt_token_ids
 from riskalign.risk import get_risk
-from riskalign.sampling import Answer
-from riskalign.sampling.generate import prompt_token_ids
 from riskalign.tokens import token_stats
+from riskalign.worlds import Prompt, Split
 from tests import tiny
 from tests.broken import break_model
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from riskalign.cache import model_folder
 from riskalign.errors import InputError
+from riskalign.files.cache import model_folder
 from riskalign.models import DEFAULT_MODEL, default, hub, load_model
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, T5Config, T5Model
 
-from riskalign.cache import model_folder
 from riskalign.errors import InputError
+from riskalign.files.cache import model_folder
 from riskalign.models import encoder, save_model
 from riskalign.models.encoder import load_encoder
 from tests import tiny

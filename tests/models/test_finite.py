@@ -10,10 +10,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, PreTrainedModel
 
-from riskalign.baselines.scalar import load_scalar_model, save_scalar_model, scalar_model
 from riskalign.errors import InputError
 from riskalign.models import check_tensor, check_weights, load_model, save_model
 from riskalign.models.encoder import load_encoder
+from riskalign.scorers.scalar import load_scalar_model, save_scalar_model, scalar_model
 from riskalign.training import RSAConfig, RSATrainer
 from tests import tiny
 from tests.broken import BROKEN, NORM, break_model, save_broken

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from riskalign.environments import Prompt
-from riskalign.environments.world import Split
 from riskalign.models import save_model
+from riskalign.worlds import Prompt
+from riskalign.worlds.world import Split
 from tests import tiny
 
 

@@ -10,13 +10,13 @@ import pytest
 from riskalign import align
 from riskalign.data import PreferenceSettings, load_preferences
 from riskalign.data.identity import text_hash
-from riskalign.environments import Prompt
 from riskalign.errors import InputError
 from riskalign.pipeline import evaluation_prompts, load_config, load_plan, run_plan
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.judged import JudgedWorld
 from riskalign.pipeline.learnt import prompts_of
 from riskalign.scorers import load_scorer, train_embedding_scorer
+from riskalign.worlds import Prompt
 from tests.data.test_preferences import record, write
 from tests.pipeline.test_run import Recorder
 from tests.scorers import toy

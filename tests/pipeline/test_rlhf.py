@@ -10,12 +10,12 @@ import torch
 from datasets import Dataset
 
 from riskalign import align
-from riskalign.baselines import load_scalar_model
-from riskalign.baselines.rollout import roll_out
 from riskalign.errors import InputError
 from riskalign.models import load_model
 from riskalign.pipeline import load_config, load_plan, run_plan
 from riskalign.pipeline.rlhf import split_by_prompt
+from riskalign.safe_rlhf.rollout import roll_out
+from riskalign.scorers.scalar import load_scalar_model
 from tests import tiny
 from tests.pipeline.test_run import Recorder
 
@@ -119,10 +119,10 @@ def test_goes_on_from_a_checkpoint(
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr("riskalign.baselines.ppo.roll_out", stopped)
+    monkeypatch.setattr("riskalign.safe_rlhf.ppo.roll_out", stopped)
     with pytest.raises(KeyboardInterrupt):
         align(config)
-    monkeypatch.setattr("riskalign.baselines.ppo.roll_out", real)
+    monkeypatch.setattr("riskalign.safe_rlhf.ppo.roll_out", real)
     resumed = align(config)
     prints = [json.loads(r.manifest.read_text())["models"]["ppo"] for r in (straight, resumed)]
     assert prints[0]["fingerprint"] == prints[1]["fingerprint"]

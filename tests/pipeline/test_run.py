@@ -14,12 +14,12 @@ from torch import nn
 from transformers import TrainerCallback
 
 from riskalign import align
-from riskalign.environments import Prompt
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.models import fingerprint, load_model, save_model
 from riskalign.pipeline import load_config, run, step_data, steps
 from riskalign.pipeline.presets import method_name
 from riskalign.training import RSATrainer
+from riskalign.worlds import Prompt
 from tests import tiny
 from tests.pipeline import conftest
 

@@ -9,11 +9,11 @@ import pytest
 
 from riskalign import align
 from riskalign.data import SafetyRule
-from riskalign.environments import Prompt
-from riskalign.environments.pairs import Scored
 from riskalign.errors import InputError
 from riskalign.pipeline import load_config
 from riskalign.pipeline.safety import sampled_safe_pairs
+from riskalign.worlds import Prompt
+from riskalign.worlds.pairs import Scored
 from tests import tiny
 
 Make = Callable[..., dict[str, Any]]

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from riskalign.atomic import write_json_lines
 from riskalign.data import load_groups, load_pairs
 from riskalign.errors import InputError
+from riskalign.files.atomic import write_json_lines
 from riskalign.models import LoadedModel, fingerprint
+from riskalign.models.sampling import BACKENDS, sample
 from riskalign.pipeline.sampled import sample_rows
 from riskalign.pipeline.settings import SamplingConfig
 from riskalign.pipeline.tail import TailAim
-from riskalign.sampling import BACKENDS, sample
 from tests import tiny
 from tests.pipeline.conftest import Letters
 

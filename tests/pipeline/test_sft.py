@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from riskalign import align
-from riskalign.environments import Demonstration, Prompt
-from riskalign.environments.world import Split
 from riskalign.errors import InputError
 from riskalign.models import fingerprint, load_model
 from riskalign.pipeline import evaluation_prompts, load_config
+from riskalign.worlds import Demonstration, Prompt
+from riskalign.worlds.world import Split
 from tests.pipeline.conftest import Letters
 from tests.pipeline.test_run import Recorder
 

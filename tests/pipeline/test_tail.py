@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from riskalign import align
-from riskalign.atomic import write_json_lines
 from riskalign.data import load_groups, load_pairs
-from riskalign.environments.pairs import Scored
 from riskalign.errors import InputError
+from riskalign.files.atomic import write_json_lines
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.settings import StepConfig
 from riskalign.pipeline.tail import TailAim, charged_rows, plan_tail, tail_words
 from riskalign.risk import strength_for
+from riskalign.worlds.pairs import Scored
 from tests import tiny
 from tests.pipeline.conftest import Letters
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from riskalign.baselines import ScorerSettings
 from riskalign.data.schema import Text
 from riskalign.errors import InputError
 from riskalign.models import save_model
 from riskalign.scorers import check_independent, load_scorer, train_causal_scorer
+from riskalign.scorers.settings import ScorerSettings
 from tests import tiny
-from tests.baselines import toy
+from tests.safe_rlhf import toy
 from tests.scorers.toy import judged
 
 SETTINGS = ScorerSettings(

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from riskalign.baselines.scorer_data import Kind
 from riskalign.data.identity import text_hash
 from riskalign.data.schema import Text
 from riskalign.errors import InputError
@@ -19,6 +18,7 @@ from riskalign.scorers import (
     train_embedding_scorer,
 )
 from riskalign.scorers.embedding import RIDGES, features
+from riskalign.scorers.scorer_data import Kind
 from tests.scorers import toy
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from riskalign.baselines.calibration import (
+from riskalign.errors import InputError
+from riskalign.scorers import Judged, judge
+from riskalign.scorers.calibration import (
     brier_score,
     expected_calibration_error,
     pair_calibration,
 )
-from riskalign.errors import InputError
-from riskalign.scorers import Judged, judge
 
 
 def _pair(prompt: str, first: int, unsafe: tuple[bool, ...] = ()) -> Judged:

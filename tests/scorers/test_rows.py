@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from riskalign.baselines.scorer_data import Kind
 from riskalign.data.preferences import PreferenceSettings, load_preferences
 from riskalign.errors import InputError
 from riskalign.scorers import Judged, judged_rows
+from riskalign.scorers.scorer_data import Kind
 from tests.scorers import toy
 
 PAIR = {"prompt": "p", "chosen": "good", "rejected": "bad"}

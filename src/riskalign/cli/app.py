@@ -30,7 +30,7 @@ from riskalign.cli.memory import keep_freed_memory
 from riskalign.cli.overrides import parse_overrides
 from riskalign.cli.stop import stop_signals
 from riskalign.errors import InputError, RiskalignError
-from riskalign.folder import Outputs, check_out, hold
+from riskalign.files.folder import Outputs, check_out, hold
 
 app = typer.Typer(
     name="riskalign",

@@ -104,7 +104,7 @@ def judge(
 ) -> None:
     """Let a language model compare systems' answers, each pair in both orders, or grade them."""
     from riskalign.cli.progress import with_progress
-    from riskalign.judges import JudgeSettings, Judging, Task
+    from riskalign.evaluation.judges import JudgeSettings, Judging, Task
 
     settings = JudgeSettings(
         base_url=base_url,
@@ -182,7 +182,7 @@ def _systems(given: list[str]) -> dict[str, Path]:
 
 def _prompts(source: Path | None) -> dict[str, Any]:
     from riskalign.data.identity import as_text
-    from riskalign.judges import Message, read_prompts
+    from riskalign.evaluation.judges import Message, read_prompts
 
     if source is None:
         return {}

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from riskalign.errors import InputError
-from riskalign.folder import Outputs, check_out, hold, remove_made
+from riskalign.files.folder import Outputs, check_out, hold, remove_made
 
 TRAIN_EPILOG = (
     "Example: [cyan]riskalign score train --kind cost --data judged.jsonl --half a --out "

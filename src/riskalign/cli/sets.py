@@ -52,9 +52,9 @@ def evaluate_sets(
     `named` and `overrides` (field=value) are fields of `SetsSettings`.
     """
     from riskalign.cli.progress import with_progress
+    from riskalign.evaluation.sets import print_table, read_sets
     from riskalign.pipeline import SetsSettings, load_settings
     from riskalign.pipeline import evaluate_sets as run
-    from riskalign.sets import print_table, read_sets
 
     settings = load_settings(
         SetsSettings, [*overrides, *(f"{name}={json.dumps(path)}" for name, path in named.items())]

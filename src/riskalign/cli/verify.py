@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from riskalign.atomic import write_text
+from riskalign.files.atomic import write_text
 
 EPILOG = (
     "Example: [cyan]riskalign verify[/cyan]  ·  "
@@ -34,7 +34,7 @@ def verify(
     ] = None,
 ) -> None:
     """Check the theory by computer: every claim on random trees; exit code 1 if one fails."""
-    from riskalign.verify import CLAIMS, Setting, print_findings, render, run, to_json
+    from riskalign.theory.verify import CLAIMS, Setting, print_findings, render, run, to_json
 
     console = Console()
     setting = Setting(trees, seed)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from riskalign.atomic import new_folder, write_json_lines
-from riskalign.cache import file_sha256
 from riskalign.data.fields import refuse_row_fields
 from riskalign.data.formats import (
     BOTH_LABELS,
@@ -24,6 +22,8 @@ from riskalign.data.identity import as_text, side_of, text_hash
 from riskalign.data.schema import Text
 from riskalign.data.sources import Source, source_rows
 from riskalign.errors import InputError
+from riskalign.files.atomic import new_folder, write_json_lines
+from riskalign.files.cache import file_sha256
 from riskalign.settings import Count, Flag, Share, Whole, Words, refuse, settings, wrong
 
 Kind = Literal["helpful", "safe"]

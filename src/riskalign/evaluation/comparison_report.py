@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from riskalign.atomic import write_text
 from riskalign.errors import InputError
 from riskalign.evaluation import plots, wording
 from riskalign.evaluation.report import page
 from riskalign.evaluation.results import open_ends, plain
+from riskalign.files.atomic import write_text
 
 SCHEMA = 1
 #: Metrics of the table, and what a method's training took.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from riskalign.environments import Prompt
 from riskalign.evaluation.metrics import ScoredAnswer
+from riskalign.worlds import Prompt
 
 
 def choose_examples(

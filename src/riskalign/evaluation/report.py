@@ -19,9 +19,9 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from riskalign.atomic import write_text
 from riskalign.evaluation import plots, wording
 from riskalign.evaluation.results import read_results
+from riskalign.files.atomic import write_text
 
 _HIDING = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 

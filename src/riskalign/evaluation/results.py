@@ -14,8 +14,8 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic_core import PydanticCustomError
 from typing_extensions import NotRequired, TypedDict
 
-from riskalign.atomic import write_text
 from riskalign.errors import InputError
+from riskalign.files.atomic import write_text
 
 SCHEMA = 1
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from riskalign.data import packed, plain, response_hidden
-from riskalign.environments import Prompt, World
 from riskalign.errors import InputError
 from riskalign.evaluation.metrics import ScoredAnswer
+from riskalign.models.sampling import Answer
+from riskalign.models.sampling.generate import prompt_token_ids
 from riskalign.risk import Risk
-from riskalign.sampling import Answer
-from riskalign.sampling.generate import prompt_token_ids
 from riskalign.tokens import Head, TokenStats, backbone_of, head_of, token_stats
+from riskalign.worlds import Prompt, World
 
 #: Padded tokens of one forward pass.
 _TOKENS_AT_ONCE = 4096
@@ -57,7 +57,7 @@ def score_answers(
     Args:
         world: its programs score the answers; None leaves rewards and costs unmeasured (NaN).
         prompts: the prompts answered.
-        answers: for each prompt its answers, as `riskalign.sampling.sample` returns them.
+        answers: for each prompt its answers, as `riskalign.models.sampling.sample` returns them.
         policy: the model that gave them; or, for the dial, pairs (model, power) of a product of
             powers, for instance ``[(step1, 1 - w), (final, w)]``; or None, which leaves the
             distances unmeasured (NaN) and costs no forward pass.

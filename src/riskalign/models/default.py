@@ -12,8 +12,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from riskalign.cache import file_sha256, model_folder
 from riskalign.errors import InputError
+from riskalign.files.cache import file_sha256, model_folder
 from riskalign.models import hub
 from riskalign.models.gguf import convert_gguf
 

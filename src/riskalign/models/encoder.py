@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from riskalign.atomic import new_folder
-from riskalign.cache import model_folder
 from riskalign.errors import InputError
+from riskalign.files.atomic import new_folder
+from riskalign.files.cache import model_folder
 from riskalign.models.default import wheel_folder
 from riskalign.models.loading import load_tokenizer, pretrained, resolve_folder
 from riskalign.models.saving import fingerprint

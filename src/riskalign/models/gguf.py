@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from riskalign.cache import file_sha256, model_folder
 from riskalign.errors import InputError
+from riskalign.files.cache import file_sha256, model_folder
 from riskalign.models.saving import save_model
 
 

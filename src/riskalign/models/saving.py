@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from riskalign.atomic import new_folder
+from riskalign.files.atomic import new_folder
 from riskalign.models.finite import check_weights
 
 

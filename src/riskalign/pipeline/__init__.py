@@ -1,9 +1,9 @@
 """The whole job: two steps, each one's result the next one's reference, then the measurement."""
 
-from riskalign.pipeline.combine import merge
+from riskalign.models.dial import DialLogitsProcessor, DialModel, dial
+from riskalign.models.merge import merge
 from riskalign.pipeline.compare import CompareResult, run_plan
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.decoding import DialLogitsProcessor, DialModel, dial
 from riskalign.pipeline.job import evaluation_prompts
 from riskalign.pipeline.parse import load_config, load_settings
 from riskalign.pipeline.plan import Plan, load_plan

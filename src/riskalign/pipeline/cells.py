@@ -8,7 +8,6 @@ from typing import Any
 from datasets import Dataset
 
 from riskalign.data import Preferences
-from riskalign.environments import World, get_world
 from riskalign.losses import own_parameters
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
@@ -21,6 +20,7 @@ from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.sources import code_of, others
 from riskalign.plugin import outside
 from riskalign.risk import get_risk
+from riskalign.worlds import World, get_world
 
 # Settings of the evaluation that act on what is made of the cells.
 _LATER = ("n_boot", "confidence", "examples")

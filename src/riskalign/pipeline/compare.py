@@ -11,9 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from riskalign import __version__
-from riskalign.atomic import write_text
 from riskalign.data import Preferences
-from riskalign.environments import get_world, max_cost_of
 from riskalign.evaluation import (
     Bootstrap,
     Cell,
@@ -24,7 +22,8 @@ from riskalign.evaluation import (
     to_columns,
 )
 from riskalign.evaluation.comparison_report import write_comparison
-from riskalign.folder import Outputs, check_outputs, hold, remove_made
+from riskalign.files.atomic import write_text
+from riskalign.files.folder import Outputs, check_outputs, hold, remove_made
 from riskalign.models import fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.cells import (
@@ -46,6 +45,7 @@ from riskalign.pipeline.plan import Plan, file_name
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.run import train_steps
 from riskalign.pipeline.settings import Kind
+from riskalign.worlds import get_world, max_cost_of
 
 #: Tails whose ratios at matched helpfulness are read off the frontiers.
 _LEVELS = (0.95, 0.99)

@@ -5,7 +5,6 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated
 
-from riskalign.baselines import PPOSettings, ScorerSettings
 from riskalign.data import PreferenceSettings
 from riskalign.losses import ORDERED
 from riskalign.pipeline.schedule import Schedule, temperatures
@@ -22,6 +21,8 @@ from riskalign.pipeline.settings import (
     Weight,
 )
 from riskalign.pipeline.tail import TailAim
+from riskalign.safe_rlhf import PPOSettings
+from riskalign.scorers.settings import ScorerSettings
 from riskalign.settings import LISTED, Flag, Name, Positive, Whole, Words, refuse, settings, wrong
 
 

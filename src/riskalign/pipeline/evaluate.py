@@ -7,11 +7,11 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from riskalign import __version__
-from riskalign.cache import file_sha256
 from riskalign.evaluation import write_report, write_results
+from riskalign.files.cache import file_sha256
 from riskalign.models import LoadedModel
+from riskalign.models.merge import merge
 from riskalign.pipeline import machine
-from riskalign.pipeline.combine import merge
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome
 from riskalign.pipeline.manifest import now, resolve

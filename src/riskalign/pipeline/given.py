@@ -2,7 +2,6 @@
 
 from datasets import Dataset
 
-from riskalign.baselines.scorer_data import Kind as ScorerKind
 from riskalign.data import (
     Preferences,
     is_grouped,
@@ -19,6 +18,7 @@ from riskalign.pipeline.safety import given_safe_pairs, rule_of
 from riskalign.pipeline.scoring import SCORED
 from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.tail import charged_rows
+from riskalign.scorers.scorer_data import Kind as ScorerKind
 from riskalign.scorers.training_data import training_data
 
 _WORDS = {"helpful": "better", "safe": "safer"}

@@ -11,12 +11,10 @@ from typing import Any
 
 from datasets import Dataset
 
-from riskalign.atomic import remove
 from riskalign.data import Preferences
-from riskalign.environments import Prompt, World, get_world, has_dev, max_cost_of
-from riskalign.environments.world import Split
 from riskalign.errors import InputError
-from riskalign.folder import hold
+from riskalign.files.atomic import remove
+from riskalign.files.folder import hold
 from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
@@ -36,6 +34,8 @@ from riskalign.pipeline.progress import Progress, Update
 from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.sources import source_hash
 from riskalign.plugin import files_of
+from riskalign.worlds import Prompt, World, get_world, has_dev, max_cost_of
+from riskalign.worlds.world import Split
 
 Work = Callable[[str, Update], Outcome]  # from a stage's key and a way to tell how far it is
 

@@ -8,20 +8,20 @@ from typing import Any
 
 from datasets import Dataset
 
-from riskalign.baselines.scorer_data import Kind as ScorerKind
 from riskalign.data import Preferences, load_preferences
 from riskalign.data.identity import text_hash
 from riskalign.data.schema import Text
-from riskalign.environments import Prompt
-from riskalign.environments.world import Split
 from riskalign.errors import InputError
+from riskalign.evaluation.sets import load_prompt_set
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.ledger import content_hash
 from riskalign.pipeline.scoring import SCORED, folder_hash
 from riskalign.pipeline.settings import Kind
 from riskalign.scorers import Scorer, check_independent, check_unseen, load_scorer
 from riskalign.scorers.card import read_card
-from riskalign.sets import load_prompt_set
+from riskalign.scorers.scorer_data import Kind as ScorerKind
+from riskalign.worlds import Prompt
+from riskalign.worlds.world import Split
 
 _KINDS: tuple[Kind, ...] = ("helpful", "safe")
 

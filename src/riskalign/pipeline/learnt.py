@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from riskalign.atomic import write_text
 from riskalign.data.identity import text_hash
 from riskalign.data.schema import Text
+from riskalign.files.atomic import write_text
 
 PROMPTS_FILE = "prompts.sha256"
 

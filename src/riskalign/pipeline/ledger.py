@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from riskalign import __version__
-from riskalign.atomic import link_or_copy, write_text
-from riskalign.cache import file_sha256
+from riskalign.files.atomic import link_or_copy, write_text
+from riskalign.files.cache import file_sha256
 from riskalign.pipeline.machine import peak_memory, reset_peak_memory
 from riskalign.pipeline.sources import code_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from riskalign.atomic import write_text
+from riskalign.files.atomic import write_text
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.ledger import content_hash

@@ -7,9 +7,7 @@ from typing import Any
 
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from riskalign.atomic import read_json_lines, write_json_lines
 from riskalign.data import can_share_prompt
-from riskalign.environments import Prompt, World
 from riskalign.evaluation import (
     TAIL_LEVELS,
     ScoredAnswer,
@@ -19,12 +17,14 @@ from riskalign.evaluation import (
     score_answers,
     summarize,
 )
-from riskalign.pipeline.decoding import DialLogitsProcessor
+from riskalign.files.atomic import read_json_lines, write_json_lines
+from riskalign.models.dial import DialLogitsProcessor
+from riskalign.models.sampling import BACKENDS
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.settings import EvaluationConfig
 from riskalign.risk import get_risk
-from riskalign.sampling import BACKENDS
 from riskalign.tokens import backbone_of
+from riskalign.worlds import Prompt, World
 
 Scored = list[ScoredAnswer]
 

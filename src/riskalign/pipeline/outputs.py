@@ -1,6 +1,6 @@
 """Where a job writes below its folder, and what it reads: the two must not meet."""
 
-from riskalign.folder import Outputs
+from riskalign.files.folder import Outputs
 from riskalign.pipeline.config import AlignConfig
 
 _KINDS = ("reward", "cost")

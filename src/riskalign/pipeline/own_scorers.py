@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from riskalign.baselines.scorer_data import Kind as ScorerKind
 from riskalign.data.preferences import Side
 from riskalign.pipeline.job import Job
 from riskalign.pipeline.judged import JudgedWorld, check_cards, check_scorers, scorer_metrics
@@ -10,6 +9,7 @@ from riskalign.pipeline.ledger import Outcome, content_hash
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.scoring import SCORED, encoder_identity
 from riskalign.scorers import train_embedding_scorer
+from riskalign.scorers.scorer_data import Kind as ScorerKind
 
 
 def train_scorers(job: Job) -> None:

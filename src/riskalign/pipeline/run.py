@@ -9,10 +9,11 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from riskalign.atomic import link_or_copy, new_folder, remove
 from riskalign.errors import InputError
+from riskalign.files.atomic import link_or_copy, new_folder, remove
 from riskalign.losses import own_parameters
 from riskalign.models import LoadedModel, check_4bit, fingerprint, load_model
+from riskalign.models.sampling import checked_prompts
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import Training, evaluate, report
@@ -33,7 +34,6 @@ from riskalign.pipeline.step_data import StepData, step_pairs, step_rows
 from riskalign.pipeline.steps import train_step, training_config
 from riskalign.plugin import outside
 from riskalign.risk import get_risk
-from riskalign.sampling import checked_prompts
 from riskalign.training.preparation import check_experts, prepare_rows
 
 # Step settings that decide other stages, or count by what they resolve to.

@@ -7,10 +7,10 @@ from datasets import Dataset
 
 from riskalign.data import Preferences, SafetyRule, load_pairs, safety_rows
 from riskalign.data.sources import source_rows
-from riskalign.environments import Prompt
-from riskalign.environments.pairs import Rows, Scored, by_reward, pair_rows
 from riskalign.errors import InputError
 from riskalign.pipeline.settings import StepConfig
+from riskalign.worlds import Prompt
+from riskalign.worlds.pairs import Rows, Scored, by_reward, pair_rows
 
 
 def rule_of(step: StepConfig) -> SafetyRule | None:

@@ -4,8 +4,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from riskalign.data import SafetyRule
-from riskalign.environments import Prompt, World
-from riskalign.environments.pairs import (
+from riskalign.errors import InputError
+from riskalign.models import LoadedModel
+from riskalign.models.sampling import BACKENDS, Answer
+from riskalign.pipeline.machine import use_bf16
+from riskalign.pipeline.progress import Update
+from riskalign.pipeline.safety import sampled_safe_pairs
+from riskalign.pipeline.settings import Kind, SamplingConfig
+from riskalign.pipeline.steps import for_inference
+from riskalign.pipeline.tail import TailAim, TailPlan, nothing_charged, plan_tail
+from riskalign.worlds import Prompt, World
+from riskalign.worlds.pairs import (
     Score,
     Scored,
     by_cost,
@@ -14,15 +23,6 @@ from riskalign.environments.pairs import (
     pair_rows,
     score_answers,
 )
-from riskalign.errors import InputError
-from riskalign.models import LoadedModel
-from riskalign.pipeline.machine import use_bf16
-from riskalign.pipeline.progress import Update
-from riskalign.pipeline.safety import sampled_safe_pairs
-from riskalign.pipeline.settings import Kind, SamplingConfig
-from riskalign.pipeline.steps import for_inference
-from riskalign.pipeline.tail import TailAim, TailPlan, nothing_charged, plan_tail
-from riskalign.sampling import BACKENDS, Answer
 
 
 def sample_rows(

@@ -10,10 +10,10 @@ from transformers.trainer_utils import SchedulerType
 from riskalign.data.preferences import Kind as Kind
 from riskalign.data.tokenize import TruncationMode
 from riskalign.errors import FieldError as FieldError
-from riskalign.errors import InputError
 from riskalign.losses import ORDERED, UNPAIRED
+from riskalign.models.merge import LARGEST_WEIGHT
+from riskalign.models.sampling import Backend
 from riskalign.risk import answer_risk
-from riskalign.sampling import Backend
 from riskalign.settings import (
     LISTED,
     Between,
@@ -39,22 +39,12 @@ StepKind = Literal["helpful", "safe", "ppo"]
 Problem = tuple[str, str]
 
 # So far from both models float32 still keeps five of its seven digits.
-LARGEST_WEIGHT = 100
 #: Between two models (0 the first, 1 the second), or beyond them.
 Weight = Annotated[Number, Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)]
 _SCHEDULERS = tuple(scheduler.value for scheduler in SchedulerType)
 Scheduler = Literal[_SCHEDULERS]  # type: ignore[valid-type]
 AnswerRisk = Annotated[Words, known(answer_risk)]
 Steps = Annotated[Whole, Field(ge=-1)]
-
-
-def refuse_weight(w: float) -> None:
-    """Raise `InputError` for a weight between two models that is out of range."""
-    if not abs(w) <= LARGEST_WEIGHT:
-        raise InputError(
-            f"w: {w} is not in [{-LARGEST_WEIGHT}, {LARGEST_WEIGHT}]; 0 is the first model, 1 the "
-            "second."
-        )
 
 
 @settings

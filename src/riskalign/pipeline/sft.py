@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from riskalign.atomic import scratch
-from riskalign.environments import demonstrations_of
-from riskalign.environments.world import Demonstration
+from riskalign.files.atomic import scratch
 from riskalign.models import fingerprint, load_model, save_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.job import Job, ModelOnDisk
@@ -21,6 +19,8 @@ from riskalign.pipeline.progress import TrainingProgress, Update
 from riskalign.pipeline.settings import SFTConfig
 from riskalign.pipeline.steps import lora_config, write_log
 from riskalign.training.demonstrations import demonstration_rows, train_on_demonstrations
+from riskalign.worlds import demonstrations_of
+from riskalign.worlds.world import Demonstration
 
 
 def demonstrations(job: Job) -> list[Demonstration]:

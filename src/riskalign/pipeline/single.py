@@ -10,13 +10,11 @@ from typing import Any
 
 import yaml
 
-from riskalign.atomic import json_lines, write_bytes, write_json_lines
-from riskalign.environments import World, get_world
-from riskalign.environments.pairs import score_answers
 from riskalign.errors import InputError
-from riskalign.folder import check_out
+from riskalign.files.atomic import json_lines, write_bytes, write_json_lines
+from riskalign.files.folder import check_out
 from riskalign.models import LoadedModel, fingerprint, load_model, save_model
-from riskalign.pipeline.combine import merge
+from riskalign.models.merge import merge
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate, report
 from riskalign.pipeline.job import Job, ModelOnDisk
@@ -28,6 +26,8 @@ from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.safety import rule_of
 from riskalign.pipeline.sampled import averages, draw_answers, sample_rows
 from riskalign.pipeline.settings import Kind
+from riskalign.worlds import World, get_world
+from riskalign.worlds.pairs import score_answers
 
 
 def config_text(config: AlignConfig) -> str:

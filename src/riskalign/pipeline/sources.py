@@ -22,32 +22,29 @@ _LEARN = ("data", "losses", "models", "risk", "tokens", "training")
 #: What each kind of stage computes with. Rooms that only check, ask, tell or draw are left out.
 ROOMS: Mapping[str, tuple[str, ...]] = {
     "pairs": (
-        *_JUDGED, "data", "environments", "models", "risk", "sampling", "scorers",
-        "baselines/batch.py", "pipeline/safety.py", "pipeline/sampled.py", "pipeline/step_data.py",
+        *_JUDGED, "data", "worlds", "models", "risk", "scorers",
+        "pipeline/safety.py", "pipeline/sampled.py", "pipeline/step_data.py",
         "pipeline/steps.py", "pipeline/tail.py",
     ),
     "train": (*_LEARN, "pipeline/steps.py"),
     "train-sft": (*_LEARN, "pipeline/sft.py", "pipeline/steps.py"),
     "train-ppo": (
-        *_LEARN, "baselines", "environments", "sampling", "pipeline/rlhf.py", "pipeline/steps.py",
+        *_LEARN, "safe_rlhf", "scorers", "worlds", "pipeline/rlhf.py", "pipeline/steps.py",
     ),
-    "scorer": (*_LEARN, "baselines", "pipeline/rlhf.py", "pipeline/steps.py"),
-    "judge": (*_LEARN, "baselines", "scorers", "pipeline/scoring.py"),
-    "label": (*_LEARN, "baselines", "scorers", "pipeline/scoring.py"),
+    "scorer": (*_LEARN, "scorers", "pipeline/rlhf.py", "pipeline/steps.py"),
+    "judge": (*_LEARN, "scorers", "pipeline/scoring.py"),
+    "label": (*_LEARN, "scorers", "pipeline/scoring.py"),
     "accuracy": (*_LEARN, "pipeline/held_out.py", "pipeline/steps.py"),
     "model": (),
     "evaluate": (
-        *_SCORE, *_JUDGED, "baselines/batch.py", "data", "environments", "models", "risk",
-        "sampling", "scorers", "tokens",
-        "pipeline/combine.py", "pipeline/decoding.py", "pipeline/measure.py", "pipeline/steps.py",
+        *_SCORE, *_JUDGED, "data", "worlds", "models", "risk", "scorers", "tokens",
+        "pipeline/measure.py", "pipeline/steps.py",
     ),
     "report": ("evaluation", "pipeline/evaluate.py", "pipeline/measure.py"),
-    "answers": ("data", "environments", "models", "sampling", "sets", _SETS),
+    "answers": ("data", "worlds", "models", "evaluation/sets", _SETS),
     "drift": (*_SCORE, "data", "models", "risk", "tokens", _SETS),
-    "scores": (
-        "baselines/batch.py", "data", "models", "scorers", "sets", "pipeline/scoring.py", _SETS,
-    ),
-    "r_judge": ("data", "models", "sets", "tokens", _SETS),
+    "scores": ("data", "models", "scorers", "evaluation/sets", "pipeline/scoring.py", _SETS),
+    "r_judge": ("data", "models", "evaluation/sets", "tokens", _SETS),
 }  # fmt: skip
 
 

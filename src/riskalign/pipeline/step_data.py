@@ -7,10 +7,10 @@ from typing import Any
 
 from datasets import Dataset
 
-from riskalign.atomic import write_json_lines
-from riskalign.cache import file_sha256
 from riskalign.data import is_grouped, load_groups, load_pairs
 from riskalign.errors import LimitKept
+from riskalign.files.atomic import write_json_lines
+from riskalign.files.cache import file_sha256
 from riskalign.pipeline import machine
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, content_hash

@@ -20,8 +20,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from riskalign.atomic import move_folder, remove, scratch, write_text
-from riskalign.folder import files_below
+from riskalign.files.atomic import move_folder, remove, scratch, write_text
+from riskalign.files.folder import files_below
 from riskalign.models import LoadedModel, load_in_4bit, save_model
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.job import ModelOnDisk

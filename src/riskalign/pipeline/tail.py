@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from riskalign.environments.pairs import Scored, with_anchors
 from riskalign.errors import InputError
 from riskalign.risk import TailCost, TailOptimum, answer_risk, strength_for, tail_optimum
+from riskalign.worlds.pairs import Scored, with_anchors
 
 # Fewer answers than these under a prediction, and it is worth nothing.
 _FEW_A_PROMPT = 2.0

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from riskalign.atomic import write_bytes
-from riskalign.cache import file_sha256
 from riskalign.data.fields import refuse_row_fields
 from riskalign.data.schema import Text, checked_text
 from riskalign.data.sources import Source, source_rows
 from riskalign.errors import InputError
-from riskalign.folder import Outputs, check_out, hold, remove_made
+from riskalign.files.atomic import write_bytes
+from riskalign.files.cache import file_sha256
+from riskalign.files.folder import Outputs, check_out, hold, remove_made
 from riskalign.scorers.card import CARD_FILE
 from riskalign.scorers.kept import in_pieces
 from riskalign.scorers.loading import load_scorer

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from riskalign import __version__
-from riskalign.baselines.scorer_data import KINDS, Kind
-from riskalign.cache import file_sha256
 from riskalign.errors import InputError
 from riskalign.evaluation.metrics import Interval
+from riskalign.files.cache import file_sha256
+from riskalign.scorers.scorer_data import KINDS, Kind
 from riskalign.scorers.training_data import TrainingData
 
 SCHEMA = 1

@@ -1,4 +1,4 @@
-"""Scorers with a causal model's body: `riskalign.baselines.train_scorer`, saved with a card."""
+"""Scorers with a causal model's body: `riskalign.safe_rlhf.train_scorer`, saved with a card."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,28 +7,24 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from riskalign.atomic import new_folder
-from riskalign.baselines import (
-    ScalarModel,
-    ScorerSettings,
-    load_scalar_model,
-    save_scalar_model,
-    train_scorer,
-)
-from riskalign.baselines.batch import Sample, collate
-from riskalign.baselines.scorer_data import Kind
 from riskalign.data.identity import as_text
 from riskalign.data.schema import Text
 from riskalign.data.sources import Source
 from riskalign.data.tokenize import tokenize_responses, truncate_prompt
 from riskalign.errors import InputError
+from riskalign.files.atomic import new_folder
 from riskalign.models import DEFAULT_MODEL, load_model
 from riskalign.models.loading import load_tokenizer
+from riskalign.scorers.batch import Sample, collate
 from riskalign.scorers.card import Card, make_card, write_card
 from riskalign.scorers.embedding import Update
 from riskalign.scorers.metrics import judge
 from riskalign.scorers.prompts import prompt_folds
 from riskalign.scorers.rows import Judged
+from riskalign.scorers.scalar import ScalarModel, load_scalar_model, save_scalar_model
+from riskalign.scorers.scorer_data import Kind
+from riskalign.scorers.settings import ScorerSettings
+from riskalign.scorers.train import train_scorer
 from riskalign.scorers.training_data import training_data
 from riskalign.training.preparation import padding_id
 

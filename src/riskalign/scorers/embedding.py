@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from riskalign.atomic import new_folder
-from riskalign.baselines.scorer_data import Kind
 from riskalign.data.identity import as_text
 from riskalign.data.schema import Text
 from riskalign.data.sources import Source
 from riskalign.errors import InputError
+from riskalign.files.atomic import new_folder
 from riskalign.models.encoder import DEFAULT_ENCODER, Encoder, load_encoder
 from riskalign.scorers.card import Card, make_card, write_card
 from riskalign.scorers.kept import in_pieces
@@ -28,6 +27,7 @@ from riskalign.scorers.logistic import Floats, Logistic, cross_validate, fit_log
 from riskalign.scorers.metrics import judge
 from riskalign.scorers.prompts import prompt_folds
 from riskalign.scorers.rows import Judged
+from riskalign.scorers.scorer_data import Kind
 from riskalign.scorers.training_data import training_data
 
 #: Called with what is done (``embed``, ``fit`` or ``learn``), how much of it, and of how much.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from riskalign.atomic import write_bytes
+from riskalign.files.atomic import write_bytes
 
 
 def in_pieces(

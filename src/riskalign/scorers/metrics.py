@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from riskalign.baselines.scorer_data import Kind
 from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
 from riskalign.evaluation.clustered_mean import few_means_differ, mean_interval
@@ -21,6 +20,7 @@ from riskalign.evaluation.metrics import Interval
 from riskalign.evaluation.resampling import Bootstrap, Statistic, auc_statistic
 from riskalign.scorers.logistic import Floats
 from riskalign.scorers.rows import Judged
+from riskalign.scorers.scorer_data import Kind
 
 Integers = NDArray[np.int64]
 
@@ -129,7 +129,7 @@ def mean_statistic(values: Floats, prompts: Integers, n_prompts: int) -> Statist
 def ece_statistic(
     probabilities: Floats, outcomes: Floats, prompts: Integers, n_prompts: int
 ) -> Statistic:
-    """The expected calibration error of `riskalign.baselines.calibration`, in ten bins."""
+    """The expected calibration error of `riskalign.scorers.calibration`, in ten bins."""
     bins = np.minimum((probabilities * _BINS).astype(np.int64), _BINS - 1)
     gaps = np.zeros((n_prompts, _BINS))
     np.add.at(gaps, (prompts, bins), probabilities - outcomes)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from riskalign.baselines.scorer_data import KINDS, Kind
 from riskalign.data.fields import refuse_row_fields
 from riskalign.data.formats import (
     UnusableRow,
@@ -17,6 +16,7 @@ from riskalign.data.formats import (
 from riskalign.data.schema import Text, check_row, checked_text
 from riskalign.data.sources import Source, source_rows
 from riskalign.errors import InputError
+from riskalign.scorers.scorer_data import KINDS, Kind
 
 _FORMATS = (
     "Give prompt, response_0, response_1 with their labels (as PKU-SafeRLHF has them); prompt, "

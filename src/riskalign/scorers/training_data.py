@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from riskalign.baselines.scorer_data import Kind
-from riskalign.cache import file_sha256
 from riskalign.data.identity import text_hash
 from riskalign.data.sources import Source
 from riskalign.errors import InputError
+from riskalign.files.cache import file_sha256
 from riskalign.scorers.prompts import half_of
 from riskalign.scorers.rows import Judged, judged_rows
+from riskalign.scorers.scorer_data import Kind
 
 
 @dataclass(frozen=True)

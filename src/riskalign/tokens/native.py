@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from riskalign.cache import cache_root
+from riskalign.files.cache import cache_root
 from riskalign.risk import Risk
 from riskalign.tokens.head import Head
 from riskalign.tokens.stats import MEASURES

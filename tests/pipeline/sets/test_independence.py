@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from riskalign.errors import InputError
+from riskalign.evaluation.sets import load_prompt_set
 from riskalign.pipeline.learnt import note_prompts, prompts_of
 from riskalign.pipeline.sets.independence import independence
 from riskalign.scorers import EmbeddingScorer
-from riskalign.sets import load_prompt_set
 from tests.scorers.test_independence import scorer
 
 Say = Callable[..., list[str]]

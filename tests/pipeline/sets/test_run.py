@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from riskalign.errors import InputError
+from riskalign.evaluation.sets import read_sets
 from riskalign.models import save_model
 from riskalign.pipeline import SetsSettings, evaluate_sets
 from riskalign.pipeline.sets.settings import named_models
-from riskalign.sets import read_sets
 from tests import tiny
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from riskalign.data.identity import text_hash
+from riskalign.evaluation.sets import PromptSet
 from riskalign.pipeline.learnt import prompts_of
 from riskalign.scorers import Scorer, check_independent, check_unseen, load_scorer
-from riskalign.sets import PromptSet
 
 
 def independence(

@@ -10,10 +10,7 @@ from typing import Any
 
 from riskalign import __version__
 from riskalign.evaluation import Bootstrap
-from riskalign.pipeline import machine
-from riskalign.pipeline.manifest import now
-from riskalign.pipeline.sets.settings import SetsSettings
-from riskalign.sets import (
+from riskalign.evaluation.sets import (
     OverRefusal,
     PromptSet,
     RiskScores,
@@ -27,6 +24,9 @@ from riskalign.sets import (
     read_answers,
     write_sets,
 )
+from riskalign.pipeline import machine
+from riskalign.pipeline.manifest import now
+from riskalign.pipeline.sets.settings import SetsSettings
 
 Answers = dict[str, list[SetAnswer]]  # by model
 

@@ -10,24 +10,10 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from riskalign.atomic import read_json_lines, write_json_lines, write_text
 from riskalign.data import can_share_prompt
 from riskalign.errors import InputError
 from riskalign.evaluation import score_answers
-from riskalign.folder import Outputs, hold
-from riskalign.models import fingerprint, load_model
-from riskalign.pipeline import machine
-from riskalign.pipeline.ledger import Ledger, Outcome, content_hash
-from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
-from riskalign.pipeline.scoring import Tell, folder_hash, load_scorer, scores_of
-from riskalign.pipeline.sets.independence import independence
-from riskalign.pipeline.sets.report import report
-from riskalign.pipeline.sets.settings import SetsSettings, named_models
-from riskalign.pipeline.steps import for_inference
-from riskalign.risk import get_risk
-from riskalign.sampling import BACKENDS, Answer, checked_prompts
-from riskalign.scorers import Scorer
-from riskalign.sets import (
+from riskalign.evaluation.sets import (
     PromptSet,
     RiskSet,
     SetAnswer,
@@ -37,6 +23,20 @@ from riskalign.sets import (
     score_risk_set,
     write_answers,
 )
+from riskalign.files.atomic import read_json_lines, write_json_lines, write_text
+from riskalign.files.folder import Outputs, hold
+from riskalign.models import fingerprint, load_model
+from riskalign.models.sampling import BACKENDS, Answer, checked_prompts
+from riskalign.pipeline import machine
+from riskalign.pipeline.ledger import Ledger, Outcome, content_hash
+from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
+from riskalign.pipeline.scoring import Tell, folder_hash, load_scorer, scores_of
+from riskalign.pipeline.sets.independence import independence
+from riskalign.pipeline.sets.report import report
+from riskalign.pipeline.sets.settings import SetsSettings, named_models
+from riskalign.pipeline.steps import for_inference
+from riskalign.risk import get_risk
+from riskalign.scorers import Scorer
 from riskalign.tokens import backbone_of
 
 #: A set's name in the settings, and the folder of its answers.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 from riskalign.errors import InputError
+from riskalign.models.sampling import Backend
 from riskalign.risk import get_risk
-from riskalign.sampling import Backend
 from riskalign.settings import (
     LISTED,
     Between,

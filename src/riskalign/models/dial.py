@@ -1,0 +1,220 @@
+"""The dial: `π_w ∝ π_1^(1-w) π_2^w`, sampled token by token without retraining.
+
+With π_1 the helpful step's result and π_2 the safe step's result from it, π_w is the optimum for
+`w` times the cost multiplier (docs/method.md derives it from SACPO's and RSA's factorisation).
+
+Shapes: B rows, L tokens so far, V vocabulary.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_outputs import CausalLMOutput
+
+from riskalign.errors import InputError
+from riskalign.models.merge import refuse_weight
+
+
+def combine_logits(logits_1: Tensor, logits_2: Tensor, w: float) -> Tensor:
+    """Normalised log probabilities of `π_1^(1-w) π_2^w`, [..., V], in float32 at least.
+
+    A token that either model excludes (logit -inf) stays excluded. Raises `InputError` for logits
+    that are NaN or +inf, which have no distribution.
+    """
+    wide = torch.promote_types(logits_1.dtype, torch.float32)
+    log_1 = logits_1.to(wide).log_softmax(dim=-1)
+    log_2 = logits_2.to(wide).log_softmax(dim=-1)
+    if bool(log_1.isnan().any() | log_2.isnan().any()):
+        raise InputError(
+            "dial: a model's logits are NaN or infinite. Its weights are too large for their "
+            "precision or broken; try float32 (bf16: false), or fetch or train the model again."
+        )
+    excluded = log_1.isneginf() | log_2.isneginf()
+    # 0 * -inf is NaN, and at w > 1 a token that model_1 excludes would even be forced.
+    mixed = (1 - w) * log_1.masked_fill(excluded, 0.0) + w * log_2.masked_fill(excluded, 0.0)
+    return mixed.masked_fill(excluded, -torch.inf).log_softmax(dim=-1)
+
+
+class DialLogitsProcessor(LogitsProcessor):
+    """Turns model_1's scores into those of `π_w`; hand it to `model_1.generate`.
+
+    model_2 reads along with a cache of its own. Rows that are not a continuation of what it has
+    read (a new prompt, or beams that changed places) are read from the start, equal rows once.
+    `generate` does not pass its attention mask on, so left padding is recognised by leading
+    `pad_token_id`s, or taken from `attention_mask` [B, prompt length] when that is given.
+    Processors that `generate` makes from its settings (penalties, forbidden words) come before
+    this one and act on model_1; temperature, top-k and top-p come after it and act on `π_w`.
+    """
+
+    def __init__(
+        self,
+        model_2: nn.Module,
+        w: float,
+        *,
+        pad_token_id: int | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> None:
+        refuse_weight(w)
+        self.model_2: Any = model_2
+        self.w = w
+        self.pad_token_id = pad_token_id
+        self.prompt_mask = attention_mask
+        self._options = set(inspect.signature(self.model_2.forward).parameters)
+        self._read: Tensor | None = None
+        self._mask: Tensor | None = None
+        self._cache: Any = None
+
+    @torch.no_grad()
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores [B, V] of the next token after `input_ids` [B, L]."""
+        if self.w == 0:
+            return combine_logits(scores, scores, 0.0)
+        was_training = self.model_2.training
+        self.model_2.eval()
+        logits = self._next_logits(input_ids.to(self.model_2.device)).to(scores.device)
+        self.model_2.train(was_training)
+        if logits.shape != scores.shape:
+            raise InputError(
+                f"dial: the models' vocabularies differ ({scores.shape[-1]} and "
+                f"{logits.shape[-1]} tokens); both must come from the same start model."
+            )
+        return combine_logits(scores, logits, self.w)
+
+    def _next_logits(self, input_ids: Tensor) -> Tensor:
+        read, mask = self._read, self._mask
+        if read is None or mask is None or self._cache is None:
+            continues = False
+        else:
+            continues = read.shape == input_ids[:, :-1].shape and read.equal(input_ids[:, :-1])
+        if continues:
+            assert mask is not None
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            logits, self._cache = self._forward(input_ids[:, -1:], mask, self._cache)
+        else:
+            mask = self._prompt_mask(input_ids)
+            logits = self._read_anew(input_ids, mask)
+        self._read, self._mask = input_ids.clone(), mask
+        return logits
+
+    def _prompt_mask(self, input_ids: Tensor) -> Tensor:
+        rows, length = input_ids.shape
+        if self.prompt_mask is not None:
+            given = self.prompt_mask.to(input_ids.device)
+            # `generate` repeats each prompt for its beams or returned sequences.
+            given = given.repeat_interleave(rows // len(given), dim=0)
+            return torch.cat([given, given.new_ones(rows, length - given.shape[1])], dim=1)
+        if self.pad_token_id is None:
+            return torch.ones_like(input_ids)
+        return (input_ids != self.pad_token_id).long().cummax(dim=1).values
+
+    def _read_anew(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        cache = DynamicCache(config=self.model_2.config)
+        rows, index = torch.cat([input_ids, mask], dim=1).unique(dim=0, return_inverse=True)
+        # Only keys and values are known to be copied row by row; other states are read in full.
+        repeatable = all(type(layer) is DynamicLayer for layer in cache.layers)
+        if not repeatable or len(rows) == len(input_ids):
+            logits, self._cache = self._forward(input_ids, mask, cache)
+            return logits
+        unique_ids, unique_mask = rows.split(input_ids.shape[1], dim=1)
+        logits, self._cache = self._forward(unique_ids, unique_mask, cache)
+        if self._cache is not None:
+            self._cache.batch_select_indices(index)
+        return logits[index]
+
+    def _forward(self, input_ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """Logits [B, V] after the last token, and the cache that holds all tokens up to it."""
+        new = input_ids.shape[1]
+        inputs: dict[str, Any] = {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+        if "position_ids" in self._options:
+            inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp_min(0)[:, -new:]
+        if "logits_to_keep" in self._options:
+            inputs["logits_to_keep"] = 1
+        output = self.model_2(**inputs)
+        return output.logits[:, -1], output.past_key_values
+
+
+class DialModel(nn.Module):
+    """Two models as one: `generate` samples from `π_w`, `forward` gives its log probabilities."""
+
+    def __init__(self, model_1: nn.Module, model_2: nn.Module, w: float) -> None:
+        super().__init__()
+        self.model_1: Any = model_1
+        self.model_2: Any = model_2
+        self.w = w
+
+    @property
+    def config(self) -> Any:
+        """model_1's configuration."""
+        return self.model_1.config
+
+    @property
+    def generation_config(self) -> Any:
+        """model_1's generation settings, the defaults of `generate`."""
+        return self.model_1.generation_config
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        device: torch.device = self.model_1.device
+        return device
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any
+    ) -> CausalLMOutput:
+        """Log probabilities of `π_w` at every position, as `logits` [B, L, V]; no cache."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
+        logits_1 = self.model_1(**inputs, use_cache=False).logits
+        logits_2 = self.model_2(**inputs, use_cache=False).logits.to(logits_1.device)
+        return CausalLMOutput(logits=combine_logits(logits_1, logits_2, self.w))
+
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        **options: Any,
+    ) -> Any:
+        """As model_1's `generate`, from `π_w`; all its options apply."""
+        inputs = options.pop("input_ids", inputs)
+        config = options.get("generation_config") or self.generation_config
+        pad = options.get("pad_token_id", config.pad_token_id)
+        processor = DialLogitsProcessor(
+            self.model_2, self.w, pad_token_id=pad, attention_mask=attention_mask
+        )
+        return self.model_1.generate(
+            inputs,
+            attention_mask=attention_mask,
+            logits_processor=LogitsProcessorList([processor, *(logits_processor or [])]),
+            **options,
+        )
+
+
+def dial(model_1: nn.Module, model_2: nn.Module, w: float) -> DialModel:
+    """A model that samples from `π_w ∝ π_1^(1-w) π_2^w`; `w` may lie above 1, too.
+
+    `w` 0 is model_1 and 1 is model_2. Both models are used as they are, nothing is copied.
+
+    Raises `InputError` when `w` is beyond 100 either way or the vocabularies differ in size.
+    """
+    refuse_weight(w)
+    sizes = [model.get_input_embeddings().weight.shape[0] for model in _pair(model_1, model_2)]
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"dial: the models' vocabularies differ ({sizes[0]} and {sizes[1]} tokens); both "
+            "must come from the same start model."
+        )
+    return DialModel(model_1, model_2, w)
+
+
+def _pair(*models: Any) -> tuple[Any, ...]:
+    return models

@@ -1,0 +1,120 @@
+"""What a job costs is known whatever breaks off, and stays within its limit."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from riskalign.errors import EndpointFailed, InputError
+from riskalign.evaluation.judges import Client, Judging, Task
+from riskalign.evaluation.judges.ask import Asked, Question, ask_all, kept_verdicts, most_cost
+from riskalign.evaluation.judges.client import Message
+from riskalign.evaluation.judges.replies import Replies
+from tests.evaluation.judges.conftest import Serve
+from tests.evaluation.judges.stub import Does, Stub, prefers_longer, says, verdict, write_answers
+
+#: At these prices a call costs its completion tokens, 1000 at the most.
+PRICED: dict[str, Any] = {"price_out": 1e6, "max_tokens": 1000, "max_retries": 0}
+QUESTIONS: list[Question] = [(Message("user", f"Question {i}?"),) for i in range(6)]
+
+
+def ask(stub: Stub, path: Path, **options: Any) -> Asked:
+    given = PRICED | options
+    settings, client = stub.settings(**given), stub.client(**given)
+    return ask_all("pairwise", QUESTIONS, settings, Replies(path), client)
+
+
+def paid(path: Path) -> int:
+    """What all replies on disk cost."""
+    return sum(json.loads(line)["usage"][1] for line in path.read_text().splitlines())
+
+
+def test_a_first_reply_that_was_paid_counts_after_a_break(serve: Serve, tmp_path: Path) -> None:
+    """Six first replies cannot be read; every second try fails but the first one's."""
+    healed = False
+
+    def breaking(body: dict[str, Any], number: int) -> Does:
+        if len(body["messages"]) == 1:
+            return says("Hm.", (0, 900))
+        return verdict("A", (0, 700)) if healed or "Question 0?" in str(body) else Does(503)
+
+    stub, path = serve(breaking), tmp_path / "replies.jsonl"
+    for _ in range(2):
+        with pytest.raises(EndpointFailed):
+            ask(stub, path)
+    assert paid(path) == 900 + 700 + 900  # questions 0 and 1
+    settings = stub.settings(**PRICED)
+    verdicts, spent, rest = kept_verdicts("pairwise", QUESTIONS, settings, Replies(path))
+    assert (len(verdicts), spent.calls, spent.cost) == (1, 3, 2500)
+    assert rest == [(QUESTIONS[1], 1), *((question, 0) for question in QUESTIONS[2:])]
+    assert most_cost("pairwise", QUESTIONS[1], settings) == 2000
+    assert most_cost("pairwise", QUESTIONS[1], settings, kept=1) == 1000
+    healed = True
+    # Room for the second try of question 1, not for both of question 2.
+    found = ask(stub, path, max_cost=5199.0)
+    assert paid(path) == found.spent.cost == 2500 + 700
+    assert len(found.verdicts) == 2
+    found = ask(stub, path, max_cost=5200.0)
+    assert paid(path) == found.spent.cost == 2500 + 700 + 900 + 700
+    found = ask(stub, path)
+    assert (found.spent.calls, found.spent.cost) == (12, 6 * 1600)
+    assert paid(path) == 6 * 1600
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks there")
+def test_two_runs_in_one_folder_do_not_pay_twice(serve: Serve, tmp_path: Path) -> None:
+    files = {
+        name: write_answers(tmp_path / f"{name}.jsonl", {"q": [name * 3]}) for name in ("a", "bb")
+    }
+    judging: list[Judging] = []
+
+    def nested(body: dict[str, Any], number: int) -> Does:
+        with pytest.raises(InputError, match="another command"):
+            judging[0].run(tmp_path / "out")
+        return prefers_longer(body)
+
+    stub = serve(nested)
+    judging.append(Judging(Task(files, n_boot=5), stub.settings()))
+    assert judging[0].run(tmp_path / "out")["spent"]["calls"] == len(stub.calls) == 2
+
+
+def test_money_in_flight_counts(serve: Serve, tmp_path: Path) -> None:
+    """A question may take 2000, so two at once never fit in 3999."""
+    stub, path = serve(lambda *_: says("Hm.", (0, 1000))), tmp_path / "replies.jsonl"
+    found = ask(stub, path, max_cost=3999.0, max_concurrency=2)
+    assert paid(path) == found.spent.cost == 2000
+    found = ask(stub, path, max_cost=6000.0, max_concurrency=2)
+    assert paid(path) == found.spent.cost == 6000
+
+
+def test_the_second_try_is_asked_with_the_first_reply() -> None:
+    """So its prompt may be longer by a whole reply."""
+    stub = Stub("http://127.0.0.1:9/v1")
+    short, long = (
+        most_cost("pairwise", QUESTIONS[0], stub.settings(max_tokens=n, price_in=1e6))
+        for n in (1000, 1700)
+    )
+    assert long - short == 700
+
+
+def test_a_failure_ends_the_waits_of_the_others(serve: Serve, tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=20)
+
+    def failing(body: dict[str, Any], number: int) -> Does:
+        if number < 2:
+            both.wait()  # both are asked before either is told
+        return Does(503, headers={"Retry-After": "10"}) if number == 0 else Does(401)
+
+    stub = serve(failing)
+    settings = stub.settings(max_concurrency=2)
+    start = time.monotonic()
+    with pytest.raises(InputError, match="Check the key"):
+        ask_all("pairwise", QUESTIONS, settings, Replies(tmp_path / "r.jsonl"), Client(settings))
+    assert time.monotonic() - start < 8
+    assert len(stub.calls) == 2

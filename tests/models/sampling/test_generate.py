@@ -1,0 +1,132 @@
+"""Sampling: the shared reading of a prompt must not change what is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import LogitsProcessorList
+
+from riskalign.errors import InputError
+from riskalign.models.sampling import sample
+from riskalign.models.sampling.generate import prompt_token_ids
+from riskalign.worlds import Prompt
+from tests import tiny
+from tests.broken import break_model
+
+PROMPTS = [
+    Prompt(str(i), ({"role": "user", "content": text},))
+    for i, text in enumerate(["a b c", "a", "c b a b c a b c", "b b"])
+]
+
+
+def test_greedy_equals_a_plain_loop_without_cache_or_padding(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Any
+) -> None:
+    model = tiny_model().eval()
+    found = sample(
+        model, tiny_tokenizer, PROMPTS, answers_per_prompt=3, temperature=0, max_new_tokens=6
+    )
+    for prompt, answers in zip(PROMPTS, found, strict=True):
+        ids = prompt_token_ids(tiny_tokenizer, prompt)
+        expected: list[int] = []
+        while len(expected) < 6 and tiny_tokenizer.eos_token_id not in expected:
+            with torch.no_grad():
+                logits = model(torch.tensor([ids + expected])).logits[0, -1]
+            expected.append(int(logits.argmax()))
+        assert [answer.token_ids for answer in answers] == [expected] * 3
+        assert {answer.prompt_id for answer in answers} == {prompt.id}
+
+
+def test_shared_reading_gives_the_samples_of_separate_readings(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Any
+) -> None:
+    settings: dict[str, Any] = {"answers_per_prompt": 4, "max_new_tokens": 8, "seed": 5}
+    model = tiny_model()
+    shared = sample(model, tiny_tokenizer, PROMPTS, **settings)
+    # A logits processor that changes nothing still switches the shared reading off.
+    separate = sample(
+        model, tiny_tokenizer, PROMPTS, logits_processor=LogitsProcessorList(), **settings
+    )
+    assert shared == separate
+
+
+def test_a_prompt_may_be_split_over_batches(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Any
+) -> None:
+    calls: list[tuple[int, int]] = []
+    found = sample(
+        tiny_model(),
+        tiny_tokenizer,
+        PROMPTS,
+        answers_per_prompt=5,
+        batch_size=3,
+        max_new_tokens=4,
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    assert [len(answers) for answers in found] == [5] * 4
+    assert calls == [(3, 20), (6, 20), (9, 20), (12, 20), (15, 20), (18, 20), (20, 20)]
+
+
+def test_the_seed_decides_and_the_callers_random_state_is_kept(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Any
+) -> None:
+    model = tiny_model().train()
+    settings: dict[str, Any] = {"answers_per_prompt": 2, "max_new_tokens": 6}
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = sample(model, tiny_tokenizer, PROMPTS, seed=1, **settings)
+    assert torch.equal(before, torch.get_rng_state())
+    assert model.training
+    assert first == sample(model, tiny_tokenizer, PROMPTS, seed=1, **settings)
+    assert first != sample(model, tiny_tokenizer, PROMPTS, seed=2, **settings)
+
+
+def test_samples_follow_the_models_distribution(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Any
+) -> None:
+    """The first token of 4,000 answers; chi-square within its 99.9 % bound."""
+    from scipy.stats import chi2
+
+    model = tiny_model().eval()
+    n = 4000
+    [answers] = sample(
+        model, tiny_tokenizer, PROMPTS[:1], answers_per_prompt=n, max_new_tokens=1, batch_size=500
+    )
+    ids = prompt_token_ids(tiny_tokenizer, PROMPTS[0])
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0, -1].softmax(-1) * n
+    counts = torch.bincount(
+        torch.tensor([answer.token_ids[0] for answer in answers]), minlength=len(expected)
+    )
+    statistic = float(((counts - expected) ** 2 / expected).sum())
+    assert statistic < chi2.ppf(0.999, len(expected) - 1)
+
+
+def test_bad_arguments(tiny_model: Callable[..., Any], tiny_tokenizer: Any) -> None:
+    with pytest.raises(InputError, match="answers_per_prompt"):
+        sample(tiny_model(), tiny_tokenizer, PROMPTS, answers_per_prompt=0)
+    with pytest.raises(InputError, match="temperature"):
+        sample(tiny_model(), tiny_tokenizer, PROMPTS, answers_per_prompt=1, temperature=-1)
+    with pytest.raises(InputError, match=r"has \d+ tokens; with max_new_tokens 48 .* 50 positions"):
+        sample(
+            tiny_model(max_position_embeddings=50), tiny_tokenizer, PROMPTS, answers_per_prompt=1
+        )
+    import copy
+
+    plain = copy.deepcopy(tiny_tokenizer)
+    plain.chat_template = None
+    with pytest.raises(InputError, match="chat template"):
+        sample(tiny_model(), plain, PROMPTS, answers_per_prompt=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.0}, {"temperature": 0.7, "top_p": 0.9}])
+@pytest.mark.parametrize("how", ["nan", "infinity"])
+def test_broken_logits_name_their_prompt(
+    how: str, options: dict[str, Any], tiny_tokenizer: Any
+) -> None:
+    model = break_model(tiny.make_model(), how)
+    with pytest.raises(InputError, match=r"^prompt '.*': the logits of its next token are NaN"):
+        sample(model, tiny_tokenizer, PROMPTS, answers_per_prompt=2, **options)
