@@ -50,7 +50,7 @@ def changed(before: dict[str, dict[str, str]]) -> set[str]:
             {"train-safe-2", "train-ppo", "judge-cost"},
         ),
         (
-            "environments/pairs.py",
+            "worlds/pairs.py",
             "def ",
             "X = 1\n\n\ndef ",
             {*EVERY} - {"train-safe-2", "report", "judge-cost"},
@@ -100,9 +100,9 @@ def test_a_new_file_in_a_room_counts_and_a_lost_room_too(copy: Path) -> None:
 
 def test_stages_have_their_kinds() -> None:
     assert code_of("train-helpful") == code_of("train-safe-2")
-    assert "baselines" in code_of("train-ppo-2")
+    assert "safe_rlhf" in code_of("train-ppo-2")
     assert "pipeline/sft.py" in code_of("train-sft")
-    assert "baselines" not in code_of("train-helpful")
+    assert "safe_rlhf" not in code_of("train-helpful")
     assert code_of("prompts · answers-a · b-c") != {}
     for stage in ("accuracy-safe", "label-cost", "scorer-ppo-cost", "drift-x · y", "r_judge-x"):
         assert code_of(stage)
@@ -124,7 +124,7 @@ def test_a_key_holds_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_rooms_exist_and_training_has_all_that_it_imports() -> None:
     rooms = {room for own in ROOMS.values() for room in own}
     assert all((ROOT / room).exists() for room in rooms)
-    beside = {"atomic", "cache", "errors", "plugin", "settings"}  # which decide no number
+    beside = {"files", "errors", "plugin", "settings", "worlds"}  # which decide no number
     for room in ("data", "losses", "models", "risk", "tokens", "training"):
         for path in (ROOT / room).rglob("*.py"):
             for line in path.read_text(encoding="utf-8").splitlines():
