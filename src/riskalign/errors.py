@@ -5,6 +5,10 @@ prints its message without a traceback and ends with exit code 2. Everything els
 failure of the machine and keeps its traceback.
 """
 
+import contextlib
+import errno
+from collections.abc import Iterator
+
 
 class RiskalignError(Exception):
     """Base class of every error that riskalign raises on purpose."""
@@ -33,3 +37,22 @@ class TrainingDiverged(RiskalignError, RuntimeError):  # noqa: N818 - it says wh
 
 class EndpointFailed(RiskalignError, RuntimeError):  # noqa: N818 - it says what happened
     """A judge's endpoint gave no answer after all retries; the message says what it did last."""
+
+
+@contextlib.contextmanager
+def door(what: str, remedy: str) -> Iterator[None]:
+    """Make an `InputError` of whatever a user's code, or a library that reads a file, raises.
+
+    For blocks that run nothing of ours. An exit is no way out of them either; what a full disk,
+    the keyboard or `riskalign` itself raises passes.
+    """
+    try:
+        yield
+    except RiskalignError:
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        said = " ".join(str(error).split())[:300]
+        kind = type(error).__name__
+        raise InputError(f"{what}: {kind}{': ' * bool(said)}{said}. {remedy}") from error
