@@ -9,7 +9,6 @@ from transformers import LogitsProcessorList
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from riskalign.errors import InputError
-from riskalign.models.finite import check_weights
 from riskalign.models.sampling.generate import (
     Answer,
     check_numbers,
@@ -17,6 +16,7 @@ from riskalign.models.sampling.generate import (
     generation_config,
     to_answer,
 )
+from riskalign.models.weights import check_weights
 from riskalign.worlds.world import Prompt
 
 # The policy and the start model stay on the same GPU beside the engine.
