@@ -30,12 +30,12 @@ def load(spec: str, what: str, make: Callable[[object], T]) -> T:
     sys.path.append(here)
     try:
         return make(getattr(importlib.import_module(module), attribute))
-    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's module does when imported
         raise InputError(
-            f"{what}: cannot load {spec!r} ({error}); give package.module:name of a module that "
-            "Python can import from here"
+            f"{what}: cannot load {spec!r} ({type(error).__name__}: {error}); give "
+            "package.module:name of a module that Python can import from here"
         ) from error
     finally:
         # From the end: the caller may have had it on the path before.

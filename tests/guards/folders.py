@@ -85,17 +85,13 @@ _MODELS: dict[str, Edit] = {
     "vocab_size 0": _json(_CONFIG, vocab_size=0),
     "vocab_size text": _json(_CONFIG, vocab_size="x"),
     "dtype unknown": _json(_CONFIG, dtype="float99"),
-    "dtype a number": _json(_CONFIG, dtype=3),
-    "dtype of integers": _json(_CONFIG, dtype="int8"),
     "attention unknown": _json(_CONFIG, _attn_implementation="nothing"),
     "attn_implementation unknown": _json(_CONFIG, attn_implementation="nothing"),
     "activation unknown": _json(_CONFIG, hidden_act="nothing"),
     "activation a list": _json(_CONFIG, hidden_act=[1]),
     "rope unknown": _json(_CONFIG, rope_scaling={"rope_type": "nothing", "factor": 2.0}, rope_parameters={"rope_type": "nothing", "rope_theta": 1e4}),
     "rope a word": _json(_CONFIG, rope_scaling="x", rope_parameters="x"),
-    "quantised by an unknown way": _json(_CONFIG, quantization_config={"quant_method": "nothing"}),
     "quantised by a word": _json(_CONFIG, quantization_config="x"),
-    "architectures a number": _json(_CONFIG, architectures=3),
     "code of its own": _json(_CONFIG, auto_map={"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}, model_type="mine"),
     "eos a word": _json(_CONFIG, eos_token_id="end"),
     "eos beyond the vocabulary": _json(_CONFIG, eos_token_id=10**9),
@@ -116,7 +112,6 @@ _MODELS: dict[str, Edit] = {
     "tokenizer of an unknown model": _json("tokenizer.json", model={"type": "Nothing"}),
     "tokenizer config a list": _text(_TOKENIZER, "[]"),
     "tokenizer config cut off": _text(_TOKENIZER, '{"a"'),
-    "tokenizer class unknown": _json(_TOKENIZER, tokenizer_class="NothingTokenizer"),
     "tokenizer class a number": _json(_TOKENIZER, tokenizer_class=3),
     "eos_token unknown": _json(_TOKENIZER, eos_token=3),
     "added tokens of words": _json(_TOKENIZER, added_tokens_decoder={"x": "y"}),
@@ -243,7 +238,7 @@ def _results() -> dict[str, tuple[str, str]]:
     text = json.dumps(sound)
     found = {
         f"without {name}": (edited(**{name: ...}), name)
-        for name in ("schema", "models", "differences", "n_prompts", "confidence", "costs")
+        for name in ("schema", "models", "n_prompts")
     }
     found |= {
         f"{name} {kind}": (edited(**{name: value}), name)
@@ -256,7 +251,7 @@ def _results() -> dict[str, tuple[str, str]]:
         "models {}": (edited(models={}), "models"),
         "model a number": (edited(models__final=3), "final"),
         "metric a word": (edited(models__final__reward="x"), "reward"),
-        "metric NaN": (text.replace('"value": ', '"value": NaN, "was": ', 1), "value"),
+        "metric NaN": (text.replace('"value": ', '"value": NaN, "was": ', 1), "NaN"),
         "empty": ("", ""),
         "a list": ("[]", ""),
         "null": ("null", ""),

@@ -68,10 +68,11 @@ def _no_hang() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def run(*arguments: str) -> End:
-    """`riskalign *arguments` in this process."""
+def run(*arguments: str, work: bool = False) -> End:
+    """`riskalign *arguments` in this process, where models must not compute unless `work`."""
     said, argv, cwd, forward = io.StringIO(), sys.argv, os.getcwd(), LlamaModel.forward
-    LlamaModel.forward = _began  # type: ignore[method-assign]
+    if not work:
+        LlamaModel.forward = _began  # type: ignore[method-assign]
     sys.argv = ["riskalign", *arguments]
     try:
         with (

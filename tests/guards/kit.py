@@ -7,6 +7,8 @@ from pathlib import Path
 
 from riskalign.models import save_model
 from tests import tiny
+from tests.guards.harness import run
+from tests.guards.runs import TINY
 
 
 def make(kit: Path) -> None:
@@ -14,3 +16,6 @@ def make(kit: Path) -> None:
     save_model(tiny.make_model(), tiny.make_tokenizer(), kit / "sound")
     lines = "".join(json.dumps(row) + "\n" for row in tiny.make_pairs(8))
     (kit / "pairs.jsonl").write_text(lines)
+    words = f"align --model {kit / 'sound'} --output_dir {kit / 'run'} {TINY}"
+    end = run(*words.split(), work=True)
+    assert end.code == 0, end

@@ -43,30 +43,23 @@ _PAIRS: dict[str, tuple[Any, str]] = {
     "empty": ({}, "prompt"),
     "nested a thousand deep": ("[" * 5000 + "]" * 5000, "2"),
     "a group a thousand deep": ('{"a":' * 5000 + "1" + "}" * 5000, "2"),
-    "a key twice": ('{"prompt": "a", "prompt": "b", "chosen": "c", "rejected": "d"}', "prompt"),
-    "Infinity": (json.dumps(_ROW)[:-1] + ', "extra": Infinity}', "2"),
+    "a key twice": (json.dumps(_ROW)[:-1] + ', "prompt": "b"}', "prompt"),
     "beyond floats": (json.dumps(_without("score_chosen"))[:-1] + ', "score_chosen": 1e999}', "score_chosen"),
     "5000 digits": (json.dumps(_without("score_chosen"))[:-1] + ', "score_chosen": ' + "9" * 5000 + "}", "2"),
-    "no prompt": (_without("prompt"), "prompt"),
     "no chosen": (_without("chosen"), "chosen"),
     "no rejected": (_without("rejected"), "rejected"),
     "prompt a number": (_ROW | {"prompt": 3}, "prompt"),
-    "prompt null": (_ROW | {"prompt": None}, "prompt"),
     "prompt a group": (_ROW | {"prompt": {"role": "user"}}, "prompt"),
-    "prompt empty": (_ROW | {"prompt": []}, "prompt"),
     "messages of words": (_ROW | {"prompt": ["hello"]}, "prompt"),
     "a message without role": (_ROW | {"prompt": [{"content": "a"}]}, "role"),
     "a message without content": (_ROW | {"prompt": [{"role": "user"}]}, "content"),
-    "a message with more": (_ROW | {"prompt": [{"role": "user", "content": "a", "mood": 1}]}, "mood"),
     "content a list": (_ROW | {"prompt": [{"role": "user", "content": [1]}]}, "content"),
     "content a number": (_ROW | {"prompt": [{"role": "user", "content": 1}]}, "content"),
     "role a number": (_ROW | {"prompt": [{"role": 1, "content": "a"}]}, "role"),
-    "prompt ends with the assistant": (_ROW | {"prompt": [{"role": "assistant", "content": "a"}]}, "prompt"),
-    "chosen by the user": (_ROW | {"chosen": [{"role": "user", "content": "a"}]}, "chosen"),
+    "chosen by the user": (_ROW | {"chosen": [{"role": "user", "content": "a"}]}, "safe.data row 2"),
     "chosen empty": (_ROW | {"chosen": []}, "chosen"),
     "chosen a number": (_ROW | {"chosen": 3}, "chosen"),
     "chosen plain where prompt is not": (_ROW | {"chosen": "a"}, "chosen"),
-    "both the same": (_ROW | {"rejected": _ROW["chosen"]}, "2"),
     "a score of text": (_ROW | {"score_chosen": "high"}, "score_chosen"),
     "a score of NaN": (json.dumps(_ROW | {"score_chosen": float("nan")}), "score_chosen"),
     "a score of truth": (_ROW | {"score_chosen": True}, "score_chosen"),
@@ -114,7 +107,7 @@ _OTHER: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "prompt",
     ),
     "csv with a heading twice": (
-        "rows.csv", _bytes(b"prompt,prompt,chosen,rejected\na,b,c,d\n", "rows.csv"), "prompt",
+        "rows.csv", _bytes(b"prompt,prompt,chosen,rejected\na,b,c,d\n", "rows.csv"), "",
     ),
     "csv without heading": ("rows.csv", _bytes(b"", "rows.csv"), ""),
     "csv with longer rows": (
@@ -179,7 +172,12 @@ def cases() -> list[Case]:
     """All of them."""
     sound = _ROW
     found = [
-        case(f"pair {name}", f"{_TRAIN} {WORLD}", f"rows.jsonl {words}", _lines(sound, row, sound))
+        case(
+            f"pair {name}",
+            f"{_TRAIN} {WORLD}",
+            words if words.startswith("safe.data") else f"rows.jsonl {words}",
+            _lines(sound, row, sound),
+        )
         for name, (row, words) in _PAIRS.items()
     ]
     found += [

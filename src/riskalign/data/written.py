@@ -1,11 +1,13 @@
 """What a chat template writes, and that it leaves out nothing of what fields of messages say."""
 
+import contextlib
 import hashlib
 import inspect
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -26,19 +28,55 @@ _OWN_ARGUMENTS = frozenset(
 
 logger = logging.getLogger(__name__)
 
+_LARGEST = 1_000_000  # characters of a template
+_LINES = 5_000_000
+_ENDED: set[str] = set()  # templates that came to an end within these
+
 
 def apply_template(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], **options: Any
 ) -> str:
     """Messages as the chat template writes them; `InputError` with its words if it refuses."""
     chat: Any = list(messages)
+    template = str(tokenizer.chat_template)
+    if len(template) > _LARGEST:
+        raise InputError(
+            f"the chat template of {named(tokenizer)} has {len(template)} characters, more than "
+            f"{_LARGEST}. Give a shorter one."
+        )
+    # Counting takes time, and a template that ended once has no loop without an end.
+    count = contextlib.nullcontext() if template in _ENDED else _counted_lines()
     try:
-        return str(tokenizer.apply_chat_template(chat, tokenize=False, **options))
+        with count:
+            text = str(tokenizer.apply_chat_template(chat, tokenize=False, **options))
     except Exception as error:  # templates are programs; jinja raises what they raise
         roles = ", ".join(message["role"] for message in messages)
         raise InputError(
-            f"The tokenizer's chat template refuses messages with roles ({roles}): {error}"
+            f"The chat template of {named(tokenizer)} refuses messages with roles ({roles}): "
+            f"{type(error).__name__}: {error}. Give another chat template, or other roles."
         ) from error
+    _ENDED.add(template)
+    return text
+
+
+@contextlib.contextmanager
+def _counted_lines() -> Iterator[None]:
+    """Raise `TimeoutError` in the block once it has run `_LINES` lines of Python."""
+    left = _LINES
+
+    def count(*_: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise TimeoutError("its loops take too long")
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def template_options(rendering: Rendering, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -18,11 +17,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from riskalign.errors import InputError
+from riskalign.errors import InputError, door
 from riskalign.models.folders import resolve_folder
 from riskalign.models.weights import check_weights, fingerprint
 
 logger = logging.getLogger(__name__)
+
+_LARGEST = 50_000_000  # bytes of a configuration
+_AGAIN = "Fetch or save it again."
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,12 @@ def pretrained(
         hint = f" It holds {', '.join(ggufs)}: give that file's path." if ggufs else ""
         raise InputError(f"{folder}: no model here (no config.json).{hint}")
     refuse_pickle(folder, "*.safetensors", ("*.bin", "*.pt", "*.pth", "*.ckpt"))
-    try:
+    for file in ("config.json", "generation_config.json"):
+        _read_object(folder / file)
+    with door(f"{folder}: the model cannot be loaded", _AGAIN):
         model, report = architecture.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, **options
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{folder}: the model cannot be loaded: {error}") from error
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(optional))
     if missing:
         # transformers would start them at random and only warn.
@@ -156,16 +158,31 @@ def load_in_4bit(
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer in a model's folder; `InputError` when there is none."""
-    try:
+    _read_object(folder / "tokenizer_config.json")
+    remedy = "Save the model's tokenizer into the same folder (tokenizer.save_pretrained)."
+    with door(f"{folder}: no tokenizer can be loaded from here", remedy):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    if not isinstance(tokenizer.model_max_length, int | float):
         raise InputError(
-            f"{folder}: no tokenizer can be loaded from here ({error}). Save the model's "
-            "tokenizer into the same folder (tokenizer.save_pretrained)."
-        ) from error
+            f"{folder / 'tokenizer_config.json'}: model_max_length is "
+            f"{tokenizer.model_max_length!r}, not a number of tokens."
+        )
     return tokenizer
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none. `InputError` for anything else."""
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > _LARGEST:
+        raise InputError(f"{path}: more than {_LARGEST} bytes, which no such file has. {_AGAIN}")
+    with door(f"{path}: not usable JSON", _AGAIN):
+        content = json.loads(path.read_text("utf-8"))
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds {type(content).__name__}, not a JSON object. {_AGAIN}")
+    return content
 
 
 def _load_adapter(
@@ -178,17 +195,16 @@ def _load_adapter(
     from peft import PeftModel
 
     refuse_pickle(folder, "adapter_model.safetensors", ("adapter_model.bin",))
-    try:
-        settings = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    except ValueError as error:
+    base_name = _read_object(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not base_name or not isinstance(base_name, str):
         raise InputError(
-            f"{folder / 'adapter_config.json'}: not valid JSON ({error}). Save the adapter again."
-        ) from error
-    base_name = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
-    if not base_name:
+            f"{folder / 'adapter_config.json'}: field base_model_name_or_path is {base_name!r}, so "
+            "the adapter's base model is unknown; write its name or path there."
+        )
+    if Path(base_name).expanduser().resolve() == folder.resolve():
         raise InputError(
-            f"{folder / 'adapter_config.json'}: field base_model_name_or_path is empty, so the "
-            "adapter's base model is unknown; write its name or path there."
+            f"{folder / 'adapter_config.json'}: field base_model_name_or_path names the adapter's "
+            "own folder; write its base model's name or path there."
         )
     if options and options.get("quantization_config") is not None:
         raise InputError(
@@ -204,10 +220,8 @@ def _load_adapter(
         tokenizer=given,
         options=options,
     )
-    try:
+    with door(f"{folder}: the adapter does not fit {base_name!r}", "Save it again, or mend it."):
         adapted = PeftModel.from_pretrained(base.model, str(folder))
-    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
-        raise InputError(f"{folder}: the adapter does not fit {base_name!r}: {error}") from error
     check_weights(adapted, str(folder))
     # Merged, it is a plain model: it samples at full speed, can be saved, and can be the
     # reference of another step without a trace of where it came from.

@@ -246,7 +246,7 @@ def world_identity(spec: str | None, world: World | None) -> dict[str, Any]:
 
     A world in a package may lean on its neighbours, so all files beside it count.
     """
-    files = files_of(type(world).__module__)
+    files = files_of(type(getattr(world, "unguarded", world)).__module__)
     return {"spec": spec, "sources": {path.name: source_hash(path) for path in files}}
 
 

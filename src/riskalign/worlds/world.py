@@ -126,6 +126,10 @@ def get_world(spec: str | World) -> World:
         world = WORLDS[spec]()
     elif ":" in spec:
         world = load(spec, "world", lambda found: found())  # type: ignore[operator]
+        if isinstance(world, World):
+            from riskalign.worlds.guard import Guarded
+
+            return Guarded(world, spec)
     else:
         raise InputError(
             f"world: no world is named {spec!r}; choose one of {', '.join(sorted(WORLDS))} "

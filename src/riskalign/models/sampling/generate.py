@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from riskalign.data.written import check_messages
+from riskalign.data.written import apply_template, check_messages
 from riskalign.errors import InputError
 from riskalign.models.sampling.draw import Draw, Likeliest
 from riskalign.worlds.world import Prompt
@@ -55,9 +56,7 @@ def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list
             "set tokenizer.chat_template and save the tokenizer with the model"
         )
     check_messages(prompt.messages, tokenizer, {})
-    rendered = tokenizer.apply_chat_template(
-        list(prompt.messages), add_generation_prompt=True, tokenize=False
-    )
+    rendered = apply_template(tokenizer, prompt.messages, add_generation_prompt=True)
     ids: list[int] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
     return ids
 
@@ -154,6 +153,12 @@ def checked_prompts(
             than the model has positions for.
     """
     ids = [prompt_token_ids(tokenizer, prompt) for prompt in prompts]
+    said = {json.dumps([dict(message) for message in prompt.messages]) for prompt in prompts}
+    if len({tuple(row) for row in ids}) < len(said):
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} writes different "
+            "prompts alike, or nothing of them. Give another chat template."
+        )
     limit = getattr(model.config, "max_position_embeddings", None)
     for prompt, row in zip(prompts, ids, strict=True):
         if isinstance(limit, int) and len(row) + max_new_tokens > limit:

@@ -1,0 +1,113 @@
+"""Folders of finished runs and comparisons that were tampered with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.guards.harness import WORLD, Case, Make, case
+
+#: A job of seconds; its finished folder is in the kit.
+TINY = (
+    f"{WORLD} --evaluation.prompts 2 --evaluation.answers_per_prompt 2 --evaluation.n_boot 20 "
+    "--evaluation.max_new_tokens 4 --evaluation.dial [] --sampling.prompts 3 "
+    "--sampling.answers_per_prompt 4 --sampling.max_new_tokens 4 --safe.max_steps 1 "
+    "--helpful.max_steps 1"
+)
+
+
+def _content(text: str | bytes) -> Callable[[Path], object]:
+    raw = text if isinstance(text, bytes) else text.encode()
+    return lambda path: path.write_bytes(raw)
+
+
+def _edited(**fields: Any) -> Callable[[Path], object]:
+    def edit(path: Path) -> None:
+        content = json.loads(path.read_text())
+        for place, value in fields.items():
+            part = content
+            *above, last = place.split("__")
+            for name in above:
+                part = part[next(iter(part)) if name == "FIRST" else name]
+            last = next(iter(part)) if last == "FIRST" else last
+            if value is ...:
+                part.pop(last)
+            else:
+                part[last] = value
+        path.write_text(json.dumps(content))
+
+    return edit
+
+
+_ANY: dict[str, Callable[[Path], object]] = {
+    "empty": _content(""),
+    "a list": _content("[]"),
+    "a word": _content('"x"'),
+    "null": _content("null"),
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:100]),
+    "bad UTF-8": _content(b'{"a": "\xff"}'),
+    "nested": _content("[" * 100_000),
+    "5000 digits": _content('{"stages": ' + "9" * 5000 + "}"),
+}
+
+_MANIFEST: dict[str, Callable[[Path], object]] = {
+    **_ANY,
+    "stages a word": _edited(stages="x"),
+    "stages a list": _edited(stages=[]),
+    "stages null": _edited(stages=None),
+    "a stage a word": _edited(stages__FIRST="x"),
+    "a stage null": _edited(stages__FIRST=None),
+    "a stage's key a list": _edited(stages__FIRST__key=[1]),
+    "a stage's files a word": _edited(stages__FIRST__files=3),
+    "models a word": _edited(models="x"),
+    "data a list": _edited(data=[]),
+}
+
+
+def cases() -> list[Case]:
+    """All of them."""
+
+    def tampered(file: str, edit: Callable[[Path], object]) -> Make:
+        def make(here: Path) -> None:
+            shutil.copytree(here.parent / "kit" / "run", here / "run", symlinks=True)
+            edit(here / "run" / file)
+
+        return make
+
+    again = f"align --model {{sound}} --output_dir {{here}}/run {TINY}"
+    found = [
+        case(f"manifest {name}", again, "run/manifest.json", tampered("manifest.json", edit))
+        for name, edit in _MANIFEST.items()
+    ]
+    found += [
+        case(f"record {name}", again, "run/.riskalign/made.jsonl", tampered(".riskalign/made.jsonl", _content(text)))
+        for name, text in {"a list": "[1]\n", "cut off": '{"path"', "nested": "[" * 100_000, "null": "null\n", "of numbers": '{"made": 3}\n'}.items()
+    ]  # fmt: skip
+    found += [
+        case(
+            f"results {name}",
+            "report {here}/run",
+            "run/results.json",
+            tampered("results.json", edit),
+        )
+        for name, edit in _ANY.items()
+    ]
+    found += [
+        case(
+            f"output_dir {name}",
+            f"align --model {{sound}} --output_dir {{here}}/{place} {TINY}",
+            place[:30],
+            make,
+        )
+        for name, place, make in (
+            ("is a file", "file", lambda here: (here / "file").write_text("x")),
+            ("lies under a file", "file/run", lambda here: (here / "file").write_text("x")),
+            ("has too long a name", "n" * 300, lambda here: None),
+            ("is a broken link", "link", lambda here: (here / "link").symlink_to(here / "gone" / "x")),
+            ("holds a file of the user's", "mine", lambda here: ((here / "mine").mkdir(), (here / "mine" / "manifest.json").write_text("{}"))),
+        )
+    ]  # fmt: skip
+    return found
