@@ -64,7 +64,7 @@ _FILES: dict[str, tuple[str | bytes, str]] = {
     "nested groups": ("\n".join(" " * i + "a:" for i in range(200)), "nested"),
     "anchors that multiply": (
         "a: &a [1, 1]\n"
-        + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefghijklmno", "bcdefghijklmnop")),
+        + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefghijklmno", "bcdefghijklmnop", strict=True)),
         "repeats",
     ),
     "an anchor of itself": ("a: &a [*a]", ""),

@@ -79,11 +79,29 @@ def cases() -> list[Case]:
 
     again = f"align --model {{sound}} --output_dir {{here}}/run {TINY}"
     found = [
-        case(f"manifest {name}", again, "run/manifest.json", tampered("manifest.json", edit))
+        case(f"{file} {name}", again, f"run/{file}", tampered(file, edit), heals=True)
+        for file in ("manifest.json", "finished.json")
         for name, edit in _MANIFEST.items()
+        if file == "manifest.json" or name in _ANY
     ]
     found += [
-        case(f"record {name}", again, "run/.riskalign/made.jsonl", tampered(".riskalign/made.jsonl", _content(text)))
+        case(f"{file} lost or changed: {name}", again, "run", tampered(file, edit), heals=True)
+        for file in (
+            "pairs/helpful.jsonl",
+            "model/model.safetensors",
+            "evaluation/final.jsonl",
+            "helpful/model/config.json",
+            "config.yaml",
+            "helpful/log.json",
+        )
+        for name, edit in (
+            ("empty", _content("")),
+            ("gone", Path.unlink),
+            ("zeros", _content(b"\0" * 100)),
+        )
+    ]
+    found += [
+        case(f"record {name}", again, "run", tampered(".riskalign/made.jsonl", _content(text)))
         for name, text in {"a list": "[1]\n", "cut off": '{"path"', "nested": "[" * 100_000, "null": "null\n", "of numbers": '{"made": 3}\n'}.items()
     ]  # fmt: skip
     found += [
@@ -106,7 +124,6 @@ def cases() -> list[Case]:
             ("is a file", "file", lambda here: (here / "file").write_text("x")),
             ("lies under a file", "file/run", lambda here: (here / "file").write_text("x")),
             ("has too long a name", "n" * 300, lambda here: None),
-            ("is a broken link", "link", lambda here: (here / "link").symlink_to(here / "gone" / "x")),
             ("holds a file of the user's", "mine", lambda here: ((here / "mine").mkdir(), (here / "mine" / "manifest.json").write_text("{}"))),
         )
     ]  # fmt: skip
