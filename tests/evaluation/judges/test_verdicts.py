@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from riskalign.evaluation.judges import Message, Reply
+from riskalign.evaluation.judges import Reply, Turn
 from riskalign.evaluation.judges.verdicts import read_verdict, settle
 
 GOOD = '{"verdict": "B", "reason": "Clearer."}'
@@ -91,7 +91,7 @@ def test_the_end_of_a_thought_within_a_reason_is_part_of_it() -> None:
 
 
 def test_one_more_try_and_no_third() -> None:
-    asked = (Message("user", "?"),)
+    asked = (Turn("user", "?"),)
     replies = iter([Reply("B, I think"), Reply(GOOD)])
     verdict, used = settle("pairwise", asked, lambda messages: next(replies))
     assert (verdict.value, len(used)) == ("B", 2)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from riskalign.errors import InputError
-from riskalign.evaluation.judges.client import Client, Message, QuestionRefused, Reply
-from riskalign.evaluation.judges.prompts import Mode, repair
-from riskalign.evaluation.judges.replies import Replies, reply_key
+from riskalign.evaluation.judges.client import Client, QuestionRefused, Reply, Turn, request_body
+from riskalign.evaluation.judges.prompts import Mode, Question, repair
 from riskalign.evaluation.judges.settings import JudgeSettings
 from riskalign.evaluation.judges.verdicts import Verdict, settle
 
-Question = tuple[Message, ...]
 Tell = Callable[[int, int, str], None]  # questions settled, of how many, a note
 
 
@@ -38,10 +42,6 @@ class Asked:
 
     verdicts: Mapping[Question, Verdict]
     spent: Spent
-
-
-class _Missing(Exception):  # noqa: N818 - no error: the reply must be asked for
-    pass
 
 
 def ask_all(
@@ -71,14 +71,14 @@ def ask_all(
 
     def reply_to(messages: Question) -> Reply:
         key = reply_key(settings, messages)
-        found = replies.find(key)
-        if found is None:
-            found = client.ask(messages)
-            replies.keep(key, found)
-        return found
+        reply = replies.find(key)
+        if reply is None:
+            reply = client.ask(messages)
+            replies.keep(key, reply)
+        return reply
 
     told()
-    pending: dict[Future[tuple[Verdict, list[Reply]]], tuple[Question, int, float]] = {}
+    pending: dict[Future[tuple[Verdict | None, list[Reply]]], tuple[Question, int, float]] = {}
     pool = ThreadPoolExecutor(settings.max_concurrency, thread_name_prefix="judge")
     try:
         while rest or pending:
@@ -95,9 +95,11 @@ def ask_all(
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 question, kept, _ = pending.pop(future)
                 try:
-                    verdicts[question], used = future.result()
+                    verdict, used = future.result()
                 except QuestionRefused as refusal:
                     raise InputError(f"{name(question)}: {refusal}") from None
+                assert verdict is not None  # no reply is missing
+                verdicts[question] = verdict
                 spent = _add(spent, settings, mode, question, used, kept)
             told()
     except BaseException:
@@ -116,24 +118,17 @@ def kept_verdicts(
     Each question left comes with the number of its replies that are kept: 1 where the first cannot
     be read and the second is missing.
     """
-    used: list[Reply] = []
-
-    def reply_to(messages: Question) -> Reply:
-        found = replies.find(reply_key(settings, messages))
-        if found is None:
-            raise _Missing
-        used.append(found)
-        return found
-
     verdicts: dict[Question, Verdict] = {}
     spent = Spent()
     rest: list[tuple[Question, int]] = []
     for question in dict.fromkeys(questions):
-        used.clear()
-        try:
-            verdicts[question], _ = settle(mode, question, reply_to)
-        except _Missing:
+        verdict, used = settle(
+            mode, question, lambda messages: replies.find(reply_key(settings, messages))
+        )
+        if verdict is None:
             rest.append((question, len(used)))
+        else:
+            verdicts[question] = verdict
         spent = _add(spent, settings, mode, question, used)
     return verdicts, spent, rest
 
@@ -177,3 +172,54 @@ def _add(
             spent.cost + settings.cost(*taken),
         )
     return spent
+
+
+def reply_key(settings: JudgeSettings, messages: Sequence[Turn]) -> str:
+    """Hex SHA-256 of everything that decides a reply: address, model, messages, settings."""
+    asked = [settings.base_url.rstrip("/"), request_body(settings, messages)]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+class Replies:
+    """The replies in a file, one JSON line each, so that no call is paid for twice.
+
+    A line that was torn by a crash, or damaged, counts as not there: that call is made again. May
+    be shared by threads.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        raw = path.read_bytes() if path.is_file() else b""
+        self._torn = bool(raw) and not raw.endswith(b"\n")
+        entries = map(_entry, raw.split(b"\n"))
+        self._known = dict(entry for entry in entries if entry is not None)
+
+    def find(self, key: str) -> Reply | None:
+        """The reply kept under a key."""
+        return self._known.get(key)
+
+    def keep(self, key: str, reply: Reply) -> None:
+        """Keep a reply, on disk before this returns."""
+        line = {"key": key, **dataclasses.asdict(reply)}
+        # ASCII, since a reply may hold halves of characters, which have no UTF-8.
+        raw = json.dumps(line).encode() + b"\n"
+        with self._lock:
+            # A torn line ends here, and spoils no other; until this one is written it may be torn.
+            raw, self._torn = b"\n" + raw if self._torn else raw, True
+            with self.path.open("ab") as stream:
+                stream.write(raw)
+            self._torn = False
+            self._known[key] = reply
+
+
+def _entry(line: bytes) -> tuple[str, Reply] | None:
+    try:
+        found: Any = json.loads(line)
+        key, text, usage, refused = (found[k] for k in ("key", "text", "usage", "refused"))
+        if not (isinstance(key, str) and isinstance(text, str) and isinstance(refused, bool)):
+            return None
+        told = None if usage is None else (int(usage[0]), int(usage[1]))
+        return key, Reply(text, told, refused, found.get("too_long") is True)
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError):
+        return None

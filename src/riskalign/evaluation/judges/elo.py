@@ -49,7 +49,7 @@ class Rating:
     finite: bool
 
 
-def bradley_terry(wins: Floats) -> Floats:
+def strengths(wins: Floats) -> Floats:
     """Strengths θ of the maximum likelihood, mean 0, for each of R tables of wins.
 
     Newton's method with the step `log(1 + d) / d`, d the largest change of a difference: the
@@ -144,7 +144,7 @@ def _elo(tables: Floats, compared: Floats, anchor: int) -> Floats:
     """Ratings [R, S] of tables [R, S, S], with the prior where the maximum is at infinity."""
     apart = ~np.all(_reach(tables > 0), axis=(1, 2), keepdims=True)
     pairs = ((compared + compared.T) > 0).astype(np.float64)
-    theta = bradley_terry(tables + _PRIOR * pairs * apart)
+    theta = strengths(tables + _PRIOR * pairs * apart)
     return ANCHOR_RATING + _SCALE * (theta - theta[:, anchor, None])
 
 

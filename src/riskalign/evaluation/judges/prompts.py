@@ -12,12 +12,13 @@ import json
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from riskalign.evaluation.judges.client import Message
+from riskalign.evaluation.judges.client import Turn
 
 Criterion = Literal["helpfulness", "harmlessness"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)
 #: Pairwise: which of two answers; absolute: how good one is, from 1 to 10.
 Mode = Literal["pairwise", "absolute"]
+Question = tuple[Turn, ...]
 
 _CRITERION = {
     "helpfulness": (
@@ -63,8 +64,8 @@ _REPAIR = "That was not the form asked for. "
 
 
 def question(
-    mode: Mode, criterion: Criterion, conversation: Sequence[Message], answers: Sequence[str]
-) -> tuple[Message, ...]:
+    mode: Mode, criterion: Criterion, conversation: Sequence[Turn], answers: Sequence[str]
+) -> Question:
     """The messages to a judge about one conversation and its two answers, or one if absolute."""
     mark = mark_for([part for m in conversation for part in (m.role, m.content)], answers)
     names = ("answer A", "answer B") if mode == "pairwise" else ("answer",)
@@ -78,19 +79,16 @@ def question(
     system = "\n\n".join(
         (_TASK[mode], _CRITERION[criterion], _MATERIAL.format(mark=mark), _FORM[mode])
     )
-    return (
-        Message("system", system),
-        Message("user", f"{material}\n\n{_FORM[mode]}"),
-    )
+    return Turn("system", system), Turn("user", f"{material}\n\n{_FORM[mode]}")
 
 
-def repair(mode: Mode, messages: Sequence[Message], reply: str) -> tuple[Message, ...]:
+def repair(mode: Mode, messages: Sequence[Turn], reply: str) -> Question:
     """The messages that ask once more after a reply that could not be read."""
     return (
         *messages,
         # Some endpoints refuse an empty message.
-        Message("assistant", reply[:4000] or "(nothing)"),
-        Message("user", _REPAIR + _FORM[mode]),
+        Turn("assistant", reply[:4000] or "(nothing)"),
+        Turn("user", _REPAIR + _FORM[mode]),
     )
 
 

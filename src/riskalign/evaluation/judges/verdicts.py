@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from riskalign.evaluation.judges.client import Message, Reply
-from riskalign.evaluation.judges.prompts import Mode, repair
+from riskalign.evaluation.judges.client import Reply
+from riskalign.evaluation.judges.prompts import Mode, Question, repair
 
 # Models that think aloud put it in front, where a chat template may have written the opening mark
 # for them, and many put JSON in a code block; both as a whole.
@@ -43,10 +43,8 @@ class Verdict:
 
 def read_verdict(mode: Mode, reply: Reply) -> Verdict:
     """The verdict in a reply."""
-    if reply.refused:
-        return Verdict("refused")
-    if reply.too_long:
-        return Verdict("too_long")
+    if reply.refused or reply.too_long:
+        return Verdict("refused" if reply.refused else "too_long")
     text = reply.text.strip()
     found = _object(text)
     if found is None and (thought := _THOUGHT.match(text)):
@@ -55,34 +53,34 @@ def read_verdict(mode: Mode, reply: Reply) -> Verdict:
     key = "verdict" if mode == "pairwise" else "score"
     if found is not None and found.keys() == {key, "reason"} and isinstance(found["reason"], str):
         value = found[key]
-        if mode == "pairwise" and value in ("A", "B", "tie"):
-            return Verdict("read", value, found["reason"])
-        if mode == "absolute" and type(value) is int and 1 <= value <= 10:
+        known = ("A", "B", "tie") if mode == "pairwise" else range(1, 11)
+        if type(value) in (str, int) and value in known:
             return Verdict("read", value, found["reason"])
     return Verdict("refused" if found is None and _REFUSAL.match(text) else "unparsed")
 
 
 def settle(
-    mode: Mode, messages: tuple[Message, ...], reply_to: Callable[[tuple[Message, ...]], Reply]
-) -> tuple[Verdict, list[Reply]]:
-    """Ask, and where the reply cannot be read, ask once more; the verdict and the replies."""
-    first = reply_to(messages)
-    verdict = read_verdict(mode, first)
-    if verdict.state != "unparsed":
-        return verdict, [first]
-    second = reply_to(repair(mode, messages, first.text))
-    return read_verdict(mode, second), [first, second]
+    mode: Mode, question: Question, reply_to: Callable[[Question], Reply | None]
+) -> tuple[Verdict | None, list[Reply]]:
+    """Ask, and once more where the reply cannot be read; the verdict and the replies.
 
-
-class _TwiceError(ValueError):
-    pass
+    No verdict where `reply_to` has no reply.
+    """
+    replies: list[Reply] = []
+    messages, verdict = question, None
+    while len(replies) < 2 and (reply := reply_to(messages)) is not None:
+        replies.append(reply)
+        verdict = read_verdict(mode, reply)
+        if verdict.state != "unparsed":
+            return verdict, replies
+        messages = repair(mode, question, reply.text)
+    return verdict if len(replies) == 2 else None, replies
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _TwiceError  # which of two verdicts would hold?
-    return found
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key twice")  # which of two verdicts would hold?
+    return dict(pairs)
 
 
 def _object(text: str) -> dict[str, Any] | None:

@@ -30,8 +30,9 @@ from transformers import PreTrainedTokenizerBase
 from riskalign.data.schema import encodable
 from riskalign.data.sources import source_rows
 from riskalign.errors import InputError
-from riskalign.evaluation.resampling import Bootstrap
-from riskalign.evaluation.sets.risk_metrics import RiskMetrics, risk_metrics
+from riskalign.evaluation import Bootstrap
+from riskalign.evaluation.sets.measures import RiskMetrics, risk_metrics
+from riskalign.evaluation.sets.prompts import different
 from riskalign.evaluation.sets.yes_no import word_token_ids, yes_no_log_odds
 from riskalign.models.sampling.generate import prompt_token_ids
 from riskalign.worlds import Prompt
@@ -39,6 +40,7 @@ from riskalign.worlds import Prompt
 WORDS = ("Yes", "No")
 _SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 _LABELS = {"1": True, "unsafe": True, "true": True, "0": False, "safe": False, "false": False}
+_WORD = {True: "unsafe", False: "safe"}
 _CUT = "(What came before is left out.)\n"
 
 
@@ -63,6 +65,10 @@ class RiskSet:
     source: str
     records: tuple[RiskRecord, ...]
     duplicates: int = 0
+    left_out: int = 0
+
+    def __len__(self) -> int:
+        return len(self.records)
 
     def identity(self) -> str:
         """Hex SHA-256 of the records."""
@@ -102,25 +108,15 @@ def load_risk_set(source: str | Path) -> RiskSet:
             raise InputError(f"{path}: holds no .json or .jsonl file. Give R-Judge's data folder.")
     else:
         files = [path]
-    found: dict[str, tuple[str, RiskRecord]] = {}
-    duplicates = 0
-    for file in files:
-        nested = path.is_dir() and file.parent != path
-        default = file.parent.name if nested else file.name.partition(".")[0]
-        for where, row in source_rows(file, "train", str(file)):
-            record = _record(row, where, default)
-            if record.id not in found:
-                found[record.id] = where, record
-            elif found[record.id][1].unsafe == record.unsafe:
-                duplicates += 1
-            else:
-                raise InputError(
-                    f"{where}: field 'label': the same record has another label in "
-                    f"{found[record.id][0]}. Keep one of the two."
-                )
-    if not found:
+    rows = (
+        (where, _record(row, where, file, path))
+        for file in files
+        for where, row in source_rows(file, "train", str(file))
+    )
+    records, duplicates = different(rows, lambda record: _WORD[record.unsafe], "label")
+    if not records:
         raise InputError(f"{source}: holds no record. Give at least one.")
-    return RiskSet(str(source), tuple(record for _, record in found.values()), duplicates)
+    return RiskSet(str(source), tuple(records), duplicates)
 
 
 def risk_questions(
@@ -232,7 +228,7 @@ def _question(profile: str, transcript: str) -> str:
     )
 
 
-def _record(row: Any, where: str, default: str) -> RiskRecord:
+def _record(row: Any, where: str, file: Path, source: Path) -> RiskRecord:
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
     unsafe = _LABELS.get(str(row.get("label")).strip().lower())
@@ -242,6 +238,8 @@ def _record(row: Any, where: str, default: str) -> RiskRecord:
         )
     transcript = "\n".join(_lines(row.get("contents"), where))
     profile = _optional(row, "profile", where)
+    nested = source.is_dir() and file.parent != source
+    default = file.parent.name if nested else file.name.partition(".")[0]
     scenario = _optional(row, "scenario", where) or default
     content = json.dumps([profile, transcript], ensure_ascii=False)
     return RiskRecord(
