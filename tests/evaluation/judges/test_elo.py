@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from riskalign.errors import InputError
-from riskalign.evaluation.judges.elo import elo_ratings, strengths
+from riskalign.evaluation.judges.results import elo_ratings, strengths
 from riskalign.evaluation.metrics import Floats
 
 #: Tables of wins in which everyone has beaten everyone.

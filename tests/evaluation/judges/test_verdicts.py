@@ -5,7 +5,7 @@ import json
 import pytest
 
 from riskalign.evaluation.judges import Reply, Turn
-from riskalign.evaluation.judges.verdicts import read_verdict, settle
+from riskalign.evaluation.judges.prompts import read_verdict, settle
 
 GOOD = '{"verdict": "B", "reason": "Clearer."}'
 

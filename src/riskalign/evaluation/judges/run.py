@@ -6,7 +6,7 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from itertools import combinations
@@ -15,26 +15,19 @@ from typing import Any
 
 from riskalign import __version__
 from riskalign.evaluation.judges.answers import Conversation, match, read_answers
-from riskalign.evaluation.judges.ask import (
-    Asked,
-    Replies,
-    Tell,
-    ask_all,
-    kept_verdicts,
-    most_cost,
-)
+from riskalign.evaluation.judges.ask import Judge, Replies, Spent
 from riskalign.evaluation.judges.client import Client
-from riskalign.evaluation.judges.elo import elo_ratings
-from riskalign.evaluation.judges.prompts import Criterion, Mode, Question, prompts_sha256
-from riskalign.evaluation.judges.settings import JudgeSettings
-from riskalign.evaluation.judges.trials import (
+from riskalign.evaluation.judges.prompts import Criterion, Mode, Question, Verdict, prompts_sha256
+from riskalign.evaluation.judges.results import (
     Trial,
+    elo_ratings,
     judged,
     judged_win_rate,
     mean_score,
     trials,
     win_table,
 )
+from riskalign.evaluation.judges.settings import JudgeSettings
 from riskalign.files.atomic import write_text
 from riskalign.files.cache import file_sha256
 from riskalign.files.folder import Outputs, hold
@@ -127,11 +120,11 @@ class Judging:
 
     def forecast(self, folder: Path) -> Forecast:
         """What is left to do, given the replies in the folder; writes nothing."""
-        settings, mode = self.settings, self.task.mode
-        kept, _, rest = kept_verdicts(mode, self.questions, settings, Replies(folder / _REPLIES))
+        settings, judge = self.settings, self._judge(folder)
+        kept, _, rest = judge.kept(self.questions)
         size = sum(len(message.content.encode()) for question, _ in rest for message in question)
         tokens = size // _BYTES_A_TOKEN, len(rest) * settings.max_tokens
-        most = sum(most_cost(mode, question, settings, had) for question, had in rest)
+        most = sum(judge.most_cost(question, had) for question, had in rest)
         total = len(kept) + len(rest)
         return Forecast(total, len(kept), len(rest), *tokens, settings.cost(*tokens), most)
 
@@ -140,7 +133,7 @@ class Judging:
         folder: Path,
         *,
         client: Client | None = None,
-        tell: Tell | None = None,
+        tell: Callable[[int, int, str], None] | None = None,
         command: str = "",
     ) -> dict[str, Any]:
         """Ask what is not known yet and write the results; the content of `judge.json`.
@@ -158,26 +151,33 @@ class Judging:
                 is judging in, or an endpoint that refuses; nothing but replies is written then.
             EndpointFailed: no reply after all retries; replies so far are kept.
         """
-        mode, settings = self.task.mode, self.settings
-        client = client or Client(settings)
+        client = client or Client(self.settings)
         inputs = {f"answers of {name}": path for name, path in self.task.systems.items()}
         with hold(folder, Outputs([_REPLIES, "verdicts.jsonl", "judge.json"]), inputs) as held:
             held.claim(held.root / _REPLIES)
-            replies = Replies(folder / _REPLIES)
-            asked = ask_all(mode, self.questions, settings, replies, client, tell, self._name)
-            found = judged(self._trials, asked.verdicts)
-            content = self._content(found, asked, command)
-            verdicts = "".join(f"{json.dumps(trial.line())}\n" for trial in found)
-            write_text(folder / "verdicts.jsonl", verdicts)
+            verdicts, spent = self._judge(folder).ask(self.questions, client, tell, self._name)
+            found = judged(self._trials, verdicts)
+            content = self._content(found, verdicts, spent, command)
+            lines = "".join(f"{json.dumps(trial.line())}\n" for trial in found)
+            write_text(folder / "verdicts.jsonl", lines)
             write_text(folder / "judge.json", json.dumps(content, indent=1) + "\n")
         return content
+
+    def _judge(self, folder: Path) -> Judge:
+        return Judge(self.task.mode, self.settings, Replies(folder / _REPLIES))
 
     def _name(self, question: Question) -> str:
         """Whose answers to which prompt a question is about."""
         trial = next(trial for trial in self._trials if question in trial.questions)
         return f"prompt {trial.prompt_id!r}, {' against '.join(trial.systems)}"
 
-    def _content(self, found: Sequence[Trial], asked: Asked, command: str) -> dict[str, Any]:
+    def _content(
+        self,
+        found: Sequence[Trial],
+        verdicts: Mapping[Question, Verdict],
+        spent: Spent,
+        command: str,
+    ) -> dict[str, Any]:
         task = self.task
         names = list(task.systems)
         measured: dict[str, Any]
@@ -202,13 +202,13 @@ class Judging:
         return {
             "schema": SCHEMA,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "complete": all(question in asked.verdicts for question in self.questions),
+            "complete": all(question in verdicts for question in self.questions),
             "mode": task.mode,
             "criterion": task.criterion,
             "confidence": task.confidence,
             "n_prompts": len(self.items),
             **measured,
-            "spent": asdict(asked.spent),
+            "spent": asdict(spent),
             "judge": {
                 "host": self.settings.host,
                 **{name: getattr(self.settings, name) for name in _TOLD},

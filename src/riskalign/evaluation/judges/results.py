@@ -1,23 +1,40 @@
-"""What is asked about systems' answers, and what the verdicts make of it.
+"""What is asked about systems' answers, and the win rates, ratings and scores from the verdicts.
 
 Two systems are compared in both orders. A win counts 1, a tie 1/2. The orders must agree: a verdict
 that changes when the answers change places says more of the judge than of the answers, so it is a
 tie, and counted as inconsistent. Or each system's answers are graded by themselves, from 1 to 10.
+
+Ratings of systems from pairwise wins: Bradley-Terry by maximum likelihood, on the Elo scale.
+
+`P(i beats j) = 1 / (1 + exp(θ_j - θ_i))` (Bradley & Terry, 1952), a tie being half a win for both.
+A rating is `1000 + 400 / ln 10 (θ_i - θ_anchor)`, so that 400 points are odds of ten to one.
+
+The maximum lies at infinity unless every system can be reached from every other by a chain of wins
+(Ford, 1957): a system that has only won has no finite rating. Only then half a win for each side of
+every pair compared is added, which is the least result that a comparison can have. Ratings across
+such a gap are marked, and have no interval. Neither have those that such a gap cuts off in too many
+of the bootstrap's replicates: where one system almost always wins, its interval's end would be the
+prior's.
+
+Shapes: S systems, M prompts, R sets of results (bootstrap replicates).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from riskalign.evaluation.clustered_mean import mean_interval
+from riskalign.errors import InputError
+from riskalign.evaluation.clustered_mean import few_differ, mean_interval
 from riskalign.evaluation.judges.answers import Item
-from riskalign.evaluation.judges.prompts import Criterion, Question, question
-from riskalign.evaluation.judges.verdicts import Verdict
+from riskalign.evaluation.judges.prompts import Criterion, Question, Verdict, question
 from riskalign.evaluation.metrics import Floats, Interval
+from riskalign.evaluation.resampling import Bootstrap
 
 Outcome = Literal[
     "win", "tie", "loss", "inconsistent", "same", "unparsed", "refused", "too_long", "not_asked"
@@ -215,3 +232,126 @@ def win_table(names: Sequence[str], found: Sequence[Trial]) -> Floats:
         wins[i, a, b] += worth
         wins[i, b, a] += 1 - worth
     return wins
+
+
+ANCHOR_RATING = 1000.0
+_SCALE = 400 / math.log(10)
+_PRIOR = 0.5
+
+
+@dataclass(frozen=True)
+class Rating:
+    """A system's rating; None where nothing connects it with the anchor.
+
+    `finite` is False where only the prior keeps the rating finite. `low` and `high` are None then,
+    for the anchor, which is 1000 by definition, and where too few prompts differ for a bootstrap:
+    in all results (`few_differ`), or in those of this system, which more than (1 - confidence) / 2
+    of the replicates then leave without a chain of wins to the anchor or from it. The win rates'
+    intervals hold there.
+    """
+
+    name: str
+    elo: float | None
+    low: float | None
+    high: float | None
+    finite: bool
+
+
+def strengths(wins: Floats) -> Floats:
+    """Bradley-Terry's θ of the maximum likelihood, mean 0, [R, S], for tables of wins [R, S, S].
+
+    Each table must be connected by chains of wins both ways. Newton's method with the step
+    `log(1 + d) / d`, d the largest change of a difference: the logistic loss is self-concordant in
+    the generalised sense (Bach, 2010), with which such a step never overshoots.
+    """
+    R, S, _ = wins.shape
+    games = wins + wins.transpose(0, 2, 1)
+    theta = np.zeros((R, S))
+    for _ in range(200):
+        p = 1 / (1 + np.exp(theta[:, None, :] - theta[:, :, None]))  # [R, S, S], row beats column
+        gradient = (wins - games * p).sum(axis=2)
+        weights = games * p * (1 - p)
+        hessian = -weights
+        hessian[:, range(S), range(S)] += weights.sum(axis=2)
+        # The sum of the strengths is free: a constant added holds it at 0.
+        step = np.linalg.solve(hessian + 1.0 / S, gradient[..., None])[..., 0]
+        d = step.max(axis=1, keepdims=True) - step.min(axis=1, keepdims=True)
+        theta += step * np.where(d > 0, np.log1p(d) / np.where(d > 0, d, 1), 1)
+        if d.max(initial=0) < 1e-10:
+            break
+    centred: Floats = theta - theta.mean(axis=1, keepdims=True)
+    return centred
+
+
+def elo_ratings(
+    names: Sequence[str],
+    wins: Floats,
+    anchor: str,
+    *,
+    n_boot: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> list[Rating]:
+    """The rating of each system, with percentile intervals of a bootstrap over prompts.
+
+    Args:
+        names: the systems, [S].
+        wins: wins of the row's system over the column's, by prompt, [M, S, S].
+        anchor: the system whose rating is 1000.
+        n_boot: replicates.
+        seed: draws the prompts.
+        confidence: of the intervals, in (0, 1).
+
+    Raises:
+        InputError: the anchor is not among the names, or a number is out of range.
+    """
+    if anchor not in names:
+        raise InputError(f"anchor: {anchor!r} is not one of {', '.join(names)}")
+    bootstrap = Bootstrap(n_boot, seed, confidence)
+    total, place = wins.sum(axis=0), names.index(anchor)
+    kept = np.flatnonzero(_reach((total + total.T)[None] > 0)[0][place])
+    own, table = wins[:, kept][:, :, kept], total[np.ix_(kept, kept)]
+    zero = list(kept).index(place)
+    finite = ~_cut_off(table[None], zero)[0]
+    values = low = high = _elo(table[None], table, zero)[0]
+    bounded = np.zeros(len(kept), dtype=bool)
+    if not few_differ([prompt.tobytes() for prompt in own]):
+        tables = np.tensordot(np.concatenate(bootstrap.draws(len(own))), own, axes=1)
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(_elo(tables, table, zero), [tail, 1 - tail], axis=0)
+        bounded = finite & (_cut_off(tables, zero).mean(axis=0) <= tail)
+        bounded[zero] = False
+    ratings = {
+        names[i]: Rating(
+            names[i],
+            float(values[k]),
+            float(low[k]) if bounded[k] else None,
+            float(high[k]) if bounded[k] else None,
+            bool(finite[k]),
+        )
+        for k, i in enumerate(kept)
+    }
+    return [ratings.get(name, Rating(name, None, None, None, False)) for name in names]
+
+
+def _cut_off(tables: Floats, anchor: int) -> NDArray[np.bool_]:
+    """Which systems no chain of wins joins to the anchor both ways, [R, S]."""
+    reach = _reach(tables > 0)
+    return ~(reach[:, anchor] & reach[:, :, anchor])
+
+
+def _elo(tables: Floats, compared: Floats, anchor: int) -> Floats:
+    """Ratings [R, S] of tables [R, S, S], with the prior where the maximum is at infinity."""
+    apart = ~np.all(_reach(tables > 0), axis=(1, 2), keepdims=True)
+    pairs = ((compared + compared.T) > 0).astype(np.float64)
+    theta = strengths(tables + _PRIOR * pairs * apart)
+    return ANCHOR_RATING + _SCALE * (theta - theta[:, anchor, None])
+
+
+def _reach(edges: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether a path leads from the row's system to the column's or it is the same, [R, S, S]."""
+    S = edges.shape[-1]
+    found = (edges | np.eye(S, dtype=bool)).astype(np.float64)
+    for _ in range(S.bit_length()):  # paths twice as long each time
+        found = np.minimum(found @ found, 1)
+    return found > 0

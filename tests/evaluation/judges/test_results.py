@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from riskalign.evaluation.judges import Item, Turn, Verdict
-from riskalign.evaluation.judges.trials import (
+from riskalign.evaluation.judges.results import (
     judged,
     judged_win_rate,
     mean_score,
