@@ -14,7 +14,6 @@ from riskalign.errors import InputError
 from riskalign.evaluation import Bootstrap
 from riskalign.evaluation.metrics import Interval
 from riskalign.evaluation.sets import (
-    CategoryRow,
     PromptSet,
     SetAnswer,
     SetPrompt,
@@ -26,6 +25,7 @@ from riskalign.evaluation.sets import (
     risk_metrics,
     write_sets,
 )
+from riskalign.evaluation.sets.measures import CategoryRow
 
 HOSTILE = "<script>alert(1)</script>{{ 7*7 }}\u202e[bold]"
 FEW = Bootstrap(n_boot=50)

@@ -1,11 +1,6 @@
 """Evaluation sets: prompts by category, over-refusal, risk identification, and their tables."""
 
 from riskalign.evaluation.sets.measures import (
-    CATEGORY_METRICS,
-    CategoryRow,
-    OverRefusal,
-    RefusalRates,
-    RiskMetrics,
     SetAnswer,
     answer_metrics,
     category_rows,
@@ -29,12 +24,7 @@ from riskalign.evaluation.sets.report import model_table, print_table, read_sets
 from riskalign.evaluation.sets.yes_no import yes_no_log_odds
 
 __all__ = [
-    "CATEGORY_METRICS",
-    "CategoryRow",
-    "OverRefusal",
     "PromptSet",
-    "RefusalRates",
-    "RiskMetrics",
     "RiskScores",
     "RiskSet",
     "SetAnswer",
