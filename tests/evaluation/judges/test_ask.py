@@ -51,8 +51,8 @@ def test_a_first_reply_that_was_paid_counts_after_a_break(serve: Serve, tmp_path
             ask(stub, path)
     assert paid(path) == 900 + 700 + 900  # questions 0 and 1
     judge = Judge("pairwise", stub.settings(**PRICED), Replies(path))
-    verdicts, spent, rest = judge.kept(QUESTIONS)
-    assert (len(verdicts), spent.calls, spent.cost) == (1, 3, 2500)
+    kept, spent, rest = judge.kept(QUESTIONS)
+    assert (len(kept), spent.calls, spent.cost) == (1, 3, 2500)
     assert rest == [(QUESTIONS[1], 1), *((question, 0) for question in QUESTIONS[2:])]
     assert judge.most_cost(QUESTIONS[1]) == 2000
     assert judge.most_cost(QUESTIONS[1], kept=1) == 1000

@@ -94,10 +94,13 @@ def test_one_more_try_and_no_third() -> None:
     asked = (Turn("user", "?"),)
     replies = iter([Reply("B, I think"), Reply(GOOD)])
     verdict, used = settle("pairwise", asked, lambda messages: next(replies))
+    assert verdict is not None
     assert (verdict.value, len(used)) == ("B", 2)
     replies = iter([Reply("B, I think"), Reply("B!"), Reply(GOOD)])
     verdict, used = settle("pairwise", asked, lambda messages: next(replies))
+    assert verdict is not None
     assert (verdict.state, len(used)) == ("unparsed", 2)
     replies = iter([Reply("Sorry, no."), Reply(GOOD)])
     verdict, used = settle("pairwise", asked, lambda messages: next(replies))
+    assert verdict is not None
     assert (verdict.state, len(used)) == ("refused", 1)

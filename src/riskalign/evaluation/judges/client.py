@@ -260,7 +260,7 @@ def read_reply(raw: bytes) -> Reply:
         raise _Again("a reply whose choices[0].message.content is no text")
     usage = content.get("usage")
     fields = usage if isinstance(usage, dict) else {}
-    numbers = fields.get("prompt_tokens"), fields.get("completion_tokens")
+    numbers: Any = fields.get("prompt_tokens"), fields.get("completion_tokens")
     known = all(type(number) is int and 0 <= number < 10**9 for number in numbers)
     refused = filtered or (isinstance(said, str) and bool(said.strip()))
     return Reply(text or "", numbers if known else None, refused)

@@ -309,9 +309,9 @@ def elo_ratings(
         raise InputError(f"anchor: {anchor!r} is not one of {', '.join(names)}")
     bootstrap = Bootstrap(n_boot, seed, confidence)
     total, place = wins.sum(axis=0), names.index(anchor)
-    kept = np.flatnonzero(_reach((total + total.T)[None] > 0)[0][place])
+    kept = np.flatnonzero(_reach((total + total.T)[None] > 0)[0][place]).tolist()
     own, table = wins[:, kept][:, :, kept], total[np.ix_(kept, kept)]
-    zero = list(kept).index(place)
+    zero = kept.index(place)
     finite = ~_cut_off(table[None], zero)[0]
     values = low = high = _elo(table[None], table, zero)[0]
     bounded = np.zeros(len(kept), dtype=bool)

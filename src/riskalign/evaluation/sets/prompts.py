@@ -227,8 +227,8 @@ def _label(row: Mapping[str, Any], field: str, where: str) -> Label:
     if value is None and isinstance(kind, str):
         value = "unsafe" if kind.strip().startswith(_CONTRAST) else "safe"
     named = value.strip().lower() if isinstance(value, str) else value
-    if named == "safe" or named == "unsafe":
-        return named
+    if named in ("safe", "unsafe"):
+        return "safe" if named == "safe" else "unsafe"
     raise InputError(
         f"{where}: field '{field}' is {value!r}. Write safe or unsafe, or leave the column out and "
         "give each row XSTest's 'type'."

@@ -11,7 +11,9 @@ from typing import Any
 from riskalign import __version__
 from riskalign.evaluation import Bootstrap
 from riskalign.evaluation.sets import (
+    PromptSet,
     RiskScores,
+    RiskSet,
     SetAnswer,
     answer_metrics,
     category_rows,
@@ -38,7 +40,9 @@ def report(inputs: Inputs, command: str) -> tuple[Path, Path]:
         for kind in sets
     }
     models = {name: _measured(name, inputs, answers) for name in inputs.models}
-    about = {**sets, **({} if inputs.risks is None else {"r_judge": inputs.risks})}
+    about: dict[str, PromptSet | RiskSet] = {**sets}
+    if inputs.risks is not None:
+        about["r_judge"] = inputs.risks
     content = {
         "schema": 1,
         "created": now(),
