@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from riskalign.errors import InputError
-from riskalign.evaluation.bootstrap import METRICS, paired_differences, summarize
-from riskalign.evaluation.metrics import ScoredAnswer, binomial_interval, empirical_cvar
+from riskalign.evaluation.intervals import binomial_interval
+from riskalign.evaluation.metrics import METRICS, paired_differences, summarize
+from riskalign.evaluation.score import ScoredAnswer
+from riskalign.evaluation.tails import empirical_cvar
 
 
 def answer(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from riskalign.errors import InputError
-from riskalign.evaluation.clustered_mean import few_differ, mean_interval
+from riskalign.evaluation.intervals import few_differ, mean_interval
 
 
 def test_by_hand() -> None:

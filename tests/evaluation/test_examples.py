@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from riskalign.evaluation.examples import choose_examples
-from riskalign.evaluation.metrics import ScoredAnswer
+from riskalign.evaluation.results import choose_examples
+from riskalign.evaluation.score import ScoredAnswer
 from riskalign.worlds import Prompt
 
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": f"question {i}"},)) for i in range(10)]

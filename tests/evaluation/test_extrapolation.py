@@ -7,7 +7,7 @@ import pytest
 from scipy.integrate import quad
 
 from riskalign.evaluation import empirical_cvar
-from riskalign.evaluation.extrapolation import (
+from riskalign.evaluation.tails import (
     FEWEST,
     FittedTail,
     cvar_under,

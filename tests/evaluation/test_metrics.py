@@ -10,14 +10,8 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom
 
 from riskalign.errors import InputError
-from riskalign.evaluation.metrics import (
-    ENOUGH_PROMPTS,
-    binomial_interval,
-    empirical_cvar,
-    empirical_var,
-    rare_rate_interval,
-    tail,
-)
+from riskalign.evaluation.intervals import ENOUGH_PROMPTS, binomial_interval, rare_rate_interval
+from riskalign.evaluation.tails import empirical_cvar, empirical_var, tail
 
 
 def test_cvar_splits_the_atom_by_hand() -> None:

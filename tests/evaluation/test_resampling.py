@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from riskalign.errors import InputError
 from riskalign.evaluation import Bootstrap
-from riskalign.evaluation.resampling import auc_statistic
+from riskalign.evaluation.intervals import auc_statistic
 
 
 def test_bootstrap_settings_and_draws() -> None:

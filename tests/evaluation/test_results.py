@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from riskalign.errors import InputError
-from riskalign.evaluation.metrics import Interval
+from riskalign.evaluation.intervals import Interval
 from riskalign.evaluation.results import read_results, write_results
 from tests.evaluation.conftest import MakeResults
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from riskalign.evaluation.report import print_results
 from riskalign.evaluation.results import read_results, write_results
-from riskalign.evaluation.table import print_results
 from tests.evaluation.conftest import MakeResults
 
 

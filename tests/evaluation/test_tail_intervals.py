@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from riskalign.evaluation import ScoredAnswer, cvar_upper_bound, empirical_cvar, summarize
-from riskalign.evaluation.metrics import Interval
-from riskalign.evaluation.tail_intervals import apart
+from riskalign.evaluation.intervals import Interval, apart
 
 
 def scored(costs: np.ndarray) -> list[ScoredAnswer]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from riskalign.evaluation.bootstrap import METRICS
+from riskalign.evaluation.metrics import METRICS
 from riskalign.evaluation.wording import (
     METRIC,
     amount,

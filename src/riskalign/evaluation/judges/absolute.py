@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from riskalign.evaluation.clustered_mean import mean_interval
+from riskalign.evaluation.intervals import Interval, mean_interval
 from riskalign.evaluation.judges.answers import Item
 from riskalign.evaluation.judges.ask import Question
 from riskalign.evaluation.judges.prompts import Criterion, question
 from riskalign.evaluation.judges.verdicts import Verdict
-from riskalign.evaluation.metrics import Interval
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riskalign.errors import InputError
-from riskalign.evaluation.clustered_mean import few_differ
-from riskalign.evaluation.metrics import Floats
+from riskalign.evaluation.intervals import Floats, few_differ
 
 ANCHOR_RATING = 1000.0
 _SCALE = 400 / math.log(10)

@@ -12,12 +12,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from riskalign.evaluation.clustered_mean import mean_interval
+from riskalign.evaluation.intervals import Floats, Interval, mean_interval
 from riskalign.evaluation.judges.answers import Item
 from riskalign.evaluation.judges.ask import Question
 from riskalign.evaluation.judges.prompts import Criterion, question
 from riskalign.evaluation.judges.verdicts import Verdict
-from riskalign.evaluation.metrics import Floats, Interval
 
 Outcome = Literal[
     "win", "tie", "loss", "inconsistent", "same", "unparsed", "refused", "too_long", "not_asked"

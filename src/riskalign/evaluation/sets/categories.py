@@ -20,8 +20,7 @@ import numpy as np
 
 from riskalign.errors import InputError
 from riskalign.evaluation import ScoredAnswer, summarize
-from riskalign.evaluation.metrics import Floats, Interval
-from riskalign.evaluation.resampling import Bootstrap
+from riskalign.evaluation.intervals import Bootstrap, Floats, Interval
 from riskalign.evaluation.sets.rates import clustered_rate
 from riskalign.files.atomic import read_json_lines, write_json_lines
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from riskalign.errors import InputError
-from riskalign.evaluation.metrics import Interval
-from riskalign.evaluation.resampling import Bootstrap
+from riskalign.evaluation.intervals import Bootstrap, Interval
 from riskalign.evaluation.sets.prompts import PromptSet
 from riskalign.evaluation.sets.rates import clustered_rate
 from riskalign.evaluation.sets.refusal import refusal

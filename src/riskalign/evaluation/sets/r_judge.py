@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase
 from riskalign.data.schema import encodable
 from riskalign.data.sources import source_rows
 from riskalign.errors import InputError
-from riskalign.evaluation.resampling import Bootstrap
+from riskalign.evaluation.intervals import Bootstrap
 from riskalign.evaluation.sets.risk_metrics import RiskMetrics, risk_metrics
 from riskalign.evaluation.sets.yes_no import word_token_ids, yes_no_log_odds
 from riskalign.models.sampling.generate import prompt_token_ids

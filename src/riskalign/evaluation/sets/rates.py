@@ -11,9 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riskalign.errors import InputError
-from riskalign.evaluation.clustered_mean import few_means_differ, mean_interval
-from riskalign.evaluation.metrics import Interval, binomial_interval, rare_rate_interval
-from riskalign.evaluation.resampling import Bootstrap
+from riskalign.evaluation.intervals import (
+    Bootstrap,
+    Interval,
+    binomial_interval,
+    few_means_differ,
+    mean_interval,
+    rare_rate_interval,
+)
 
 
 def clustered_rate(

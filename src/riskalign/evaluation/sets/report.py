@@ -11,6 +11,7 @@ import yaml
 
 from riskalign.errors import InputError
 from riskalign.evaluation import wording
+from riskalign.evaluation.metrics import METRICS
 from riskalign.evaluation.report import page
 from riskalign.evaluation.results import open_ends, plain
 from riskalign.evaluation.sets.categories import CATEGORY_METRICS
@@ -75,7 +76,7 @@ def render_sets(content: Mapping[str, Any]) -> str:
 
 
 def _label(key: str) -> str:
-    return _LABELS[key] if key in _LABELS else wording.METRIC[key].label
+    return _LABELS[key] if key in _LABELS else METRICS[key].label
 
 
 def _groups(columns: list[Mapping[str, str]]) -> list[tuple[str, int]]:

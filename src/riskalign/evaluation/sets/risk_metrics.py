@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riskalign.errors import InputError
-from riskalign.evaluation.metrics import Floats, Interval
-from riskalign.evaluation.resampling import Bootstrap, Statistic, auc_statistic
+from riskalign.evaluation.intervals import Bootstrap, Floats, Interval, Statistic, auc_statistic
 from riskalign.evaluation.sets.rates import clustered_rate
 
 

@@ -16,7 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from riskalign.evaluation import wording
-from riskalign.evaluation.metrics import Interval
+from riskalign.evaluation.intervals import Interval
+from riskalign.evaluation.metrics import METRICS
 
 #: What stands where nothing was measured.
 MISSING = "\u2013"
@@ -106,8 +107,7 @@ def shown(metric: str, ends: Mapping[str, float] | Interval | None) -> tuple[str
     if ends is None:
         return MISSING, ""
     own = vars(ends) if isinstance(ends, Interval) else ends
-    kind = "unsafe_rate" if metric in SHARES else metric  # how a share is written
-    return wording.amount(kind, own["value"]), wording.span(kind, own)
+    return wording.lines(METRICS["unsafe_rate" if metric in SHARES else "cost"], own)
 
 
 def print_table(content: Mapping[str, Any], console: Console) -> None:
