@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from riskalign.errors import InputError
-from riskalign.evaluation.metrics import Floats, check_level, tail
+from riskalign.evaluation.intervals import Floats
+from riskalign.evaluation.tails import check_level, tail
 
 #: Of the start's reward (of a safe step alone, which raises none), and in nats.
 SHARES, SAFE_SHARES, MAX_KLS = (1.0, 1.1, 1.2, 1.3), (0.9, 0.8, 0.7, 0.6), (0.5, 1.0, 2.0)

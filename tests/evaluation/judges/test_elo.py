@@ -13,8 +13,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from riskalign.errors import InputError
+from riskalign.evaluation import Floats
 from riskalign.evaluation.judges.results import elo_ratings, strengths
-from riskalign.evaluation.metrics import Floats
 
 #: Tables of wins in which everyone has beaten everyone.
 tables = st.integers(2, 5).flatmap(

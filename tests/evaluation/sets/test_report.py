@@ -12,7 +12,7 @@ from rich.console import Console
 
 from riskalign.errors import InputError
 from riskalign.evaluation import Bootstrap
-from riskalign.evaluation.metrics import Interval
+from riskalign.evaluation.intervals import Interval
 from riskalign.evaluation.sets import (
     PromptSet,
     SetAnswer,

@@ -30,11 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riskalign.errors import InputError
-from riskalign.evaluation.clustered_mean import few_differ, mean_interval
+from riskalign.evaluation import Bootstrap, Floats, Interval, few_differ, mean_interval
 from riskalign.evaluation.judges.answers import Item
 from riskalign.evaluation.judges.prompts import Criterion, Question, Verdict, question
-from riskalign.evaluation.metrics import Floats, Interval
-from riskalign.evaluation.resampling import Bootstrap
 
 Outcome = Literal[
     "win", "tie", "loss", "inconsistent", "same", "unparsed", "refused", "too_long", "not_asked"

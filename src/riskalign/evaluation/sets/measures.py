@@ -20,10 +20,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from riskalign.errors import InputError
-from riskalign.evaluation import Bootstrap, Interval, ScoredAnswer, summarize
-from riskalign.evaluation.clustered_mean import few_means_differ, mean_interval
-from riskalign.evaluation.metrics import Floats, binomial_interval, rare_rate_interval
-from riskalign.evaluation.resampling import auc_statistic
+from riskalign.evaluation import (
+    Bootstrap,
+    Floats,
+    Interval,
+    ScoredAnswer,
+    auc_statistic,
+    binomial_interval,
+    few_means_differ,
+    mean_interval,
+    rare_rate_interval,
+    summarize,
+)
 from riskalign.evaluation.sets.prompts import PromptSet, SetPrompt
 from riskalign.evaluation.sets.refusal import Refusal, refusal
 from riskalign.files.atomic import read_json_lines

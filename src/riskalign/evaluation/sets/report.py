@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from riskalign.errors import InputError
-from riskalign.evaluation import Interval, wording
+from riskalign.evaluation import METRICS, Interval, wording
 from riskalign.evaluation.report import page
 from riskalign.evaluation.results import open_ends, plain
 from riskalign.evaluation.sets.measures import CATEGORY_METRICS
@@ -112,8 +112,7 @@ def shown(metric: str, ends: Mapping[str, float] | Interval | None) -> tuple[str
     if ends is None:
         return MISSING, ""
     own = vars(ends) if isinstance(ends, Interval) else ends
-    kind = "unsafe_rate" if metric in SHARES else metric  # how a share is written
-    return wording.amount(kind, own["value"]), wording.span(kind, own)
+    return wording.lines(METRICS["unsafe_rate" if metric in SHARES else "cost"], own)
 
 
 def print_table(content: Mapping[str, Any], console: Console) -> None:
@@ -173,7 +172,7 @@ def read_sets(path: str | Path) -> dict[str, Any]:
 def render_sets(content: Mapping[str, Any]) -> str:
     """The HTML of what `read_sets` gives."""
     heads = [column["group"] for column in content["table"]["columns"]]
-    labels = {key: metric.label for key, metric in wording.METRIC.items()} | _LABELS
+    labels = {key: metric.label for key, metric in METRICS.items()} | _LABELS
     return page(
         "sets.html.jinja",
         r=content,
