@@ -1,9 +1,8 @@
 """Batched sampling in which the answers to one prompt share one reading of it."""
 
-from __future__ import annotations
-
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,8 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from riskalign.data.written import check_messages
 from riskalign.errors import InputError
 from riskalign.worlds.world import Prompt
+
+_KEYS_AND_VALUES = {f"{kind}ForCausalLM" for kind in ("Llama", "Mistral", "Qwen2", "Qwen3")}
 
 
 @dataclass(frozen=True)
@@ -87,25 +88,28 @@ def sample(
         model, tokenizer, prompts, answers_per_prompt, max_new_tokens, batch_size, temperature
     )
     # A dial's companion model reads the whole prompt by itself, so a shared reading serves only
-    # plain models.
-    shared = logits_processor is None and _cache_can_be_repeated(model)
+    # plain models, of kinds whose cache holds keys and values and nothing else.
+    kind, window = type(model).__name__, getattr(model.config, "sliding_window", None)
+    shared = logits_processor is None and kind in _KEYS_AND_VALUES and not window
     answers: list[list[Answer]] = [[] for _ in prompts]
     was_training = model.training
     model.eval()
-    done, total = 0, len(prompts) * answers_per_prompt
+    # Long prompts first, so that memory peaks at once.
+    order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
+    places = [i for i in order for _ in range(answers_per_prompt)]
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.inference_mode():
         torch.manual_seed(seed)
-        for rows in _batches(ids, answers_per_prompt, batch_size):
-            places = [i for i, n in rows for _ in range(n)]
-            drawing = _drawing(temperature, top_p, [prompts[i].id for i in places])
+        for at in range(0, len(places), batch_size):
+            batch = places[at : at + batch_size]
+            drawing = _drawing(temperature, top_p, [prompts[i].id for i in batch])
             processors = LogitsProcessorList([*(logits_processor or []), *drawing])
-            new = _generate(model, [(ids[i], n) for i, n in rows], config, shared, processors)
-            for i, row in zip(places, new.tolist(), strict=True):
+            rows = [(ids[i], n) for i, n in Counter(batch).items()]
+            new = _generate(model, rows, config, shared, processors)
+            for i, row in zip(batch, new.tolist(), strict=True):
                 answers[i].append(to_answer(prompts[i].id, row, config, tokenizer))
-            done += len(places)
             if progress:
-                progress(done, total)
+                progress(at + len(batch), len(places))
     model.train(was_training)
     return answers
 
@@ -172,25 +176,6 @@ def _drawing(temperature: float, top_p: float, names: list[str]) -> list[LogitsP
     return [*drawing, Draw(names)]
 
 
-def _batches(
-    ids: list[list[int]], per_prompt: int, batch_size: int
-) -> Iterator[list[tuple[int, int]]]:
-    """Yield rows (prompt, number of answers); long prompts first, so memory peaks at once."""
-    batch: list[tuple[int, int]] = []
-    room = batch_size
-    for i in sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i)):
-        left = per_prompt
-        while left:
-            n = min(left, room)
-            batch.append((i, n))
-            left, room = left - n, room - n
-            if not room:
-                yield batch
-                batch, room = [], batch_size
-    if batch:
-        yield batch
-
-
 def _generate(
     model: Any,
     rows: Sequence[tuple[list[int], int]],
@@ -246,22 +231,11 @@ def _read_once(model: Any, tokens: Tensor, mask: Tensor, index: Tensor, room: in
     return cache
 
 
-def _cache_can_be_repeated(model: Any) -> bool:
-    # Llama-like models only: their cache holds keys and values and nothing else.
-    return type(model).__name__ in {
-        "LlamaForCausalLM",
-        "MistralForCausalLM",
-        "Qwen2ForCausalLM",
-        "Qwen3ForCausalLM",
-    } and not getattr(model.config, "sliding_window", None)
-
-
 def to_answer(
     prompt_id: str, row: list[int], config: GenerationConfig, tokenizer: PreTrainedTokenizerBase
 ) -> Answer:
     """The answer of new tokens [L], cut after the first that ends it."""
-    eos = config.eos_token_id
-    ends = set(eos) if isinstance(eos, list) else {eos}
+    ends = config.eos_token_id or []
     end = next((i for i, token in enumerate(row) if token in ends), None)
     token_ids = row if end is None else row[: end + 1]
     text = str(tokenizer.decode(token_ids, skip_special_tokens=True)).strip()

@@ -40,6 +40,9 @@ def sample_with_vllm(
     Raises `InputError` as `sample` does, and for weights that are not finite, without vLLM, or for
     a `logits_processor`, such as the dial's, which needs both models beside each other.
     """
+    ids, config = prepared(
+        model, tokenizer, prompts, answers_per_prompt, max_new_tokens, batch_size, temperature
+    )
     if logits_processor:
         raise InputError("backend: vllm takes no logits processor; use 'transformers'")
     try:
@@ -48,9 +51,6 @@ def sample_with_vllm(
         raise InputError(
             "backend: vllm is not installed; `pip install vllm`, or use 'transformers'"
         ) from error
-    ids, config = prepared(
-        model, tokenizer, prompts, answers_per_prompt, max_new_tokens, batch_size, temperature
-    )
     check_weights(model, "model")  # the engine's logits are out of reach
     with tempfile.TemporaryDirectory(prefix="riskalign-") as folder:
         model.save_pretrained(folder)
