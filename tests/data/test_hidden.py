@@ -11,9 +11,9 @@ from riskalign.data import (
     can_share_prompt,
     load_pairs,
     response_hidden,
-    tokenize_pairs,
+    tokenize_rows,
 )
-from riskalign.data.hidden import SHARED_PROMPT_MODELS
+from riskalign.data.attention import SHARED_PROMPT_MODELS
 from riskalign.tokens import backbone_of, head_of
 from tests import tiny
 
@@ -33,7 +33,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 
 def rows(n: int) -> list[dict[str, Any]]:
-    pairs, _ = tokenize_pairs(load_pairs(tiny.make_pairs(n)), tiny.make_tokenizer(), max_length=256)
+    pairs, _ = tokenize_rows(load_pairs(tiny.make_pairs(n)), tiny.make_tokenizer(), max_length=256)
     return [dict(pair) for pair in pairs]
 
 

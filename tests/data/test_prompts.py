@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from riskalign.data.schema import check_row, check_rows
+from riskalign.data.schema import PAIRS, check_row, check_rows
 from riskalign.errors import InputError
 
 ANSWERS = {"chosen": " yes", "rejected": " no"}
@@ -44,7 +44,7 @@ def test_known_layouts_are_taken(row: Any, prompt: Any) -> None:
     pair = check_row(row, "f, row 1")
     assert pair["prompt"] == prompt
     answers = ANSWERS if isinstance(row["chosen"], str) else TURNS
-    assert {side: pair[side] for side in answers} == answers  # type: ignore[literal-required]
+    assert {side: pair[side] for side in answers} == answers
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ def test_fields_that_would_be_thrown_away_are_refused(row: Any, words: str) -> N
 
 def test_rows_without_a_prompt_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    check_rows([("f, row 1", ANSWERS), ("f, row 2", {"prompt": "a", **ANSWERS})])
+    check_rows([("f, row 1", ANSWERS), ("f, row 2", {"prompt": "a", **ANSWERS})], PAIRS.check)
     assert "1 of 2 rows have no prompt" in caplog.text
     caplog.clear()
-    check_rows([("f, row 1", {"prompt": "a", **ANSWERS})])
+    check_rows([("f, row 1", {"prompt": "a", **ANSWERS})], PAIRS.check)
     assert not caplog.text

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from riskalign.data import RowCollator
-from riskalign.training.cache import HiddenCache
+from riskalign.training.reference import HiddenCache
 
 PAIRS = [
     {

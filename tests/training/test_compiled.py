@@ -8,7 +8,7 @@ import torch
 
 from riskalign import RSAConfig, RSATrainer
 from riskalign.tokens import native
-from riskalign.training.compiled import repeated_layers
+from riskalign.training.modules import repeated_layers
 from tests import tiny
 
 

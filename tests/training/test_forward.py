@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from riskalign.training.forward import call_through
+from riskalign.training.modules import call_through
 
 
 class Wrapper(nn.Module):

@@ -2,7 +2,7 @@
 
 import torch
 
-from riskalign.training.metrics import MetricSums
+from riskalign.training.rows import MetricSums
 
 
 def test_averages_weigh_pairs_and_start_again() -> None:

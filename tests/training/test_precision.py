@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from riskalign.training.precision import bf16_is_fast
+from riskalign.training.modules import bf16_is_fast
 
 
 @pytest.mark.parametrize(

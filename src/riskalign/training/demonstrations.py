@@ -22,16 +22,20 @@ from transformers import (
     set_seed,
 )
 
-from riskalign.data import can_share_prompt, packed, plain, response_hidden
-from riskalign.data.schema import Message
-from riskalign.data.tokenize import tokenize_responses
+from riskalign.data import (
+    Batch,
+    Message,
+    can_share_prompt,
+    packed,
+    plain,
+    response_hidden,
+    tokenize_responses,
+)
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.tokens import backbone_of, head_of
-from riskalign.training.forward import call_through
-from riskalign.training.noise import switch_off_noise
+from riskalign.training.modules import call_through, switch_off_noise
 from riskalign.training.preparation import padding_id
-
-Batch = dict[str, Tensor]
+from riskalign.training.rows import counting
 
 
 def demonstration_rows(
@@ -91,13 +95,7 @@ class DemonstrationTrainer(Trainer):
 
     quiet: tuple[nn.Module, ...] = ()
 
-    def get_batch_samples(
-        self, epoch_iterator: Any, num_batches: int, device: torch.device
-    ) -> tuple[list[Batch], Tensor | int | None]:
-        """One optimizer step's micro-batches and the answer tokens in them over all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        tokens = torch.tensor([sum(len(batch["target_ids"]) for batch in batches)], device=device)
-        return batches, self.accelerator.gather(tokens).sum()
+    get_batch_samples = counting(lambda batch: len(batch["target_ids"]))
 
     def compute_loss(
         self,

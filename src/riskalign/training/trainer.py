@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from riskalign.data import (
+    Batch,
     PairCounts,
     RowCollator,
+    Source,
+    Tokenized,
     UnpairedCollator,
     response_hidden,
 )
-from riskalign.data.sources import Source
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.losses import (
     ORDERED,
@@ -40,17 +42,24 @@ from riskalign.models import check_weights
 from riskalign.risk import get_risk
 from riskalign.tokens import Group, TokenStats, backbone_of, grouped_losses, head_of, token_stats
 from riskalign.training import preparation
-from riskalign.training.cache import HiddenCache
-from riskalign.training.compiled import compiled_layers
 from riskalign.training.config import RSAConfig
-from riskalign.training.forward import call_through
-from riskalign.training.metrics import MetricSums
-from riskalign.training.noise import switch_off_noise
-from riskalign.training.precision import bf16_is_fast
-from riskalign.training.reference import with_reference
-from riskalign.training.rows import Rows, all_rows, mean_by_row, row_groups, rows_of, sides
-
-Batch = dict[str, Tensor]
+from riskalign.training.modules import (
+    bf16_is_fast,
+    call_through,
+    compiled_layers,
+    switch_off_noise,
+)
+from riskalign.training.reference import HiddenCache, with_reference
+from riskalign.training.rows import (
+    MetricSums,
+    Rows,
+    all_rows,
+    counting,
+    mean_by_row,
+    row_groups,
+    rows_of,
+    sides,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +81,7 @@ class RSATrainer(Trainer):
         args: settings.
         data_collator: replaces `riskalign.data.RowCollator`; must return the same fields.
         train_dataset: rows as `riskalign.data.load_pairs` takes them, or groups as `load_groups`
-            does (for KTO also as `unpaired_rows`); of a source with splits, the split `train`.
+            does (for KTO also as `load_unpaired`); of a source with splits, the split `train`.
         eval_dataset: the same with the split `test`, or a dict of such data sets.
         processing_class: the tokenizer; without it, the one of the model's name.
         callbacks: as for `Trainer`.
@@ -95,8 +104,8 @@ class RSATrainer(Trainer):
         ref_model: PreTrainedModel | PeftModel | nn.Module | None = None,
         args: RSAConfig | None = None,
         data_collator: Callable[[list[Any]], Batch] | None = None,
-        train_dataset: Source | None = None,
-        eval_dataset: Source | dict[str, Source] | None = None,
+        train_dataset: Source | Tokenized | None = None,
+        eval_dataset: Source | Tokenized | dict[str, Source | Tokenized] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
@@ -186,13 +195,7 @@ class RSATrainer(Trainer):
         with compiled_layers([model for model in models if model is not None]):
             return super().train(*args, **kwargs)
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
-    ) -> tuple[list[Batch], Tensor | int | None]:
-        """One optimizer step's micro-batches and the rows in them over all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        rows = torch.tensor([sum(int(batch["row"][-1]) + 1 for batch in batches)], device=device)
-        return batches, self.accelerator.gather(rows).sum()
+    get_batch_samples = counting(lambda batch: int(batch["row"][-1]) + 1)
 
     def compute_loss(
         self,
