@@ -18,7 +18,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 # Decoder-only models that take the caller's positions at their word and hand what else they are
-# called with to their attention (tests/data/test_hidden.py compares values and gradients of each).
+# called with to their attention (values and gradients of each: tests/data/test_attention.py).
 SHARED_PROMPT_MODELS = frozenset(
     {
         "arcee",

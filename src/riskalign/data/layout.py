@@ -153,7 +153,7 @@ class RowCollator:
         batch = {
             **layout.inputs,
             "gap": torch.tensor([gap for _, _, gap in pairs], dtype=torch.float32),
-            "pairs": torch.tensor([pair[:2] for pair in pairs]).T,
+            "pairs": torch.tensor([pair[:2] for pair in pairs]).reshape(-1, 2).T,
             "row": torch.repeat_interleave(torch.arange(len(rows)), counts),
             "hidden_index": torch.cat([at[mask] for at, mask in zip(places, masks, strict=True)]),
             "target_ids": torch.cat([ids[mask] for ids, mask in zip(targets, masks, strict=True)]),
@@ -176,7 +176,7 @@ def _pairs(row: Mapping[str, Any], ties: bool) -> list[tuple[int, int, float]]:
     """Chosen, rejected and gap of each pair of a row's responses."""
     if "completions_ids" not in row:
         return [(0, 1, row["gap"])]
-    scores = row["scores"]
+    scores = row.get("scores", ())  # demonstrations have none
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     pairs = [(i, j, scores[i] - scores[j]) for i, j in itertools.combinations(order, 2)]
     return [pair for pair in pairs if ties or pair[2] > 0]

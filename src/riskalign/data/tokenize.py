@@ -75,17 +75,15 @@ def tokenize_rows(
 
     Rows with an empty response are dropped and counted, and so are pairs whose responses are the
     same tokens after cutting. A group loses its empty answers alone, which `dropped_empty` counts;
-    of equal answers all stay: how often an answer comes is part of the sample. A group of fewer
-    than two different answers, or unless `ties` of equal scores alone, is dropped and counted by
-    `dropped_identical`.
+    equal answers stay, for how often one comes is part of the sample. A group of fewer than two
+    different answers, or unless `ties` of equal scores alone, counts in `dropped_identical`.
 
     Returns:
-        A data set with `prompt_ids`, the columns `tokenized` of the rows' `Shape` and `length`,
-        the tokens of prompt and all responses; and the counts.
+        `prompt_ids`, the columns `tokenized` of the rows' `Shape`, `length` (the tokens of prompt
+        and all responses), and the counts.
 
     Raises:
-        InputError: names the row; no chat template or end token where one is needed, or no row is
-            left.
+        InputError: names the row; no chat template or end token where needed, or no row is left.
     """
     made: list[dict[str, Any]] = []
     shape = PAIRS
@@ -165,10 +163,8 @@ def tokenize_answers(
 ) -> tuple[list[int], list[Answer]]:
     """Token ids of a prompt, never empty, and of each of its responses, not truncated.
 
-    `rendering` is what the chat template is given beside the messages.
-
-    Raises:
-        InputError: no chat template or end token where one is needed.
+    `rendering` is what the chat template is given beside the messages (`given_fields`). Raises
+    `InputError` for no chat template or end token where one is needed.
     """
     special = isinstance(prompt, str)
     if isinstance(prompt, str):

@@ -29,11 +29,8 @@ def load_policy(
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """The model and its tokenizer, or the one given; a name is loaded as everywhere else.
 
-    In float32 unless `model_init_kwargs` says otherwise.
-
-    Raises:
-        InputError: what was given is no module, or `load_model` refuses the name, or no tokenizer
-            can be found.
+    In float32 unless `model_init_kwargs` says otherwise. Raises `InputError` for what is no model,
+    a name that `load_model` refuses, or no tokenizer.
     """
     if isinstance(model, nn.Module):
         check_weights(model, "model")
@@ -70,13 +67,8 @@ def _load_tokenizer(model: Any, config: RSAConfig) -> PreTrainedTokenizerBase:
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, policy: nn.Module, ref: nn.Module) -> None:
-    """Check that every token has a row in the model, and that both models' rows are the same.
-
-    Raises:
-        InputError: names the sizes and the remedy.
-    """
-    rows = head_of(policy).weight.shape[0]
-    ref_rows = head_of(ref).weight.shape[0]
+    """Raise `InputError` for a token without a row in the model, or models of different rows."""
+    rows, ref_rows = (head_of(model).weight.shape[0] for model in (policy, ref))
     if len(tokenizer) > rows:
         raise InputError(
             f"The tokenizer has {len(tokenizer)} tokens but the model has rows for {rows} only. "
@@ -91,12 +83,10 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, policy: nn.Module, ref:
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """A token to fill rows with; it is masked, so its choice changes no value."""
-    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if isinstance(token_id, int):
-            if tokenizer.pad_token_id is None:
-                logger.info("The tokenizer has no pad token; rows are padded with its eos token.")
-            return token_id
-    return 0
+    if isinstance(tokenizer.pad_token_id, int):
+        return tokenizer.pad_token_id
+    logger.info("The tokenizer has no pad token; rows are padded with its eos token.")
+    return tokenizer.eos_token_id if isinstance(tokenizer.eos_token_id, int) else 0
 
 
 def prepare_rows(
@@ -181,16 +171,13 @@ def _cut_scores(rows: Dataset, name: str, config: RSAConfig) -> tuple[Dataset, i
         return rows, 0
     # A margin is beta times nats, and scores are multiplied by gap_scale before they are targets.
     limit = config.max_gap * config.beta / config.gap_scale
+    before = [np.asarray(own) for own in scores]
     if column == "gap":
-        whole = [np.asarray(scores)]
-        cut = [gaps.clip(-limit, limit) for gaps in whole]
+        after = [gap.clip(-limit, limit) for gap in before]
     else:
-        whole = [np.asarray(own) for own in scores]
-        cut = [np.maximum(own, own.max() - limit) for own in whole]
-    changed = sum(int((a != b).sum()) for a, b in zip(cut, whole, strict=True))
-    made = [values.tolist() for values in cut]
-    feature = rows.features[column]
-    made = made[0] if column == "gap" else made
+        after = [own.clip(own.max() - limit) for own in before]
+    changed = sum(int((a != b).sum()) for a, b in zip(after, before, strict=True))
+    made, feature = [values.tolist() for values in after], rows.features[column]
     return rows.remove_columns(column).add_column(column, made, feature=feature), changed
 
 

@@ -1,4 +1,4 @@
-"""The frozen reference (a copy, the adapter switched off, or a given model), and its states kept."""
+"""The frozen reference: a copy, the adapter switched off, or a given model; its states kept."""
 
 import contextlib
 import copy
@@ -72,16 +72,9 @@ def with_reference(
 ) -> tuple[nn.Module, Reference]:
     """Add the adapter, if any, and fix the reference: the model **as given**.
 
-    A reference is never loaded again by name: the weights in memory may long have changed.
-
-    Args:
-        model: the policy to train.
-        ref_model: an explicit reference; it is frozen in place.
-        peft_config: an adapter to add to `model`.
-
-    Returns:
-        The policy and its reference. Without `ref_model` the reference is the adapter switched
-        off where that is the model as given, else a frozen deep copy.
+    A reference is never loaded again by name: the weights in memory may long have changed. It is
+    `ref_model`, frozen in place; without one the adapter switched off where that is the model as
+    given, else a frozen deep copy.
 
     Raises:
         InputError: `ref_model` is `model` or has weights that are not finite, or an adapter would
@@ -131,9 +124,8 @@ def _is_neutral(model: nn.Module) -> bool:
         return False
     if getattr(config, "use_dora", False) or getattr(config, "modules_to_save", None):
         return False
-    second = [
-        p for name, p in model.named_parameters() if "lora_B" in name or "embedding_B" in name
-    ]
+    names = ("lora_B", "embedding_B")
+    second = [p for name, p in model.named_parameters() if any(part in name for part in names)]
     return bool(second) and not any(bool(p.any()) for p in second)
 
 

@@ -130,10 +130,8 @@ class RSATrainer(Trainer):
             self.reference.cast_once(torch.bfloat16)
         self.risk = get_risk(args.risk)
         self.data_counts: dict[str, PairCounts] = {}
-        self._ref_cache = None
-        if args.cache_reference:
-            folder = Path(str(args.output_dir)) if args.cache_reference == "disk" else None
-            self._ref_cache = HiddenCache(folder)
+        folder = Path(str(args.output_dir)) if args.cache_reference == "disk" else None
+        self._ref_cache = HiddenCache(folder) if args.cache_reference else None
 
         def prepared(data: Any, name: str, keep: bool = True) -> Dataset:
             split = "train" if name == "train_dataset" else "test"
@@ -299,8 +297,7 @@ class RSATrainer(Trainer):
         # A dict's sets come back here one by one.
         if eval_dataset is not None and not named and not isinstance(eval_dataset, dict):
             eval_dataset = self._prepared(eval_dataset, f"{metric_key_prefix}_dataset", keep=False)
-        found: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        return found
+        return dict(super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))
 
     def predict(
         self,
@@ -313,11 +310,7 @@ class RSATrainer(Trainer):
         return super().predict(pairs, ignore_keys, metric_key_prefix)
 
     def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: Batch,
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
+        self, model: nn.Module, inputs: Batch, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, None, None]:
         """Add one batch to the evaluation's averages; there are no predictions to return."""
         inputs = self._prepare_inputs(inputs)
@@ -339,7 +332,7 @@ class RSATrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `Trainer`'s; a training log also gets the averages since the one before."""
         if "loss" in logs:
-            logs |= self._train_sums.averages(self._sum_over_processes)
+            logs |= self._train_sums.averages(self.accelerator.reduce)
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -358,11 +351,6 @@ class RSATrainer(Trainer):
             settings = self.args.to_json_string()  # type: ignore[no-untyped-call]
             unfinished.write_text(settings, encoding="utf-8")
             os.replace(unfinished, folder / "training_args.json")
-
-    def _sum_over_processes(self, values: Tensor) -> Tensor:
-        total = self.accelerator.reduce(values, reduction="sum")
-        assert isinstance(total, Tensor)
-        return total
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
