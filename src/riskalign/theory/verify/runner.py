@@ -34,7 +34,7 @@ from riskalign.theory.verify.claim import GROUPS, WRITTEN, Claim, Finding, Setti
 _ROOMS = (risk_claims, value_claims, loss_claims, step_claims, answer_claims)
 CLAIMS = tuple(sorted(WRITTEN, key=lambda claim: list(GROUPS).index(claim.group)))
 
-Tell = Callable[[int, str], None]  # claims done before, and the one that is done now
+Tell = Callable[[int, str], None]  # how many claims are done, and which is the last
 
 
 def check(claim: Claim, setting: Setting) -> Finding:
@@ -80,9 +80,9 @@ def run(
                 pool = ProcessPoolExecutor(processes, context, initializer=_one_thread)
                 each = stack.enter_context(pool).map(check, claims, repeat(setting))
             for finding in each:
+                findings.append(finding)
                 if tell:
                     tell(len(findings), finding.claim.statement)
-                findings.append(finding)
     finally:
         torch.set_num_threads(threads)
     return findings
