@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from riskalign.data.fields import said_fields
-from riskalign.data.schema import checked_text, encodable
+from riskalign.data.fields import checked_text, encodable, said_fields
 from riskalign.errors import InputError
 from riskalign.evaluation.judges.client import Turn
 from riskalign.evaluation.sets.prompts import plain_rows
