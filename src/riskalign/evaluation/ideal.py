@@ -144,7 +144,8 @@ def _least(policies: Floats, reward: float, max_kl: float) -> Reached | None:
     if not len(rows):
         return None
     values: list[Any] = rows[rows[:, _CVAR].argmin()].tolist()
-    return Reached(*(None if np.isnan(value) else value for value in values))
+    values[-1] = None if np.isnan(values[-1]) else values[-1]
+    return Reached(*values)
 
 
 def _table(prompts: Sequence[str], reward: Floats, cost: Floats) -> _Table:

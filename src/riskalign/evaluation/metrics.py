@@ -213,7 +213,7 @@ METRICS: Mapping[str, Metric] = {
                 ("var", "VaR", "cost that {} % of answers exceed at most", _var),
                 ("cvar", "CVaR", "mean cost of the worst {} % of answers", _cvar),
             )
-            for level, meaning in ((a, text.format(round(100 * (1 - a)))) for a in TAIL_LEVELS)
+            for a, meaning in ((a, text.format(round(100 * (1 - a)))) for a in TAIL_LEVELS)
         ),
         Metric(
             "worst_of_k",
