@@ -53,11 +53,8 @@ def to_columns(answers: Sequence[ScoredAnswer]) -> dict[str, list[Any]]:
 def from_columns(columns: Mapping[str, Sequence[Any]]) -> list[ScoredAnswer]:
     """What `to_columns` took apart; texts are empty."""
     rows = zip(*(columns[name] for name in _COLUMNS), strict=True)
-    named = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
-    return [
-        ScoredAnswer(text="", **{k: math.nan if v is None else v for k, v in row.items()})
-        for row in named
-    ]
+    measured: list[list[Any]] = [[math.nan if v is None else v for v in row] for row in rows]
+    return [ScoredAnswer(prompt_id, "", *numbers) for prompt_id, *numbers in measured]
 
 
 def compare_cells(

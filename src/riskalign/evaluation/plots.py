@@ -150,7 +150,11 @@ def frontier(results: Mapping[str, Any], metric: str = "cvar_0.95") -> str:
         for entry in sorted(results["dial"], key=lambda entry: float(entry["w"]))
     ]
     made, dial = (
-        [Point(*how, m[metric], m["reward"]) for *how, m in each if {metric, "reward"} <= m.keys()]
+        [
+            Point(name, css, shape, found[metric], found["reward"])
+            for name, css, shape, found in each
+            if metric in found and "reward" in found
+        ]
         for each in (placed, along)
     )
     if not made:

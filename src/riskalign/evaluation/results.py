@@ -132,15 +132,6 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} is none of its types")
 
 
-def _without_non_finite(value: Any) -> Any:
-    """A log may hold a NaN (an average over nothing); JSON has none, so it becomes null."""
-    if isinstance(value, dict):
-        return {key: _without_non_finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_non_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def open_ends(value: Any, to_json: bool) -> Any:
     """Intervals' infinite ends as null, which is how JSON says that there is none, or back."""
     if isinstance(value, list):
@@ -184,7 +175,8 @@ def write_results(path: str | Path, results: Mapping[str, Any]) -> None:
     except TypeError as error:
         raise InputError(f"{path}: these results are not JSON: {error}") from error
     for name in {"training", "settings"} & content.keys():
-        content[name] = _without_non_finite(content[name])
+        # A log may hold a NaN (an average over nothing); JSON has none.
+        content[name] = json.loads(json.dumps(content[name]), parse_constant=lambda _: None)
     for name in _WITH_INTERVALS & content.keys():
         content[name] = open_ends(content[name], to_json=True)
     _check(content, str(path))
@@ -236,7 +228,8 @@ def read_results(path: str | Path) -> dict[str, Any]:
     for name in _WITH_INTERVALS & results.keys():
         results[name] = open_ends(results[name], to_json=False)
     optional = [(name, f) for name, f in Results.model_fields.items() if not f.is_required()]
-    return {name: f.get_default(call_default_factory=True) for name, f in optional} | results
+    absent = {name: field.get_default(call_default_factory=True) for name, field in optional}
+    return {**absent, **results}
 
 
 def _renamed(results: dict[str, Any]) -> dict[str, Any]:
@@ -248,14 +241,12 @@ def _renamed(results: dict[str, Any]) -> dict[str, Any]:
         return {"rsa": "final", "evaluate-rsa": "evaluate-final"}.get(key, key)
 
     def under(value: Any) -> Any:
-        return {new(key): item for key, item in value.items()}
+        if isinstance(value, list):
+            return [under(item) for item in value]
+        return {new(k): under(v) for k, v in value.items()} if isinstance(value, dict) else value
 
-    named = ("models", "differences", "bounds", "costs", "rewards", "seconds")
+    named = ("models", "differences", "bounds", "costs", "rewards", "seconds", "examples")
     renamed = results | {name: under(results[name]) for name in named if name in results}
-    if "examples" in results:
-        renamed["examples"] = [
-            example | {"answers": under(example["answers"])} for example in results["examples"]
-        ]
     steps = [results.get("settings", {}).get(kind) for kind in ("helpful", "safe")]
     losses = [str(step.get("loss_type")) for step in steps if isinstance(step, dict)]
     if any(loss.startswith("rsa") for loss in losses):

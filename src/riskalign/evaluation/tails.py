@@ -128,7 +128,7 @@ class TailSample:
     def excess(self) -> Floats:
         """Each prompt's sum of `(cost - VaR)_+ / (1 - a)`, [M]."""
         over = np.clip(self.costs - self.var, 0, None) / (1 - self.level)
-        return np.bincount(self.prompt, over, self.draws.shape[1])
+        return np.bincount(self.prompt, over, self.draws.shape[1]).astype(np.float64)
 
     @property
     def enough(self) -> bool:
