@@ -1,4 +1,4 @@
-"""Logistic regression against finite differences, cases solved by hand, and the folds' promise."""
+"""Logistic regression on cases solved by hand, and the folds' promise."""
 
 import math
 
@@ -6,34 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.optimize import approx_fprime
 
 from riskalign.errors import TrainingDiverged
 from riskalign.scorers.logistic import (
     Logistic,
     cross_validate,
     fit_logistic,
-    logistic_loss,
     platt,
 )
-
-
-@pytest.mark.parametrize("intercept", [True, False])
-def test_gradient_is_that_of_finite_differences(intercept: bool) -> None:
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(7, 3)), rng.uniform(size=7)
-    at = rng.normal(size=3 + intercept)
-    _, gradient = logistic_loss(at, X, y, 0.3, intercept)
-    numeric = approx_fprime(at, lambda w: logistic_loss(w, X, y, 0.3, intercept)[0], 1e-7)
-    np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=1e-6)
-
-
-def test_loss_at_zero_by_hand() -> None:
-    X, y = np.array([[1.0], [3.0]]), np.array([1.0, 0.0])
-    loss, gradient = logistic_loss(np.zeros(2), X, y, 5.0, True)
-    assert loss == pytest.approx(math.log(2))
-    # X'(1/2 - y)/n = (1 * (-1/2) + 3 * 1/2) / 2 = 1/2; the intercept's parts cancel.
-    np.testing.assert_allclose(gradient, [0.5, 0.0])
 
 
 def test_two_groups_solved_by_hand() -> None:
