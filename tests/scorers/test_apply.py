@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from riskalign.errors import InputError
-from riskalign.scorers import EmbeddingScorer, load_scorer, score_file, train_embedding_scorer
+from riskalign.scorers import Scorer, load_scorer, score_file, train_embedding_scorer
 from tests.scorers import toy
 
 ROWS: list[dict[str, Any]] = [
@@ -57,16 +57,16 @@ def test_an_interrupted_call_is_taken_up(
 ) -> None:
     monkeypatch.setattr("riskalign.scorers.apply._PIECE", 4)
     rows = [{"prompt": f"hello {i}", "answer": toy.COLOURS[i % 5]} for i in range(10)]
-    score = EmbeddingScorer.score
+    score = Scorer.score
     read: list[int] = []
 
-    def counted(self: EmbeddingScorer, prompts: Sequence[Any], answers: Sequence[Any]) -> Any:
+    def counted(self: Scorer, prompts: Sequence[Any], answers: Sequence[Any]) -> Any:
         read.append(len(prompts))
         if len(read) == 2:
             raise KeyboardInterrupt
         return score(self, prompts, answers)
 
-    monkeypatch.setattr(EmbeddingScorer, "score", counted)
+    monkeypatch.setattr(Scorer, "score", counted)
     out = tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):
         score_file(scorer, rows, out)
@@ -93,7 +93,7 @@ def test_an_interrupted_call_is_taken_up(
 def test_bad_rows_are_refused_before_any_is_scored(
     row: Any, message: str, scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(EmbeddingScorer, "score", None)
+    monkeypatch.setattr(Scorer, "score", None)
     data = tmp_path / "rows.jsonl"
     data.write_text(f"{json.dumps(ROWS[0])}\n{json.dumps(row)}\n")
     with pytest.raises(InputError, match=message):

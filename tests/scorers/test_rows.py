@@ -8,8 +8,7 @@ import pytest
 
 from riskalign.data.preferences import PreferenceSettings, load_preferences
 from riskalign.errors import InputError
-from riskalign.scorers import Judged, judged_rows
-from riskalign.scorers.scorer_data import Kind
+from riskalign.scorers import Judged, Kind, judged_rows
 from tests.scorers import toy
 
 PAIR = {"prompt": "p", "chosen": "good", "rejected": "bad"}

@@ -9,10 +9,15 @@ from peft import LoraConfig
 
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.models import fingerprint
-from riskalign.scorers.scalar import load_scalar_model, save_scalar_model
-from riskalign.scorers.scorer_data import Kind, prepare_pairs
-from riskalign.scorers.settings import ScorerSettings
-from riskalign.scorers.train import evaluate_scorer, train_scorer
+from riskalign.scorers import (
+    Kind,
+    ScorerSettings,
+    evaluate_scorer,
+    load_scalar_model,
+    save_scalar_model,
+    train_scorer,
+)
+from riskalign.scorers.train import prepare_pairs
 from tests import tiny
 from tests.safe_rlhf import toy
 
@@ -92,7 +97,7 @@ def test_rows_that_are_dropped_take_their_signs_with_them() -> None:
     rows[3] |= {"score_chosen": 0.5, "score_rejected": 0.0}
     pairs, counts = prepare_pairs(rows, "rows", toy.make_tokenizer(), signs=True)
     assert counts.dropped_empty == 1
-    assert [(p.sign_chosen, p.sign_rejected) for p in pairs] == [(-1, 1), (1, 1), (-1, -1)]
+    assert [p.signs for p in pairs] == [(-1, 1), (1, 1), (-1, -1)]
 
 
 def test_signs_need_scores() -> None:

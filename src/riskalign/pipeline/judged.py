@@ -17,9 +17,8 @@ from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.ledger import content_hash
 from riskalign.pipeline.scoring import SCORED, folder_hash
 from riskalign.pipeline.settings import Kind
-from riskalign.scorers import Scorer, check_independent, check_unseen, load_scorer
-from riskalign.scorers.card import read_card
-from riskalign.scorers.scorer_data import Kind as ScorerKind
+from riskalign.scorers import Kind as ScorerKind
+from riskalign.scorers import Scorer, check_independent, check_unseen, load_scorer, read_card
 from riskalign.worlds import Prompt
 from riskalign.worlds.world import Split
 

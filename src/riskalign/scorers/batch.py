@@ -3,14 +3,13 @@
 Shapes: S answers, T tokens of the longest, N answer tokens (those of the first answer first).
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from riskalign.data import can_share_prompt, packed, plain, response_hidden
-from riskalign.tokens import backbone_of
+from riskalign.data import packed, plain
 
 Batch = dict[str, Tensor]
 
@@ -42,50 +41,22 @@ def collate(
         groups.setdefault(tuple(sample.prompt_ids), []).append(i)
     rows = [(prompt, [samples[i].response_ids for i in own]) for prompt, own in groups.items()]
     layout = packed(rows) if shared_prompt else plain(rows, pad_token_id)
-    width = None if shared_prompt else layout.inputs["input_ids"].shape[1]
-    order = [i for own in groups.values() for i in own]
-    places = [place for own in layout.hidden_index for place in own]
-    place_of = dict(zip(order, places, strict=True))
-    final_of = dict(zip(order, _final_places(rows, width), strict=True))
+    before: dict[int, Tensor] = {}
+    final: dict[int, int] = {}
+    at = 0  # in the packed row
+    for (prompt, own), places in zip(groups.items(), layout.hidden_index, strict=True):
+        at += len(prompt)
+        for i, place in zip(own, places, strict=True):
+            at += len(samples[i].response_ids)
+            before[i], final[i] = place, at - 1 if shared_prompt else int(place[-1]) + 1
+    numbers = range(len(samples))
     batch = {
         **layout.inputs,
-        "hidden_index": torch.cat([place_of[i] for i in range(len(samples))]),
-        "final_index": torch.tensor([final_of[i] for i in range(len(samples))]),
+        "hidden_index": torch.cat([before[i] for i in numbers]),
+        "final_index": torch.tensor([final[i] for i in numbers]),
         "target_ids": torch.tensor([token for sample in samples for token in sample.response_ids]),
     }
     return {name: tensor.to(device) for name, tensor in batch.items()}
-
-
-def _final_places(
-    rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], width: int | None
-) -> Iterator[int]:
-    """Places of the answers' last tokens in plain rows of `width`, or in one packed row."""
-    at = 0
-    for prompt, responses in rows:
-        at += len(prompt) if width is None else 0
-        for response in responses:
-            if width is None:
-                at += len(response)
-                yield at - 1
-            else:
-                yield at + len(prompt) + len(response) - 1
-                at += width
-
-
-def states_before(backbone: nn.Module, batch: Batch) -> Tensor:
-    """Hidden states [N, H] before each answer token: those that predict it."""
-    return response_hidden(backbone, batch)
-
-
-def final_states(backbone: nn.Module, batch: Batch) -> Tensor:
-    """Hidden states [S, H] at each answer's last token."""
-    return response_hidden(backbone, {**batch, "hidden_index": batch["final_index"]})
-
-
-def shares_prompts(*models: nn.Module) -> bool:
-    """Whether all of these causal models can read a prompt once for several answers."""
-    configs: list[Any] = [backbone_of(model).config for model in models]
-    return all(can_share_prompt(config) for config in configs)
 
 
 def token_mask(samples: Sequence[Sample]) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from riskalign.data.fields import refuse_row_fields
 from riskalign.data.formats import (
@@ -16,7 +16,8 @@ from riskalign.data.formats import (
 from riskalign.data.schema import Text, check_row, checked_text
 from riskalign.data.sources import Source, source_rows
 from riskalign.errors import InputError
-from riskalign.scorers.scorer_data import KINDS, Kind
+
+Kind = Literal["reward", "cost"]
 
 _FORMATS = (
     "Give prompt, response_0, response_1 with their labels (as PKU-SafeRLHF has them); prompt, "
@@ -38,6 +39,12 @@ class Judged:
     unsafe: tuple[bool, ...] = ()
 
 
+def check_kind(kind: str) -> None:
+    """Refuse what is neither ``reward`` nor ``cost`` with `InputError`."""
+    if kind not in get_args(Kind):
+        raise InputError(f"kind is {kind!r}. Give one of {', '.join(get_args(Kind))}.")
+
+
 def judged_rows(
     source: Source, kind: Kind, *, split: str = "train", name: str = ""
 ) -> list[Judged]:
@@ -50,28 +57,22 @@ def judged_rows(
     those that part before the last turn or end otherwise are left out; or, for a cost, TRL's
     unpaired rows, whose `label` is false where the completion is unsafe.
 
-    Args:
-        source: a path, a hub id or rows, as `riskalign.data.load_pairs` takes them.
-        kind: ``reward`` or ``cost``.
-        split: which split of a source that has several.
-        name: what errors call a source without a name of its own.
+    `source` is a path, a hub id or rows, as `riskalign.data.load_pairs` takes them; `name` is what
+    errors call rows that have no name of their own.
 
     Raises:
         InputError: names the file, the line or row, the field and the remedy.
     """
-    if kind not in KINDS:
-        raise InputError(f"kind is {kind!r}. Give one of {', '.join(KINDS)}.")
-    own = name or (str(source) if isinstance(source, str | Path) else "data")
+    check_kind(kind)
+    name = name or (str(source) if isinstance(source, str | Path) else "data")
     rows, unusable = [], None
-    for where, row in source_rows(source, split, own):
+    for where, row in source_rows(source, split, name):
         try:
             rows.append(_judged(row, kind, where))
         except UnusableRow as error:
             unusable = unusable or error
-    if unusable is not None and not rows:
-        raise unusable
     if not rows:
-        raise InputError(f"{own}: holds no row. {_FORMATS}")
+        raise unusable or InputError(f"{name}: holds no row. {_FORMATS}")
     return rows
 
 
@@ -79,36 +80,38 @@ def _judged(row: Any, kind: Kind, where: str) -> Judged:
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
     refuse_row_fields(row, where)
-    if "response_0" in row:
-        return _two_responses(row, kind, where)
-    if "completion" in row:
+    if "completion" in row and "response_0" not in row:
         return _completion(row, kind, where)
-    if "chosen" not in row:
-        found = ", ".join(sorted(map(str, row))) or "none"
-        raise InputError(f"{where}: no answers that are judged (fields found: {found}). {_FORMATS}")
-    if guess_format(row, where) == "hh-rlhf":
-        return _transcripts(row, kind, where)
-    pair = check_row(row, where)
-    scores = pair["score_chosen"], pair["score_rejected"]
-    unsafe: tuple[bool, ...] = ()
-    if kind == "cost":
-        if scores[0] is None or scores[1] is None:
-            raise InputError(
-                f"{where}: fields 'score_chosen' and 'score_rejected' (minus the costs) are "
-                "missing, and a cost scorer needs them to know which answers are unsafe. Add them."
-            )
-        unsafe = scores[0] < 0, scores[1] < 0
-    return Judged(pair["prompt"], (pair["chosen"], pair["rejected"]), 0, unsafe)
+    if not {"response_0", "chosen"} & row.keys():
+        fields = ", ".join(sorted(map(str, row))) or "none"
+        raise InputError(
+            f"{where}: no answers that are judged (fields found: {fields}). {_FORMATS}"
+        )
+    read = {"pku-saferlhf": _two_responses, "hh-rlhf": _transcripts, "pairs": _pair}
+    return read[guess_format(row, where)](row, kind, where)
 
 
 def _two_responses(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
     prompt, *answers = (checked_text(row, f, where) for f in ("prompt", "response_0", "response_1"))
     field = "better_response_id" if kind == "reward" else "safer_response_id"
     first = answer_number(row, field, where)
-    unsafe: tuple[bool, ...] = ()
-    if kind == "cost":
-        unsafe = tuple(not safety_flag(row, f"is_response_{i}_safe", where) for i in (0, 1))
+    numbers = (0, 1) if kind == "cost" else ()
+    unsafe = tuple(not safety_flag(row, f"is_response_{i}_safe", where) for i in numbers)
     return Judged(prompt, tuple(answers), first, unsafe)
+
+
+def _pair(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
+    pair = check_row(row, where)
+    scores = pair["score_chosen"], pair["score_rejected"]
+    answers = pair["chosen"], pair["rejected"]
+    if kind == "reward":
+        return Judged(pair["prompt"], answers, 0)
+    if scores[0] is None or scores[1] is None:
+        raise InputError(
+            f"{where}: fields 'score_chosen' and 'score_rejected' (minus the costs) are "
+            "missing, and a cost scorer needs them to know which answers are unsafe. Add them."
+        )
+    return Judged(pair["prompt"], answers, 0, (scores[0] < 0, scores[1] < 0))
 
 
 def _transcripts(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:

@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from riskalign.data import response_hidden
 from riskalign.errors import InputError
 from riskalign.files.atomic import new_folder
 from riskalign.models.finite import check_tensor, check_weights
-from riskalign.scorers.batch import Batch, final_states, states_before
-from riskalign.scorers.seeds import seeded
+from riskalign.scorers.batch import Batch
+from riskalign.scorers.training_run import seeded
 from riskalign.tokens import backbone_of, head_of
 
 _HEAD_FILE = "head.safetensors"
@@ -49,13 +50,11 @@ class ScalarModel(nn.Module):
 
     def scores(self, batch: Batch) -> Tensor:
         """One number for each answer, read at its last token: [S] from a `collate`d batch."""
-        return self._numbers(final_states(self.body, batch))
+        return self.values({**batch, "hidden_index": batch["final_index"]})
 
     def values(self, batch: Batch) -> Tensor:
         """One number for the state before each answer token: [N] from a `collate`d batch."""
-        return self._numbers(states_before(self.body, batch))
-
-    def _numbers(self, hidden: Tensor) -> Tensor:
+        hidden = response_hidden(self.body, batch)
         with torch.autocast(hidden.device.type, enabled=False):
             numbers: Tensor = self.head(hidden.to(self.head.weight.dtype))
         return numbers.squeeze(-1)
@@ -104,12 +103,8 @@ def scalar_model(
     """
     if head_std < 0:
         raise InputError(f"head_std is {head_std}. Give a number of at least 0.")
-    body: Any
-    if isinstance(model, PeftModel):
-        merged: Any = copy.deepcopy(model).merge_and_unload()
-        body = backbone_of(merged)
-    else:
-        body = copy.deepcopy(backbone_of(model))
+    source: Any = copy.deepcopy(model if isinstance(model, PeftModel) else backbone_of(model))
+    body = backbone_of(source.merge_and_unload()) if isinstance(source, PeftModel) else source
     output = head_of(model).weight  # some models' last states are not `hidden_size` wide
     with seeded(seed, "head"), torch.no_grad():
         head = nn.Linear(output.shape[1], 1, bias=False)

@@ -3,35 +3,75 @@
 Source: Safe RLHF (arXiv 2310.12773), section 3.2.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from peft import PeftConfig
+from pydantic import Field
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
-from riskalign.data import PairCounts, can_share_prompt
+from riskalign.data import PairCounts, can_share_prompt, load_pairs, tokenize_pairs
 from riskalign.data.sources import Source
 from riskalign.errors import InputError
-from riskalign.scorers.batch import shares_prompts
-from riskalign.scorers.calibration import (
-    brier_score,
-    expected_calibration_error,
-    pair_calibration,
-)
-from riskalign.scorers.divergence import refuse_divergence
-from riskalign.scorers.machine import Accelerator, make_accelerator
+from riskalign.scorers.batch import Sample, collate
+from riskalign.scorers.metrics import both_orders, calibration
+from riskalign.scorers.rows import Kind, check_kind
 from riskalign.scorers.scalar import ScalarModel, scalar_model
-from riskalign.scorers.scorer_data import KINDS, Kind, ScorerPair, collate_pairs, prepare_pairs
 from riskalign.scorers.scorer_losses import cost_model_loss, reward_model_loss
-from riskalign.scorers.seeds import generator
-from riskalign.scorers.settings import ScorerSettings
+from riskalign.scorers.training_run import (
+    Accelerator,
+    Update,
+    generator,
+    make_accelerator,
+    refuse_divergence,
+)
+from riskalign.settings import Count, Flag, NotNegative, Positive, ToOne, Whole, settings
 from riskalign.training.preparation import padding_id
 
-Update = Callable[[int, int, str], None]
+_SIDES = ("chosen", "rejected")
+
+
+@settings
+class ScorerSettings:
+    """How a reward or cost model is trained; names as in transformers' `TrainingArguments`.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    learning_rate: Positive = 2e-5
+    """Of AdamW, falling linearly to 0 after the warm-up."""
+    num_train_epochs: Count = 2
+    """Passes over the pairs."""
+    per_device_train_batch_size: Count = 8
+    """Pairs in one step."""
+    weight_decay: NotNegative = 0.0
+    """Of AdamW."""
+    warmup_ratio: ToOne = 0.03
+    """Share of the steps in which the learning rate rises, in [0, 1]."""
+    max_grad_norm: Positive = 1.0
+    """Longer gradients are shortened to this."""
+    max_length: Annotated[Whole, Field(ge=2)] | None = 512
+    """Tokens of a prompt and one response together; None for no limit."""
+    max_prompt_length: Count | None = None
+    """Tokens of the prompt; None for no limit of its own."""
+    safety_signs: Flag = True
+    """A cost model learns also which answers are unsafe (score below 0)."""
+    head_std: NotNegative = 0.02
+    """Standard deviation of the new head's weights."""
+
+
+class ScorerPair(NamedTuple):
+    """A tokenized pair; signs are +1 for an unsafe answer, -1 for a safe one, 0 for unknown."""
+
+    chosen: Sample
+    rejected: Sample
+    signs: tuple[float, float]
+    chosen_gaps: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +88,67 @@ class ScorerResult:
     evaluation: dict[str, float]
     counts: PairCounts
     eval_counts: PairCounts = field(default_factory=PairCounts)
+
+
+def prepare_pairs(
+    source: Source,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    signs: bool,
+    max_length: int | None = None,
+    max_prompt_length: int | None = None,
+    positions: int | None = None,
+    split: str = "train",
+) -> tuple[list[ScorerPair], PairCounts]:
+    """Load, check and tokenize preference rows.
+
+    Args:
+        source: as `riskalign.data.load_pairs` takes it.
+        name: what errors call it.
+        tokenizer: the scorer's.
+        signs: take signs of safety from the scores, which are minus the costs: below 0 is unsafe.
+        max_length: tokens of a prompt and one response together; None for no limit.
+        max_prompt_length: tokens of the prompt; None for no limit of its own.
+        positions: how many tokens the model can read; None for any number.
+        split: which split of a source that has several.
+
+    Raises:
+        InputError: see `load_pairs` and `tokenize_pairs`; also for a row without scores where
+            signs are wanted, and a pair longer than `positions`.
+    """
+    rows = load_pairs(source, split=split, name_for_errors=name)
+    scores = list(zip(rows["score_chosen"], rows["score_rejected"], strict=True))
+    unscored = [number for number, (first, _) in enumerate(scores, start=1) if first is None]
+    if signs and unscored:
+        raise InputError(
+            f"{name}, row {unscored[0]}: fields 'score_chosen' and 'score_rejected' (minus the "
+            "costs) are missing, and signs of safety need them. Add them, or set "
+            "safety_signs to False."
+        )
+    # Tokenizing drops some rows and keeps no score but the difference of two: with these scores
+    # the difference is the row's number.
+    numbered = [{**row, "score_chosen": i, "score_rejected": 0} for i, row in enumerate(rows)]
+    try:
+        tokenized, counts = tokenize_pairs(
+            numbered, tokenizer, max_length=max_length, max_prompt_length=max_prompt_length
+        )
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    pairs = []
+    for row in tokenized:
+        chosen, rejected = (Sample(row["prompt_ids"], row[f"{side}_ids"]) for side in _SIDES)
+        sign = (
+            [1.0 if score < 0 else -1.0 for score in scores[int(row["gap"])]] if signs else [0, 0]
+        )
+        pairs.append(ScorerPair(chosen, rejected, (sign[0], sign[1]), row["chosen_gaps"]))
+    longest = max(len(side[0]) + len(side[1]) for pair in pairs for side in pair[:2])
+    if positions is not None and longest > positions:
+        raise InputError(
+            f"{name}: the longest sequence has {longest} tokens but the model has positions for "
+            f"{positions} only. Set max_length to at most {positions}."
+        )
+    return pairs, counts
 
 
 def train_scorer(
@@ -78,32 +179,22 @@ def train_scorer(
         peft_config: trains an adapter and the head instead of all weights.
         seed: of the head, the adapter and the order of the pairs.
         bf16: compute in bfloat16 where that is safe.
-        update: called with (step, steps, note) after each step.
+        update: called with (step, steps, loss) after each step.
 
     Raises:
         InputError: data that do not fit, or rows without the scores that signs need.
         TrainingDiverged: a loss or gradient is not finite.
     """
-    if kind not in KINDS:
-        raise InputError(f"kind is {kind!r}. Give one of {', '.join(KINDS)}.")
-    accelerator = make_accelerator(bf16)
-    prepared, counts = _prepared(pairs, "pairs", tokenizer, model, kind, settings, "train")
+    run = _Run(kind, tokenizer, settings, make_accelerator(bf16))
+    train, counts = run.prepared(pairs, "pairs", model, "train")
     held_out: list[ScorerPair] = []
     eval_counts = PairCounts()
     if eval_pairs is not None:
-        held_out, eval_counts = _prepared(
-            eval_pairs, "eval_pairs", tokenizer, model, kind, settings, "test"
-        )
-    scorer = scalar_model(model, seed=seed, head_std=settings.head_std, peft_config=peft_config).to(
-        accelerator.device
-    )
-    read = _Reader(accelerator, padding_id(tokenizer), shares_prompts(model))
-    log = _train(kind, scorer, prepared, settings, read, seed, update)
+        held_out, eval_counts = run.prepared(eval_pairs, "eval_pairs", model, "test")
+    scorer = scalar_model(model, seed=seed, head_std=settings.head_std, peft_config=peft_config)
+    log = run.train(scorer.to(run.accelerator.device), train, seed, update)
     scorer.merge_adapter()
-    evaluation: dict[str, float] = {}
-    if held_out:
-        size = settings.per_device_train_batch_size
-        evaluation = _evaluate(kind, scorer, held_out, read, size)
+    evaluation = run.evaluate(scorer, held_out) if held_out else {}
     return ScorerResult(scorer, log, evaluation, counts, eval_counts)
 
 
@@ -127,129 +218,105 @@ def evaluate_scorer(
     Raises:
         InputError: as `train_scorer`.
     """
-    if kind not in KINDS:
-        raise InputError(f"kind is {kind!r}. Give one of {', '.join(KINDS)}.")
-    accelerator = make_accelerator(bf16)
-    body: Any = scorer.body
-    prepared, _ = _prepared(pairs, "pairs", tokenizer, body, kind, settings, "test")
-    read = _Reader(accelerator, padding_id(tokenizer), can_share_prompt(body.config))
-    scorer.to(accelerator.device)
-    return _evaluate(kind, scorer, prepared, read, settings.per_device_train_batch_size)
+    run = _Run(kind, tokenizer, settings, make_accelerator(bf16))
+    held_out, _ = run.prepared(pairs, "pairs", scorer.body, "test")
+    return run.evaluate(scorer.to(run.accelerator.device), held_out)
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """What it takes to have a scorer read pairs."""
+class _Run:
+    """One scorer's training or judging."""
 
+    kind: Kind
+    tokenizer: PreTrainedTokenizerBase
+    settings: ScorerSettings
     accelerator: Accelerator
-    pad_token_id: int
-    shared_prompt: bool
 
-    def __call__(self, scorer: ScalarModel, pairs: Sequence[ScorerPair]) -> tuple[Tensor, Tensor]:
-        """Scores [2, B] of chosen and rejected answers, and their signs."""
-        batch, signs = collate_pairs(
-            pairs, self.pad_token_id, self.shared_prompt, self.accelerator.device
+    def __post_init__(self) -> None:
+        check_kind(self.kind)
+
+    def prepared(
+        self, source: Source, name: str, model: Any, split: str
+    ) -> tuple[list[ScorerPair], PairCounts]:
+        """`prepare_pairs` by the settings, for a model."""
+        return prepare_pairs(
+            source,
+            name,
+            self.tokenizer,
+            signs=self.kind == "cost" and self.settings.safety_signs,
+            max_length=self.settings.max_length,
+            max_prompt_length=self.settings.max_prompt_length,
+            positions=getattr(model.config, "max_position_embeddings", None),
+            split=split,
         )
+
+    def train(
+        self, scorer: ScalarModel, pairs: Sequence[ScorerPair], seed: int, update: Update | None
+    ) -> list[dict[str, float]]:
+        """All epochs, in place; the log."""
+        settings, size = self.settings, self.settings.per_device_train_batch_size
+        weights = [weight for weight in scorer.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(
+            weights, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        total = settings.num_train_epochs * -(-len(pairs) // size)
+        schedule = get_scheduler("linear", optimizer, int(settings.warmup_ratio * total), total)
+        log: list[dict[str, float]] = []
+        for epoch in range(settings.num_train_epochs):
+            order = torch.randperm(len(pairs), generator=generator(seed, "pairs", epoch)).tolist()
+            for at in range(0, len(pairs), size):
+                scores, signs = self.read(scorer, [pairs[i] for i in order[at : at + size]])
+                losses, shares = self.losses(scores, signs)
+                when = f"step {len(log) + 1}"
+                refuse_divergence(losses, "loss", when)
+                optimizer.zero_grad()
+                loss = losses.mean()
+                self.accelerator.backward(loss)
+                norm = clip_grad_norm_(weights, settings.max_grad_norm)
+                refuse_divergence(norm, "gradient", when)
+                optimizer.step()
+                schedule.step()
+                means = {name: float(share.float().mean()) for name, share in shares.items()}
+                log.append({"step": float(len(log) + 1), "loss": float(loss.detach()), **means})
+                if update is not None:
+                    update(len(log), total, f"loss {log[-1]['loss']:.3g}")
+        return log
+
+    @torch.no_grad()
+    def evaluate(self, scorer: ScalarModel, pairs: Sequence[ScorerPair]) -> dict[str, float]:
+        """What `evaluate_scorer` returns."""
+        scorer.eval()
+        size = self.settings.per_device_train_batch_size
+        parts = [self.read(scorer, pairs[at : at + size]) for at in range(0, len(pairs), size)]
+        scores, signs = (torch.cat(part, dim=1).cpu().double() for part in zip(*parts, strict=True))
+        losses, shares = self.losses(scores, signs)
+        means = {name: float(share.double().mean()) for name, share in shares.items()}
+        margins = (scores[0] - scores[1]) * (1 if self.kind == "reward" else -1)
+        brier, ece = calibration(*both_orders(margins.numpy()))
+        found = {"loss": float(losses.mean()), **means, "brier": brier, "ece": ece}
+        if "sign_accuracy" in means:
+            unsafe = (signs.flatten() > 0).double().numpy()
+            brier, ece = calibration(scores.flatten().sigmoid().numpy(), unsafe)
+            found |= {"sign_brier": brier, "sign_ece": ece}
+        return found
+
+    def read(self, scorer: ScalarModel, pairs: Sequence[ScorerPair]) -> tuple[Tensor, Tensor]:
+        """Scores [2, B] of chosen and rejected answers, and their signs."""
+        samples = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+        body: Any = scorer.body
+        shared, device = can_share_prompt(body.config), self.accelerator.device
+        batch = collate(samples, padding_id(self.tokenizer), shared, device)
         with self.accelerator.autocast():
             scores = scorer.scores(batch)
-        return scores.unflatten(0, (2, -1)), signs.unflatten(0, (2, -1))
+        return scores.unflatten(0, (2, -1)), torch.tensor([p.signs for p in pairs], device=device).T
 
-
-def _prepared(
-    source: Source,
-    name: str,
-    tokenizer: PreTrainedTokenizerBase,
-    model: Any,
-    kind: Kind,
-    settings: ScorerSettings,
-    split: str,
-) -> tuple[list[ScorerPair], PairCounts]:
-    return prepare_pairs(
-        source,
-        name,
-        tokenizer,
-        signs=kind == "cost" and settings.safety_signs,
-        max_length=settings.max_length,
-        max_prompt_length=settings.max_prompt_length,
-        positions=getattr(model.config, "max_position_embeddings", None),
-        split=split,
-    )
-
-
-def _losses(kind: Kind, scores: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses [B] and margins [B] (positive in the right order) of scores and signs [2, B]."""
-    chosen, rejected = scores
-    if kind == "reward":
-        return reward_model_loss(chosen, rejected), chosen - rejected
-    known = bool((signs != 0).all())
-    loss = cost_model_loss(chosen, rejected, *(signs if known else (None, None)))
-    return loss, rejected - chosen
-
-
-def _train(
-    kind: Kind,
-    scorer: ScalarModel,
-    pairs: Sequence[ScorerPair],
-    settings: ScorerSettings,
-    read: _Reader,
-    seed: int,
-    update: Update | None,
-) -> list[dict[str, float]]:
-    weights = [weight for weight in scorer.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(
-        weights, lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    size = settings.per_device_train_batch_size
-    total = settings.num_train_epochs * -(-len(pairs) // size)
-    warmup = int(settings.warmup_ratio * total)
-    schedule = get_scheduler("linear", optimizer, warmup, total)
-    log: list[dict[str, float]] = []
-    for epoch in range(settings.num_train_epochs):
-        order = torch.randperm(len(pairs), generator=generator(seed, "pairs", epoch)).tolist()
-        for at in range(0, len(pairs), size):
-            scores, signs = read(scorer, [pairs[i] for i in order[at : at + size]])
-            losses, margins = _losses(kind, scores, signs)
-            when = f"step {len(log) + 1}"
-            refuse_divergence(losses, "loss", when)
-            optimizer.zero_grad()
-            read.accelerator.backward(losses.mean())
-            refuse_divergence(clip_grad_norm_(weights, settings.max_grad_norm), "gradient", when)
-            optimizer.step()
-            schedule.step()
-            entry = {
-                "step": float(len(log) + 1),
-                "loss": float(losses.detach().mean()),
-                "accuracy": float((margins > 0).float().mean()),
-            }
-            if bool((signs != 0).all()):
-                entry["sign_accuracy"] = float((scores * signs > 0).float().mean())
-            log.append(entry)
-            if update is not None:
-                update(len(log), total, f"loss {entry['loss']:.3g}")
-    return log
-
-
-@torch.no_grad()
-def _evaluate(
-    kind: Kind, scorer: ScalarModel, pairs: Sequence[ScorerPair], read: _Reader, size: int
-) -> dict[str, float]:
-    scorer.eval()
-    parts = [read(scorer, pairs[at : at + size]) for at in range(0, len(pairs), size)]
-    scores, signs = (torch.cat([part[i] for part in parts], dim=1) for i in (0, 1))
-    scores, signs = scores.cpu().double(), signs.cpu().double()
-    losses, margins = _losses(kind, scores, signs)
-    brier, ece = pair_calibration(margins)
-    found = {
-        "loss": float(losses.mean()),
-        "accuracy": float((margins > 0).double().mean()),
-        "brier": brier,
-        "ece": ece,
-    }
-    if bool((signs != 0).all()):
-        unsafe, probability = (signs.flatten() > 0).double(), scores.flatten().sigmoid()
-        found |= {
-            "sign_accuracy": float((scores * signs > 0).double().mean()),
-            "sign_brier": brier_score(probability, unsafe),
-            "sign_ece": expected_calibration_error(probability, unsafe),
-        }
-    return found
+    def losses(self, scores: Tensor, signs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses [B] of scores and signs [2, B], and what is right: pairs' orders, and signs."""
+        chosen, rejected = scores
+        if self.kind == "reward":
+            return reward_model_loss(chosen, rejected), {"accuracy": chosen > rejected}
+        right = {"accuracy": rejected > chosen}
+        if not bool((signs != 0).all()):
+            return cost_model_loss(chosen, rejected), right
+        right["sign_accuracy"] = scores * signs > 0
+        return cost_model_loss(chosen, rejected, *signs), right
