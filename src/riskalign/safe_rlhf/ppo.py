@@ -227,7 +227,7 @@ def _ptx_samples(
         return []
     positions = getattr(model.config, "max_position_embeddings", None)
     prepared, _ = prepare_pairs(
-        pairs, "ptx_pairs", tokenizer, signs=False, max_length=positions, positions=positions
+        pairs, "ptx_pairs", tokenizer, model, signs=False, max_length=positions
     )
     if any(pair.chosen_gaps for pair in prepared):
         raise InputError(

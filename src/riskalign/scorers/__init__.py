@@ -12,7 +12,7 @@ from riskalign.scorers.scalar import (
     scalar_model,
 )
 from riskalign.scorers.scorer import Card, Scorer, check_independent, check_unseen, read_card
-from riskalign.scorers.train import ScorerSettings, evaluate_scorer, train_scorer
+from riskalign.scorers.train import ScorerSettings, train_scorer
 from riskalign.scorers.training_data import split_halves, training_data
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "ScorerSettings",
     "check_independent",
     "check_unseen",
-    "evaluate_scorer",
     "judge",
     "judged_rows",
     "load_scalar_model",

@@ -146,28 +146,30 @@ def train_embedding_scorer(
     every = features(kind, prompts, answers, embed)
     n = sum(len(row.answers) for row in data.rows)
     X, y = _regression(kind, data.rows, every[:n])
-    found = cross_validate(X, y, folds, RIDGES, intercept=intercept, update=tell("fit"))
-    calibration = platt(found.held_out, y, intercept=intercept)
+    ridge, margins, losses = cross_validate(
+        X, y, folds, RIDGES, intercept=intercept, update=tell("fit")
+    )
+    calibration = platt(margins, y, intercept=intercept)
     slope, shift = float(calibration.weights[0]), calibration.intercept
     if slope <= 0:  # no better than chance: turning it round would not make it better
         slope, shift = 1.0, 0.0
-    fitted = fit_logistic(X, y, found.ridge, intercept=intercept)
+    fitted = fit_logistic(X, y, ridge, intercept=intercept)
     regression = Logistic(slope * fitted.weights, slope * fitted.intercept + shift)
     if data.held_out:
         rows, scores, judged_on = data.held_out, regression(every[n:]), data.held_out_source
     else:
-        rows, scores = data.rows, slope * found.held_out + shift
+        rows, scores = data.rows, slope * margins + shift
         judged_on = f"{int(folds.max()) + 1}-fold cross-validation"
         if kind == "reward":  # answers that have these margins: the worse one's score is 0
             better = np.array([[row.first == 0, row.first == 1] for row in rows])
             scores = (scores[:, None] * better).ravel()
     settings = {
-        "ridge": found.ridge,
+        "ridge": ridge,
         "max_tokens": loaded.max_tokens,
         "platt_slope": slope,
         "platt_intercept": shift,
         "ridges": list(RIDGES),
-        "log_losses": list(found.losses),
+        "log_losses": losses,
     }
     card = make_card(
         data,

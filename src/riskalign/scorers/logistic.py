@@ -30,18 +30,6 @@ class Logistic:
         return X @ self.weights + self.intercept
 
 
-@dataclass(frozen=True)
-class CrossValidated:
-    """The ridge penalty with the least held-out log loss, and the held-out log-odds [n] under it.
-
-    `losses` are the mean held-out log losses in nats, one for each penalty tried.
-    """
-
-    ridge: float
-    held_out: Floats
-    losses: tuple[float, ...]
-
-
 def fit_logistic(
     X: Floats,
     y: Floats,
@@ -97,8 +85,11 @@ def cross_validate(
     *,
     intercept: bool = True,
     update: Callable[[int, int], None] | None = None,
-) -> CrossValidated:
+) -> tuple[float, Floats, list[float]]:
     """Predict every fold from the others under every penalty; keep the penalty that does best.
+
+    Returns that penalty, the held-out log-odds [n] under it, and the mean held-out log losses in
+    nats, one for each penalty tried.
 
     `X` are rows [n, d], `y` labels [n] in {0, 1}, `folds` each row's fold [n], numbered from 0.
     `update` is called with (fits done, fits).
@@ -116,7 +107,7 @@ def cross_validate(
                 update(done, n_folds * len(ridges))
     losses = np.mean(np.logaddexp(0.0, held_out) - y * held_out, axis=1)
     best = int(np.argmin(losses))
-    return CrossValidated(ridges[best], held_out[best], tuple(map(float, losses)))
+    return ridges[best], held_out[best], [float(loss) for loss in losses]
 
 
 def platt(z: Floats, y: Floats, *, intercept: bool = True) -> Logistic:

@@ -7,13 +7,13 @@ from typing import Any, Literal, get_args
 
 from riskalign.data.fields import refuse_row_fields
 from riskalign.data.formats import (
+    FORMATS,
     UnusableRow,
     answer_number,
     guess_format,
-    hh_rlhf,
     safety_flag,
 )
-from riskalign.data.schema import Text, check_row, checked_text
+from riskalign.data.schema import Text, checked_text
 from riskalign.data.sources import Source, source_rows
 from riskalign.errors import InputError
 
@@ -87,8 +87,8 @@ def _judged(row: Any, kind: Kind, where: str) -> Judged:
         raise InputError(
             f"{where}: no answers that are judged (fields found: {fields}). {_FORMATS}"
         )
-    read = {"pku-saferlhf": _two_responses, "hh-rlhf": _transcripts, "pairs": _pair}
-    return read[guess_format(row, where)](row, kind, where)
+    read = _two_responses if "response_0" in row else _record
+    return read(row, kind, where)
 
 
 def _two_responses(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
@@ -100,28 +100,18 @@ def _two_responses(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
     return Judged(prompt, tuple(answers), first, unsafe)
 
 
-def _pair(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
-    pair = check_row(row, where)
-    scores = pair["score_chosen"], pair["score_rejected"]
-    answers = pair["chosen"], pair["rejected"]
+def _record(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
+    """Of pairs and transcripts, which name the better or safer answer first."""
+    record = FORMATS[guess_format(row, where)](row, where)
     if kind == "reward":
-        return Judged(pair["prompt"], answers, 0)
-    if scores[0] is None or scores[1] is None:
+        return Judged(record.prompt, record.answers, 0)
+    if record.rewards is None:
         raise InputError(
             f"{where}: fields 'score_chosen' and 'score_rejected' (minus the costs) are "
-            "missing, and a cost scorer needs them to know which answers are unsafe. Add them."
+            "missing, and a cost scorer needs them to know which answers are unsafe. Add them. "
+            f"{_FORMATS}"
         )
-    return Judged(pair["prompt"], answers, 0, (scores[0] < 0, scores[1] < 0))
-
-
-def _transcripts(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
-    if kind == "cost":
-        raise InputError(
-            f"{where}: transcripts, of which nothing says that an answer is unsafe, and a cost "
-            f"scorer needs to know. {_FORMATS}"
-        )
-    record = hh_rlhf(row, where)
-    return Judged(record.prompt, record.answers, record.better)
+    return Judged(record.prompt, record.answers, 0, tuple(score < 0 for score in record.rewards))
 
 
 def _completion(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:

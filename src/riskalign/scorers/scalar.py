@@ -13,12 +13,13 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedTokenizerBase
 
 from riskalign.data import response_hidden
 from riskalign.errors import InputError
 from riskalign.files.atomic import new_folder
-from riskalign.models.finite import check_tensor, check_weights
+from riskalign.models import check_tensor, check_weights
+from riskalign.models.loading import pretrained
 from riskalign.scorers.batch import Batch
 from riskalign.scorers.training_run import seeded
 from riskalign.tokens import backbone_of, head_of
@@ -137,8 +138,8 @@ def save_scalar_model(
             tokenizer.save_pretrained(temporary)
 
 
-def load_scalar_model(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> ScalarModel:
-    """Load what `save_scalar_model` wrote, on the CPU, in evaluation mode; the body in `dtype`.
+def load_scalar_model(folder: str | Path) -> ScalarModel:
+    """Load what `save_scalar_model` wrote, in float32, on the CPU, in evaluation mode.
 
     Raises:
         InputError: the folder does not hold a scalar model, or a weight is missing.
@@ -149,23 +150,13 @@ def load_scalar_model(folder: str | Path, *, dtype: torch.dtype = torch.float32)
             f"{path}: no scalar model here (backbone/ and {_HEAD_FILE}). Give a folder that "
             "save_scalar_model wrote."
         )
+    body = pretrained(path / "backbone", AutoModel, dtype=torch.float32)
     try:
-        loaded: Any = AutoModel.from_pretrained(
-            path / "backbone", dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
         weight = load_file(path / _HEAD_FILE)["weight"]
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, KeyError, SafetensorError) as error:
         raise InputError(
-            f"{path}: the scalar model cannot be loaded: {error}. Save it again."
+            f"{path / _HEAD_FILE}: the head cannot be loaded: {error}. Save the model again."
         ) from error
-    body, report = loaded
-    assert isinstance(body, PreTrainedModel)
-    if missing := sorted(report["missing_keys"]):
-        raise InputError(
-            f"{path}: {len(missing)} of the body's weights are missing, {missing[0]!r} among "
-            "them. Save the model again."
-        )
-    check_weights(body, str(path))
     check_tensor(weight, "weight", f"{path / _HEAD_FILE}")
     with seeded(0):  # or its first weights, replaced at once, would use up the caller's numbers
         head = nn.Linear(weight.shape[1], 1, bias=False)

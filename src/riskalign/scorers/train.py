@@ -32,8 +32,6 @@ from riskalign.scorers.training_run import (
 from riskalign.settings import Count, Flag, NotNegative, Positive, ToOne, Whole, settings
 from riskalign.training.preparation import padding_id
 
-_SIDES = ("chosen", "rejected")
-
 
 @settings
 class ScorerSettings:
@@ -76,11 +74,13 @@ class ScorerPair(NamedTuple):
 
 @dataclass(frozen=True)
 class ScorerResult:
-    """A trained scorer, its adapter merged.
+    """A trained scorer, its adapter merged; `counts` say what became of the rows.
 
-    `log` has `step`, `loss` and `accuracy` (cost models with signs: `sign_accuracy`) for each step
-    before its update, `evaluation` what `evaluate_scorer` found, `counts` what became of the
-    training and `eval_counts` of the held-out rows.
+    `log` has `step`, `loss` and `accuracy`, the share of pairs in the right order (cost models with
+    signs: `sign_accuracy`), for each step before its update. `evaluation` is of the held-out pairs:
+    these; `brier` and `ece`, the Brier score and expected calibration error of
+    `sigmoid(difference)` as the probability of the right order; with signs also `sign_brier` and
+    `sign_ece`, of `sigmoid(cost)` as the probability of being unsafe.
     """
 
     model: ScalarModel
@@ -94,28 +94,21 @@ def prepare_pairs(
     source: Source,
     name: str,
     tokenizer: PreTrainedTokenizerBase,
+    model: Any,
     *,
     signs: bool,
     max_length: int | None = None,
     max_prompt_length: int | None = None,
-    positions: int | None = None,
     split: str = "train",
 ) -> tuple[list[ScorerPair], PairCounts]:
-    """Load, check and tokenize preference rows.
+    """Load, check and tokenize preference rows; errors call them `name`.
 
-    Args:
-        source: as `riskalign.data.load_pairs` takes it.
-        name: what errors call it.
-        tokenizer: the scorer's.
-        signs: take signs of safety from the scores, which are minus the costs: below 0 is unsafe.
-        max_length: tokens of a prompt and one response together; None for no limit.
-        max_prompt_length: tokens of the prompt; None for no limit of its own.
-        positions: how many tokens the model can read; None for any number.
-        split: which split of a source that has several.
+    With `signs` of safety, taken from the scores, which are minus the costs: below 0 is unsafe.
+    `max_length` is of a prompt and one response together.
 
     Raises:
         InputError: see `load_pairs` and `tokenize_pairs`; also for a row without scores where
-            signs are wanted, and a pair longer than `positions`.
+            signs are wanted, and a pair longer than the model has positions.
     """
     rows = load_pairs(source, split=split, name_for_errors=name)
     scores = list(zip(rows["score_chosen"], rows["score_rejected"], strict=True))
@@ -137,12 +130,14 @@ def prepare_pairs(
         raise InputError(f"{name}: {error}") from error
     pairs = []
     for row in tokenized:
-        chosen, rejected = (Sample(row["prompt_ids"], row[f"{side}_ids"]) for side in _SIDES)
-        sign = (
-            [1.0 if score < 0 else -1.0 for score in scores[int(row["gap"])]] if signs else [0, 0]
+        chosen, rejected = (
+            Sample(row["prompt_ids"], row[f"{side}_ids"]) for side in ("chosen", "rejected")
         )
+        known = scores[int(row["gap"])] if signs else ()
+        sign = [1.0 if score < 0 else -1.0 for score in known] or [0.0, 0.0]
         pairs.append(ScorerPair(chosen, rejected, (sign[0], sign[1]), row["chosen_gaps"]))
     longest = max(len(side[0]) + len(side[1]) for pair in pairs for side in pair[:2])
+    positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and longest > positions:
         raise InputError(
             f"{name}: the longest sequence has {longest} tokens but the model has positions for "
@@ -185,129 +180,51 @@ def train_scorer(
         InputError: data that do not fit, or rows without the scores that signs need.
         TrainingDiverged: a loss or gradient is not finite.
     """
-    run = _Run(kind, tokenizer, settings, make_accelerator(bf16))
-    train, counts = run.prepared(pairs, "pairs", model, "train")
-    held_out: list[ScorerPair] = []
-    eval_counts = PairCounts()
-    if eval_pairs is not None:
-        held_out, eval_counts = run.prepared(eval_pairs, "eval_pairs", model, "test")
-    scorer = scalar_model(model, seed=seed, head_std=settings.head_std, peft_config=peft_config)
-    log = run.train(scorer.to(run.accelerator.device), train, seed, update)
-    scorer.merge_adapter()
-    evaluation = run.evaluate(scorer, held_out) if held_out else {}
-    return ScorerResult(scorer, log, evaluation, counts, eval_counts)
+    check_kind(kind)
+    accelerator = make_accelerator(bf16)
 
-
-def evaluate_scorer(
-    kind: Kind,
-    scorer: ScalarModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Source,
-    settings: ScorerSettings,
-    *,
-    bf16: bool = False,
-) -> dict[str, float]:
-    """Judge a scorer on held-out pairs.
-
-    Returns:
-        `loss`; `accuracy`, the share of pairs in the right order; `brier` and `ece`, the Brier
-        score and expected calibration error of `sigmoid(difference)` as the probability of the
-        right order. For a cost model with signs also `sign_accuracy`, `sign_brier` and `sign_ece`,
-        of `sigmoid(cost)` as the probability of being unsafe.
-
-    Raises:
-        InputError: as `train_scorer`.
-    """
-    run = _Run(kind, tokenizer, settings, make_accelerator(bf16))
-    held_out, _ = run.prepared(pairs, "pairs", scorer.body, "test")
-    return run.evaluate(scorer.to(run.accelerator.device), held_out)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One scorer's training or judging."""
-
-    kind: Kind
-    tokenizer: PreTrainedTokenizerBase
-    settings: ScorerSettings
-    accelerator: Accelerator
-
-    def __post_init__(self) -> None:
-        check_kind(self.kind)
-
-    def prepared(
-        self, source: Source, name: str, model: Any, split: str
-    ) -> tuple[list[ScorerPair], PairCounts]:
-        """`prepare_pairs` by the settings, for a model."""
+    def prepared(source: Source, name: str, split: str) -> tuple[list[ScorerPair], PairCounts]:
         return prepare_pairs(
             source,
             name,
-            self.tokenizer,
-            signs=self.kind == "cost" and self.settings.safety_signs,
-            max_length=self.settings.max_length,
-            max_prompt_length=self.settings.max_prompt_length,
-            positions=getattr(model.config, "max_position_embeddings", None),
+            tokenizer,
+            model,
+            signs=kind == "cost" and settings.safety_signs,
+            max_length=settings.max_length,
+            max_prompt_length=settings.max_prompt_length,
             split=split,
         )
 
-    def train(
-        self, scorer: ScalarModel, pairs: Sequence[ScorerPair], seed: int, update: Update | None
-    ) -> list[dict[str, float]]:
-        """All epochs, in place; the log."""
-        settings, size = self.settings, self.settings.per_device_train_batch_size
-        weights = [weight for weight in scorer.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(
-            weights, lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        total = settings.num_train_epochs * -(-len(pairs) // size)
-        schedule = get_scheduler("linear", optimizer, int(settings.warmup_ratio * total), total)
-        log: list[dict[str, float]] = []
-        for epoch in range(settings.num_train_epochs):
-            order = torch.randperm(len(pairs), generator=generator(seed, "pairs", epoch)).tolist()
-            for at in range(0, len(pairs), size):
-                scores, signs = self.read(scorer, [pairs[i] for i in order[at : at + size]])
-                losses, shares = self.losses(scores, signs)
-                when = f"step {len(log) + 1}"
-                refuse_divergence(losses, "loss", when)
-                optimizer.zero_grad()
-                loss = losses.mean()
-                self.accelerator.backward(loss)
-                norm = clip_grad_norm_(weights, settings.max_grad_norm)
-                refuse_divergence(norm, "gradient", when)
-                optimizer.step()
-                schedule.step()
-                means = {name: float(share.float().mean()) for name, share in shares.items()}
-                log.append({"step": float(len(log) + 1), "loss": float(loss.detach()), **means})
-                if update is not None:
-                    update(len(log), total, f"loss {log[-1]['loss']:.3g}")
-        return log
+    known, counts = prepared(pairs, "pairs", "train")
+    held_out: list[ScorerPair] = []
+    eval_counts = PairCounts()
+    if eval_pairs is not None:
+        held_out, eval_counts = prepared(eval_pairs, "eval_pairs", "test")
+    scorer = scalar_model(model, seed=seed, head_std=settings.head_std, peft_config=peft_config)
+    reader = _Reader(kind, scorer.to(accelerator.device), padding_id(tokenizer), accelerator)
+    log = _train(reader, known, settings, seed, update)
+    scorer.merge_adapter()
+    size = settings.per_device_train_batch_size
+    evaluation = _evaluate(reader, held_out, size) if held_out else {}
+    return ScorerResult(scorer, log, evaluation, counts, eval_counts)
 
-    @torch.no_grad()
-    def evaluate(self, scorer: ScalarModel, pairs: Sequence[ScorerPair]) -> dict[str, float]:
-        """What `evaluate_scorer` returns."""
-        scorer.eval()
-        size = self.settings.per_device_train_batch_size
-        parts = [self.read(scorer, pairs[at : at + size]) for at in range(0, len(pairs), size)]
-        scores, signs = (torch.cat(part, dim=1).cpu().double() for part in zip(*parts, strict=True))
-        losses, shares = self.losses(scores, signs)
-        means = {name: float(share.double().mean()) for name, share in shares.items()}
-        margins = (scores[0] - scores[1]) * (1 if self.kind == "reward" else -1)
-        brier, ece = calibration(*both_orders(margins.numpy()))
-        found = {"loss": float(losses.mean()), **means, "brier": brier, "ece": ece}
-        if "sign_accuracy" in means:
-            unsafe = (signs.flatten() > 0).double().numpy()
-            brier, ece = calibration(scores.flatten().sigmoid().numpy(), unsafe)
-            found |= {"sign_brier": brier, "sign_ece": ece}
-        return found
 
-    def read(self, scorer: ScalarModel, pairs: Sequence[ScorerPair]) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class _Reader:
+    """A scorer and how it reads pairs."""
+
+    kind: Kind
+    scorer: ScalarModel
+    pad_token_id: int
+    accelerator: Accelerator
+
+    def scores(self, pairs: Sequence[ScorerPair]) -> tuple[Tensor, Tensor]:
         """Scores [2, B] of chosen and rejected answers, and their signs."""
         samples = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-        body: Any = scorer.body
+        body: Any = self.scorer.body
         shared, device = can_share_prompt(body.config), self.accelerator.device
-        batch = collate(samples, padding_id(self.tokenizer), shared, device)
         with self.accelerator.autocast():
-            scores = scorer.scores(batch)
+            scores = self.scorer.scores(collate(samples, self.pad_token_id, shared, device))
         return scores.unflatten(0, (2, -1)), torch.tensor([p.signs for p in pairs], device=device).T
 
     def losses(self, scores: Tensor, signs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -320,3 +237,57 @@ class _Run:
             return cost_model_loss(chosen, rejected), right
         right["sign_accuracy"] = scores * signs > 0
         return cost_model_loss(chosen, rejected, *signs), right
+
+
+def _train(
+    reader: _Reader,
+    pairs: Sequence[ScorerPair],
+    settings: ScorerSettings,
+    seed: int,
+    update: Update | None,
+) -> list[dict[str, float]]:
+    """All epochs, in place; the log."""
+    size = settings.per_device_train_batch_size
+    weights = [weight for weight in reader.scorer.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(
+        weights, lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    total = settings.num_train_epochs * -(-len(pairs) // size)
+    schedule = get_scheduler("linear", optimizer, int(settings.warmup_ratio * total), total)
+    log: list[dict[str, float]] = []
+    for epoch in range(settings.num_train_epochs):
+        order = torch.randperm(len(pairs), generator=generator(seed, "pairs", epoch)).tolist()
+        for at in range(0, len(pairs), size):
+            scores, signs = reader.scores([pairs[i] for i in order[at : at + size]])
+            losses, right = reader.losses(scores, signs)
+            when = f"step {len(log) + 1}"
+            refuse_divergence(losses, "loss", when)
+            optimizer.zero_grad()
+            loss = losses.mean()
+            reader.accelerator.backward(loss)
+            refuse_divergence(clip_grad_norm_(weights, settings.max_grad_norm), "gradient", when)
+            optimizer.step()
+            schedule.step()
+            shares = {name: float(each.float().mean()) for name, each in right.items()}
+            log.append({"step": float(len(log) + 1), "loss": float(loss.detach()), **shares})
+            if update is not None:
+                update(len(log), total, f"loss {log[-1]['loss']:.3g}")
+    return log
+
+
+@torch.no_grad()
+def _evaluate(reader: _Reader, pairs: Sequence[ScorerPair], size: int) -> dict[str, float]:
+    """What a `ScorerResult` says of held-out pairs."""
+    reader.scorer.eval()
+    parts = [reader.scores(pairs[at : at + size]) for at in range(0, len(pairs), size)]
+    scores, signs = (torch.cat(part, dim=1).cpu().double() for part in zip(*parts, strict=True))
+    losses, right = reader.losses(scores, signs)
+    found = {name: float(each.double().mean()) for name, each in right.items()}
+    margins = (scores[0] - scores[1]) * (1 if reader.kind == "reward" else -1)
+    brier, ece = calibration(*both_orders(margins.numpy()))
+    found |= {"loss": float(losses.mean()), "brier": brier, "ece": ece}
+    if "sign_accuracy" in found:
+        unsafe = (signs.flatten() > 0).double().numpy()
+        brier, ece = calibration(scores.flatten().sigmoid().numpy(), unsafe)
+        found |= {"sign_brier": brier, "sign_ece": ece}
+    return found
