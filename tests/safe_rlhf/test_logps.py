@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from riskalign.safe_rlhf import rollout
-from riskalign.scorers.batch import Sample, collate
+from riskalign.scorers.scalar import Sample, collate
 from riskalign.tokens import Head
 from tests import tiny
 

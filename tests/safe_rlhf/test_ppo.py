@@ -15,8 +15,7 @@ from riskalign.models.sampling.generate import prompt_token_ids
 from riskalign.safe_rlhf import PPOResult, PPOSettings, train_ppo_lagrangian
 from riskalign.safe_rlhf.ppo import pick_prompts
 from riskalign.safe_rlhf.rollout import Models, Task, roll_out, score_answers, token_logps
-from riskalign.scorers.batch import Sample, collate
-from riskalign.scorers.scalar import scalar_model
+from riskalign.scorers.scalar import Sample, collate, scalar_model
 from riskalign.scorers.training_run import make_accelerator
 from riskalign.training.reference import with_reference
 from tests.safe_rlhf import toy

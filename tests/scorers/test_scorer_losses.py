@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from riskalign.scorers.scorer_losses import (
+from riskalign.scorers.train import (
     cost_model_loss,
     reward_model_loss,
     safety_sign,

@@ -4,7 +4,6 @@ Source: Safe RLHF (arXiv 2310.12773), section 3.3; PPO (arXiv 1707.06347).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from riskalign.safe_rlhf.objective import (
 )
 from riskalign.safe_rlhf.rollout import Models, Rollout, Task, token_logps
 from riskalign.safe_rlhf.settings import PPOSettings
-from riskalign.scorers.batch import Sample
+from riskalign.scorers.scalar import Sample
 from riskalign.scorers.training_run import generator, refuse_divergence
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
@@ -49,7 +48,6 @@ def learn(
     """
     settings, seed, mask = task.settings, task.seed, rollout.mask
     advantages, returns = _targets(rollout, lambda_, settings)
-    lesson = _Lesson(models, rollout, advantages, returns, settings)
     sums: dict[str, float] = {}
     steps = 0
     for epoch in range(settings.num_ppo_epochs):
@@ -59,12 +57,12 @@ def learn(
             for optimizer in optimizers.values():  # gradients of a given model's own included
                 optimizer.zero_grad()
             rows = sorted(mini.tolist())  # answers to one prompt side by side share its reading
-            losses = lesson.answers(rows)
+            losses = _on_answers(models, settings, rollout, advantages, returns, rows)
             if settings.ptx_coef > 0:
                 picked = generator(seed, "ptx", iteration, steps)
                 drawn = torch.randperm(len(task.ptx), generator=picked).tolist()
-                some = drawn[: settings.per_device_train_batch_size]
-                losses["ptx_loss"] = lesson.ptx([task.ptx[i] for i in some])
+                some = [task.ptx[i] for i in drawn[: settings.per_device_train_batch_size]]
+                losses["ptx_loss"] = _on_ptx(models, some, settings.ptx_coef)
             when = f"iteration {iteration + 1}, step {steps + 1}"
             _update(models, optimizers, settings.max_grad_norm, losses, when)
             steps += 1
@@ -99,62 +97,58 @@ def _targets(
     return combined, {name: returns for name, (_, returns) in found.items()}
 
 
-@dataclass(frozen=True)
-class _Lesson:
-    """An iteration's answers and what is learnt from them; adds gradients up over small passes."""
+def _on_answers(
+    models: Models,
+    settings: PPOSettings,
+    old: Rollout,
+    advantages: Tensor,
+    returns: Mapping[str, Tensor],
+    rows: Sequence[int],
+) -> dict[str, Tensor]:
+    """Losses of the policy and both critics on the answers `rows`; adds their gradients up."""
+    tokens = old.mask[list(rows)].sum()
+    found: dict[str, Tensor] = {}
 
-    models: Models
-    rollout: Rollout
-    advantages: Tensor
-    returns: Mapping[str, Tensor]
-    settings: PPOSettings
+    def add(name: str, values: Tensor, factor: float = 0.0) -> None:
+        share = values.sum() / tokens
+        if factor:
+            models.accelerator.backward(factor * share)
+        found[name] = found.get(name, torch.zeros_like(share)) + share.detach()
 
-    def answers(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Losses of the policy and both critics on the answers `rows`."""
-        old, settings, accelerator = self.rollout, self.settings, self.models.accelerator
-        tokens = old.mask[list(rows)].sum()
-        found: dict[str, Tensor] = {}
+    for at in range(0, len(rows), settings.per_device_train_batch_size):
+        part = list(rows[at : at + settings.per_device_train_batch_size])
+        batch = models.batch([old.samples[i] for i in part])
 
-        def add(name: str, values: Tensor, factor: float = 0.0) -> None:
-            share = values.sum() / tokens
-            if factor:
-                accelerator.backward(factor * share)
-            found[name] = found.get(name, torch.zeros_like(share)) + share.detach()
+        def of(values: Tensor, part: list[int] = part) -> Tensor:
+            return values[part][old.mask[part]]  # from all [S, T] to these answers' [N]
 
-        for at in range(0, len(rows), settings.per_device_train_batch_size):
-            part = list(rows[at : at + settings.per_device_train_batch_size])
-            batch = self.models.batch([old.samples[i] for i in part])
-
-            def of(values: Tensor, part: list[int] = part) -> Tensor:
-                return values[part][old.mask[part]]  # from all [S, T] to these answers' [N]
-
-            with accelerator.autocast():
-                logp, _ = token_logps(self.models.policy, batch)
-            losses, clipped = clipped_policy_loss(
-                logp, of(old.logp), of(self.advantages), settings.cliprange
+        with models.accelerator.autocast():
+            logp, _ = token_logps(models.policy, batch)
+        losses, clipped = clipped_policy_loss(
+            logp, of(old.logp), of(advantages), settings.cliprange
+        )
+        add("policy_loss", losses, 1.0)
+        add("clip_fraction", clipped)
+        for name, critic in models.critics.items():
+            with models.accelerator.autocast():
+                values = critic.values(batch)
+            losses = clipped_value_loss(
+                values, of(old.values[name]), of(returns[name]), settings.cliprange_value
             )
-            add("policy_loss", losses, 1.0)
-            add("clip_fraction", clipped)
-            for name, critic in self.models.critics.items():
-                with accelerator.autocast():
-                    values = critic.values(batch)
-                before, returns = of(old.values[name]), of(self.returns[name])
-                losses = clipped_value_loss(values, before, returns, settings.cliprange_value)
-                add(f"{name}_value_loss", losses, settings.vf_coef)
-        return found
+            add(f"{name}_value_loss", losses, settings.vf_coef)
+    return found
 
-    def ptx(self, samples: Sequence[Sample]) -> Tensor:
-        """Of the policy on given responses: mean over their tokens, weighed by `ptx_coef`.
 
-        The negative log-likelihood in nats of given answers' tokens, InstructGPT's pretraining
-        term. Source: Ouyang et al. (arXiv 2203.02155), equation 2.
-        """
-        accelerator = self.models.accelerator
-        with accelerator.autocast():
-            logp, _ = token_logps(self.models.policy, self.models.batch(samples))
-        loss = (-logp).mean()
-        accelerator.backward(self.settings.ptx_coef * loss)
-        return loss.detach()
+def _on_ptx(models: Models, samples: Sequence[Sample], weight: float) -> Tensor:
+    """Mean negative log-likelihood in nats of given answers' tokens; adds its weighed gradient up.
+
+    It is InstructGPT's pretraining term. Source: Ouyang et al. (arXiv 2203.02155), equation 2.
+    """
+    with models.accelerator.autocast():
+        logp, _ = token_logps(models.policy, models.batch(samples))
+    loss = (-logp).mean()
+    models.accelerator.backward(weight * loss)
+    return loss.detach()
 
 
 def trained_weights(model: nn.Module) -> dict[str, nn.Parameter]:

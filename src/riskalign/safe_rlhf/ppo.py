@@ -38,8 +38,7 @@ from riskalign.safe_rlhf.objective import next_log_multiplier
 from riskalign.safe_rlhf.rollout import Rollout, Scorer, Task, roll_out
 from riskalign.safe_rlhf.settings import PPOSettings
 from riskalign.safe_rlhf.state import State, load_checkpoint, save_checkpoint, start
-from riskalign.scorers.batch import Sample
-from riskalign.scorers.scalar import ScalarModel
+from riskalign.scorers.scalar import Sample, ScalarModel
 from riskalign.scorers.train import prepare_pairs
 from riskalign.scorers.training_run import Update, derive, generator, make_accelerator
 from riskalign.worlds import Prompt
@@ -97,7 +96,6 @@ def train_ppo_lagrangian(
         reward: `(prompt, answer text) -> float`, or a trained reward model with the policy's own
             tokenizer.
         cost: likewise; above 0 is unsafe.
-        settings: see `PPOSettings`.
         peft_config: trains an adapter in the policy instead of all weights.
         critic_peft_config: the same in both critics.
         ptx_pairs: preference rows whose chosen answers the policy is to keep likely.

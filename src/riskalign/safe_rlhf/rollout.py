@@ -19,8 +19,7 @@ from riskalign.data import response_hidden
 from riskalign.errors import InputError
 from riskalign.models.sampling import sample
 from riskalign.safe_rlhf.settings import PPOSettings
-from riskalign.scorers.batch import Batch, Sample, collate, padded, token_mask
-from riskalign.scorers.scalar import ScalarModel
+from riskalign.scorers.scalar import Batch, Sample, ScalarModel, collate, padded, token_mask
 from riskalign.scorers.training_run import Accelerator
 from riskalign.tokens import Head, backbone_of, head_of
 from riskalign.training.reference import Reference

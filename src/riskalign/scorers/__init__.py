@@ -4,7 +4,7 @@ from riskalign.scorers.apply import load_scorer, score_file
 from riskalign.scorers.causal import train_causal_scorer
 from riskalign.scorers.embedding import train_embedding_scorer
 from riskalign.scorers.metrics import judge
-from riskalign.scorers.rows import Judged, Kind, judged_rows
+from riskalign.scorers.rows import Judged, Kind, judged_rows, split_halves, training_data
 from riskalign.scorers.scalar import (
     ScalarModel,
     load_scalar_model,
@@ -13,7 +13,6 @@ from riskalign.scorers.scalar import (
 )
 from riskalign.scorers.scorer import Card, Scorer, check_independent, check_unseen, read_card
 from riskalign.scorers.train import ScorerSettings, train_scorer
-from riskalign.scorers.training_data import split_halves, training_data
 
 __all__ = [
     "Card",

@@ -28,9 +28,7 @@ _PIECE = 64
 def load_scorer(folder: str | Path, *, encoder: str | Path | None = None) -> Scorer:
     """Load what a scorer's `save` wrote.
 
-    Args:
-        folder: the scorer's.
-        encoder: where an embedding scorer's encoder is now, if not where it was at training.
+    `encoder` says where an embedding scorer's encoder is now, if not where it was at training.
 
     Raises:
         InputError: no scorer there, or one that is damaged or does not fit its encoder.
@@ -64,13 +62,11 @@ def score_file(
     same answers, scored by the same files.
 
     Args:
-        scorer: the scorer's folder.
         source: rows with `prompt` and one of `ANSWER_FIELDS`, as `riskalign.data.load_pairs` takes
             files.
         out: a `.jsonl` or `.jsonl.gz` file.
         field: the new field's name; the scorer's kind by default.
         encoder: as in `load_scorer`.
-        overwrite: replace `out` if it exists.
         update: called with (answers done, answers).
 
     Raises:

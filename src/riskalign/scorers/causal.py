@@ -14,13 +14,17 @@ from riskalign.data.tokenize import tokenize_responses, truncate_prompt
 from riskalign.errors import InputError
 from riskalign.models import DEFAULT_MODEL, load_model
 from riskalign.models.loading import load_tokenizer
-from riskalign.scorers.batch import Sample, collate
 from riskalign.scorers.metrics import judge
-from riskalign.scorers.rows import Judged, Kind
-from riskalign.scorers.scalar import ScalarModel, load_scalar_model, save_scalar_model
+from riskalign.scorers.rows import Judged, Kind, prompt_folds, training_data
+from riskalign.scorers.scalar import (
+    Sample,
+    ScalarModel,
+    collate,
+    load_scalar_model,
+    save_scalar_model,
+)
 from riskalign.scorers.scorer import Scorer, make_card
 from riskalign.scorers.train import ScorerSettings, train_scorer
-from riskalign.scorers.training_data import prompt_folds, training_data
 from riskalign.scorers.training_run import Update
 from riskalign.training.preparation import padding_id
 
@@ -63,11 +67,7 @@ class CausalModel:
 
 
 def load_causal_model(folder: str | Path, max_length: int) -> CausalModel:
-    """What `CausalModel.write` wrote.
-
-    Raises:
-        InputError: the model or its tokenizer cannot be loaded.
-    """
+    """What `CausalModel.write` wrote; `InputError` where it cannot be loaded."""
     path = Path(folder) / _MODEL_FOLDER
     model, tokenizer = _placed(load_scalar_model(path)), load_tokenizer(path)
     return CausalModel(model, tokenizer, max_length)
@@ -91,16 +91,9 @@ def train_causal_scorer(
     between prompt and answer. Without `eval_source` one prompt in `HELD_OUT_ONE_IN` is kept for
     judging; it counts as trained on wherever independence is asked for.
 
-    Args:
-        kind: ``reward`` or ``cost``.
-        source: rows as `judged_rows` takes them, all of them pairs.
-        model: as `riskalign.models.load_model` takes it.
-        settings: of the training; `max_length` None means 512 here.
-        half: as in `train_embedding_scorer`, and so are `eval_source` and `n_boot`.
-        eval_source: see there.
-        seed: of the head, the order, the prompts kept for judging, and the intervals.
-        n_boot: see there.
-        update: the word is ``learn``.
+    Arguments are those of `train_embedding_scorer`, but for `model`, as `load_model` takes it, and
+    `settings`, whose `max_length` None means 512 here. `source` holds pairs alone; `seed` is of the
+    head, the order, the prompts kept for judging, and the intervals.
 
     Raises:
         InputError: data that do not fit, or too few prompts.

@@ -24,9 +24,8 @@ from riskalign.models.encoder import DEFAULT_ENCODER, Encoder, load_encoder
 from riskalign.scorers.kept import in_pieces
 from riskalign.scorers.logistic import Floats, Logistic, cross_validate, fit_logistic, platt
 from riskalign.scorers.metrics import judge
-from riskalign.scorers.rows import Judged, Kind
+from riskalign.scorers.rows import Judged, Kind, prompt_folds, training_data
 from riskalign.scorers.scorer import Card, Scorer, make_card
-from riskalign.scorers.training_data import prompt_folds, training_data
 from riskalign.scorers.training_run import Update
 
 Embed: TypeAlias = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -107,7 +106,6 @@ def train_embedding_scorer(
     seen.
 
     Args:
-        kind: ``reward`` or ``cost``.
         source: rows as `judged_rows` takes them.
         encoder: as `load_encoder` takes it, or a loaded one.
         half: ``a`` or ``b`` to use only that part of the prompts (see `half_of`); "" for all.

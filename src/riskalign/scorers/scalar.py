@@ -2,11 +2,15 @@
 
 Source: Safe RLHF (arXiv 2310.12773), section 3.2, where the output layer of a language model gives
 way to a linear map to one number.
+
+Answers come as one batch, each prompt once where that is possible. Shapes: S answers, T tokens of
+the longest, N answer tokens (those of the first answer first).
 """
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -15,16 +19,73 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedTokenizerBase
 
-from riskalign.data import response_hidden
+from riskalign.data import packed, plain, response_hidden
 from riskalign.errors import InputError
 from riskalign.files.atomic import new_folder
 from riskalign.models import check_tensor, check_weights
 from riskalign.models.loading import pretrained
-from riskalign.scorers.batch import Batch
 from riskalign.scorers.training_run import seeded
 from riskalign.tokens import backbone_of, head_of
 
+Batch = dict[str, Tensor]
+
 _HEAD_FILE = "head.safetensors"
+
+
+class Sample(NamedTuple):
+    """One answer to one prompt, as token ids; the answer has at least one token."""
+
+    prompt_ids: Sequence[int]
+    response_ids: Sequence[int]
+
+
+def collate(
+    samples: Sequence[Sample], pad_token_id: int, shared_prompt: bool, device: torch.device
+) -> Batch:
+    """Collate S answers; answers to the same prompt share one reading of it.
+
+    With `shared_prompt` every model that reads the batch must satisfy `can_share_prompt`.
+
+    Returns:
+        The inputs of a `riskalign.data.Layout` and
+
+        - `hidden_index` [N]: where the state lies that predicts each answer token, which is the
+          state before that token;
+        - `final_index` [S]: where the state of each answer's own last token lies;
+        - `target_ids` [N]: the answer tokens.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault(tuple(sample.prompt_ids), []).append(i)
+    rows = [(prompt, [samples[i].response_ids for i in own]) for prompt, own in groups.items()]
+    layout = packed(rows) if shared_prompt else plain(rows, pad_token_id)
+    before: dict[int, Tensor] = {}
+    final: dict[int, int] = {}
+    at = 0  # in the packed row
+    for (prompt, own), places in zip(groups.items(), layout.hidden_index, strict=True):
+        at += len(prompt)
+        for i, place in zip(own, places, strict=True):
+            at += len(samples[i].response_ids)
+            before[i], final[i] = place, at - 1 if shared_prompt else int(place[-1]) + 1
+    numbers = range(len(samples))
+    batch = {
+        **layout.inputs,
+        "hidden_index": torch.cat([before[i] for i in numbers]),
+        "final_index": torch.tensor([final[i] for i in numbers]),
+        "target_ids": torch.tensor([token for sample in samples for token in sample.response_ids]),
+    }
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def token_mask(samples: Sequence[Sample]) -> Tensor:
+    """[S, T], True where an answer has a token."""
+    lengths = torch.tensor([len(sample.response_ids) for sample in samples])
+    return torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)
+
+
+def padded(flat: Tensor, mask: Tensor) -> Tensor:
+    """Values [N] of answer tokens at their places in [S, T], 0 elsewhere."""
+    return flat.new_zeros(mask.shape).masked_scatter(mask, flat)
 
 
 class ScalarModel(nn.Module):
@@ -61,11 +122,7 @@ class ScalarModel(nn.Module):
         return numbers.squeeze(-1)
 
     def add_adapter(self, peft_config: PeftConfig) -> None:
-        """Put an adapter into the body; only it and the head are trained then.
-
-        Raises:
-            InputError: there is an adapter already.
-        """
+        """Put an adapter into the body, which has none; only it and the head are trained then."""
         if isinstance(self.backbone, PeftModel):
             raise InputError(
                 "peft_config: the scalar model has an adapter already. Call its merge_adapter "
@@ -92,12 +149,9 @@ def scalar_model(
 ) -> ScalarModel:
     """A scalar model on a copy of a causal model's body; the model itself stays as it is.
 
-    Args:
-        model: a transformers causal model, or its PEFT wrapper, whose adapter is merged into the
-            copy.
-        seed: of the head and of a new adapter's weights.
-        head_std: standard deviation of the head's weights; 0 makes every number 0 at first.
-        peft_config: trains an adapter instead of the whole body.
+    An adapter of the model's is merged into the copy; `peft_config` trains a new one instead of the
+    whole body. `head_std` is the standard deviation of the head's weights: 0 makes every number 0
+    at first.
 
     Raises:
         InputError: `model` is no causal model, or `head_std` is negative.

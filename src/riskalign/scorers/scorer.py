@@ -16,8 +16,7 @@ from riskalign.errors import FieldError, InputError
 from riskalign.evaluation.metrics import Interval
 from riskalign.files.atomic import new_folder
 from riskalign.files.cache import file_sha256
-from riskalign.scorers.rows import Kind
-from riskalign.scorers.training_data import TrainingData
+from riskalign.scorers.rows import Kind, TrainingData
 from riskalign.settings import parse
 
 SCHEMA = 1

@@ -1,6 +1,6 @@
 """Training and judging reward and cost models on preference pairs.
 
-Source: Safe RLHF (arXiv 2310.12773), section 3.2.
+Source: Safe RLHF (arXiv 2310.12773), section 3.2. Losses are unreduced, [B] in and [B] out.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,16 @@ import torch
 from peft import PeftConfig
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import softplus
 from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from riskalign.data import PairCounts, can_share_prompt, load_pairs, tokenize_pairs
 from riskalign.data.sources import Source
 from riskalign.errors import InputError
-from riskalign.scorers.batch import Sample, collate
 from riskalign.scorers.metrics import both_orders, calibration
 from riskalign.scorers.rows import Kind, check_kind
-from riskalign.scorers.scalar import ScalarModel, scalar_model
-from riskalign.scorers.scorer_losses import cost_model_loss, reward_model_loss
+from riskalign.scorers.scalar import Sample, ScalarModel, collate, scalar_model
 from riskalign.scorers.training_run import (
     Accelerator,
     Update,
@@ -88,6 +87,43 @@ class ScorerResult:
     evaluation: dict[str, float]
     counts: PairCounts
     eval_counts: PairCounts = field(default_factory=PairCounts)
+
+
+def reward_model_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """The reward model's, Bradley–Terry's `-log sigmoid(chosen - rejected)` of two answers' scores.
+
+    By hand: equal scores give `log 2`; a lead of `log 3` gives `-log(3/4)`, about 0.2877.
+    """
+    return softplus(rejected - chosen)
+
+
+def safety_sign(cost: Tensor, sign: Tensor) -> Tensor:
+    """`-log sigmoid(sign * cost)`; `sign` is +1 for an unsafe answer and -1 for a safe one.
+
+    It makes 0 the border between safe and unsafe, which differences of costs leave open.
+
+    By hand: the cost `log 3` of an unsafe answer gives `-log(3/4)`; of a safe one `-log(1/4)`.
+    """
+    return softplus(-sign * cost)
+
+
+def cost_model_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    sign_chosen: Tensor | None = None,
+    sign_rejected: Tensor | None = None,
+) -> Tensor:
+    """The cost model's: the rejected answer costs more than the safer one, unsafe ones more than 0.
+
+    Without signs it is the pairwise term alone.
+
+    By hand: costs `-log 3` (safe) and `log 3` (unsafe) give `-log(9/10) - 2 log(3/4)`, about
+    0.6807.
+    """
+    loss = reward_model_loss(rejected, chosen)
+    if sign_chosen is not None and sign_rejected is not None:
+        loss = loss + safety_sign(chosen, sign_chosen) + safety_sign(rejected, sign_rejected)
+    return loss
 
 
 def prepare_pairs(
@@ -164,17 +200,13 @@ def train_scorer(
     Dropout stays off. The same seed, data and machine give the same scorer.
 
     Args:
-        kind: ``reward`` or ``cost``.
         model: the causal model whose body is copied; it stays as it is.
-        tokenizer: its tokenizer.
         pairs: rows as `riskalign.data.load_pairs` takes them; for ``cost`` the chosen answer is
             the safer one and the scores are minus the costs.
-        settings: see `ScorerSettings`.
         eval_pairs: held-out rows to judge the scorer on.
         peft_config: trains an adapter and the head instead of all weights.
         seed: of the head, the adapter and the order of the pairs.
         bf16: compute in bfloat16 where that is safe.
-        update: called with (step, steps, loss) after each step.
 
     Raises:
         InputError: data that do not fit, or rows without the scores that signs need.

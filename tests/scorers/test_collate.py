@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from riskalign.data import response_hidden
-from riskalign.scorers.batch import (
+from riskalign.scorers.scalar import (
     Sample,
     collate,
     padded,
