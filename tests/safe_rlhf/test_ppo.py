@@ -199,7 +199,7 @@ def test_a_models_score_is_read_at_the_last_token_and_a_programs_from_the_text()
     critics = {"reward": critic, "cost": critic}
     models = Models(policy, reference, critics, 1, True, make_accelerator(False))
     ids = [prompt_token_ids(tokenizer, prompt) for prompt in PROMPTS]
-    scorers = {"reward": reward, "cost": toy.cost}
+    scorers: dict[str, Any] = {"reward": reward, "cost": toy.cost}
     task = Task(tokenizer, PROMPTS, ids, scorers, [], SETTINGS, seed=0)
     rollout = roll_out(models, task, [1, 0], 0)
     assert len(rollout.samples) == 16

@@ -150,5 +150,5 @@ def ece_statistic(
 
 def _totals(values: Floats, prompts: Integers, n_prompts: int) -> tuple[Floats, Floats]:
     """Each prompt's sum of its values, and how many these are."""
-    counts = np.bincount(prompts, minlength=n_prompts)
-    return np.bincount(prompts, values, n_prompts), counts.astype(np.float64)
+    sums, counts = np.bincount(prompts, values, n_prompts), np.bincount(prompts, None, n_prompts)
+    return sums.astype(np.float64), counts.astype(np.float64)

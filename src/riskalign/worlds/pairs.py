@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from riskalign.worlds.world import Prompt, World
+from riskalign.worlds.world import Prompt, World, score_ahead
 
 
 class Scored(NamedTuple):
@@ -39,6 +39,8 @@ def score_answers(
     world: World, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]
 ) -> list[list[Scored]]:
     """Reward and cost of every answer, prompt by prompt."""
+    pairs = zip(prompts, answers, strict=True)
+    score_ahead(world, [(prompt, text) for prompt, texts in pairs for text in texts])
     return [
         [Scored(text, world.reward(prompt, text), world.cost(prompt, text)) for text in own]
         for prompt, own in zip(prompts, answers, strict=True)
