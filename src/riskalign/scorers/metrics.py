@@ -33,7 +33,6 @@ def judge(
     *,
     n_boot: int = 2000,
     seed: int = 0,
-    confidence: float = 0.95,
 ) -> dict[str, Interval]:
     """What there is to say of a scorer, from the scores [n] of the rows' answers in their order.
 
@@ -73,7 +72,7 @@ def judge(
         prompts = np.tile(pair_prompts, 2)
     else:
         probabilities, outcomes = expit(z), unsafe
-    bootstrap = Bootstrap(n_boot, seed, confidence)
+    bootstrap = Bootstrap(n_boot, seed)
 
     def interval(statistic: Statistic) -> Interval:
         return bootstrap.interval(statistic, M, entries=len(prompts))
@@ -87,7 +86,7 @@ def judge(
             sums, counts = _totals(in_order[of], pair_prompts[of], M)
             own = counts > 0
             if few_means_differ(sums[own], counts[own]):
-                found[name] = mean_interval(sums[own], counts[own], confidence)
+                found[name] = mean_interval(sums[own], counts[own])
             else:
                 found[name] = interval(mean_statistic(in_order[of], pair_prompts[of], M))
     found["brier"] = interval(mean_statistic((probabilities - outcomes) ** 2, prompts, M))

@@ -54,9 +54,7 @@ def check_kind(kind: str) -> None:
         raise InputError(f"kind is {kind!r}. Give one of {', '.join(get_args(Kind))}.")
 
 
-def judged_rows(
-    source: Source, kind: Kind, *, split: str = "train", name: str = ""
-) -> list[Judged]:
+def judged_rows(source: Source, kind: Kind, *, split: str = "train") -> list[Judged]:
     """Read what a scorer of a kind learns from.
 
     Rows may be those of PKU-SafeRLHF (`prompt`, `response_0`, `response_1`, and for a reward
@@ -66,14 +64,13 @@ def judged_rows(
     those that part before the last turn or end otherwise are left out; or, for a cost, TRL's
     unpaired rows, whose `label` is false where the completion is unsafe.
 
-    `source` is a path, a hub id or rows, as `riskalign.data.load_pairs` takes them; `name` is what
-    errors call rows that have no name of their own.
+    `source` is a path, a hub id or rows, as `riskalign.data.load_pairs` takes them.
 
     Raises:
         InputError: names the file, the line or row, the field and the remedy.
     """
     check_kind(kind)
-    name = name or (str(source) if isinstance(source, str | Path) else "data")
+    name = str(source) if isinstance(source, str | Path) else "data"
     rows, unusable = [], None
     for where, row in source_rows(source, split, name):
         try:
