@@ -62,8 +62,7 @@ def score_file(
     same answers, scored by the same files.
 
     Args:
-        source: rows with `prompt` and one of `ANSWER_FIELDS`, as `riskalign.data.load_pairs` takes
-            files.
+        source: rows with `prompt` and one of `ANSWER_FIELDS`.
         out: a `.jsonl` or `.jsonl.gz` file.
         field: the new field's name; the scorer's kind by default.
         encoder: as in `load_scorer`.

@@ -161,21 +161,20 @@ def train_embedding_scorer(
         if kind == "reward":  # answers that have these margins: the worse one's score is 0
             better = np.array([[row.first == 0, row.first == 1] for row in rows])
             scores = (scores[:, None] * better).ravel()
-    settings = {
-        "ridge": ridge,
-        "max_tokens": loaded.max_tokens,
-        "platt_slope": slope,
-        "platt_intercept": shift,
-        "ridges": list(RIDGES),
-        "log_losses": losses,
-    }
     card = make_card(
         data,
         family="embedding",
         encoder=loaded.source,
         encoder_sha256=loaded.sha256,
         seed=seed,
-        settings=settings,
+        settings={
+            "ridge": ridge,
+            "max_tokens": loaded.max_tokens,
+            "platt_slope": slope,
+            "platt_intercept": shift,
+            "ridges": list(RIDGES),
+            "log_losses": losses,
+        },
         metrics=judge(kind, rows, scores, n_boot=n_boot, seed=seed),
         judged_on=judged_on,
     )

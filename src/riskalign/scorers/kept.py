@@ -24,13 +24,10 @@ def in_pieces(
 ) -> NDArray[Any]:
     """`compute` of items, piece after piece of `size`, put together along the first axis.
 
-    Args:
-        items: what JSON can hold, at least one.
-        compute: gives an array with a row for each item.
-        folder: where pieces are kept and taken from; None keeps none.
-        identity: names what `compute` is; a piece of another identity or of other items is not
-            taken.
-        update: called with (items done, items) before the first piece and after each.
+    Items, at least one, are what JSON can hold; `compute` gives an array with a row for each.
+    Pieces are kept in `folder`, if any, and taken from there where the items and `identity`, which
+    names what `compute` is, are the same. `update` is called with (items done, items) before the
+    first piece and after each.
     """
     pieces: list[NDArray[Any]] = []
     for at in range(0, len(items), size):

@@ -3,7 +3,7 @@
 Which of two answers is better or safer is what a scorer learns from, and which are unsafe.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -160,8 +160,7 @@ def training_data(
     name, sha256 = _identity(source)
     rows = half_of(judged_rows(source, kind), half)
     hashes = [text_hash(row.prompt) for row in rows]
-    if len(set(hashes)) < 2:
-        raise InputError(f"{name}: only 1 prompt to train on. Give rows with several.")
+    _refuse_one_prompt(hashes, name, "train on")
     labels = {label for row in rows for label in row.unsafe}
     if kind == "cost" and len(labels) < 2:
         raise InputError(
@@ -173,17 +172,18 @@ def training_data(
     other, _ = _identity(eval_source)
     held_out = judged_rows(eval_source, kind, split="test")
     asked = {text_hash(row.prompt) for row in held_out}
-    if len(asked) < 2:
-        raise InputError(
-            f"{other}: only 1 prompt to judge the scorer on, and intervals are drawn over prompts. "
-            "Give several."
-        )
+    _refuse_one_prompt(asked, other, "judge the scorer on, and intervals are drawn over prompts")
     if shared := asked & set(hashes):
         raise InputError(
             f"{other}: shares {len(shared)} prompt(s) with {name}, so it is not held out. Take "
             "them out of one of the two."
         )
     return TrainingData(kind, rows, hashes, held_out, name, sha256, half, other)
+
+
+def _refuse_one_prompt(hashes: Iterable[str], name: str, use: str) -> None:
+    if len(set(hashes)) < 2:
+        raise InputError(f"{name}: only 1 prompt to {use}. Give rows with several.")
 
 
 def _identity(source: Source) -> tuple[str, str]:
