@@ -29,7 +29,7 @@ from peft import PeftConfig
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from riskalign.data.sources import Source
+from riskalign.data import Source
 from riskalign.errors import InputError
 from riskalign.models import LoadedModel, fingerprint
 from riskalign.models.sampling import checked_prompts

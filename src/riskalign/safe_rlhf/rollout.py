@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedTokenizerBase
 
-from riskalign.data import response_hidden
+from riskalign.data import Batch, response_hidden
 from riskalign.errors import InputError
 from riskalign.models.sampling import sample
 from riskalign.safe_rlhf.settings import PPOSettings
-from riskalign.scorers.scalar import Batch, Sample, ScalarModel, collate, padded, token_mask
+from riskalign.scorers.scalar import Sample, ScalarModel, collate, padded, token_mask
 from riskalign.scorers.training_run import Accelerator
 from riskalign.tokens import Head, backbone_of, head_of
 from riskalign.training.reference import Reference

@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from riskalign.data import Source, Text, tokenize_responses
 from riskalign.data.identity import as_text
-from riskalign.data.schema import Text
-from riskalign.data.sources import Source
-from riskalign.data.tokenize import tokenize_responses, truncate_prompt
+from riskalign.data.tokenize import truncate_prompt
 from riskalign.errors import InputError
 from riskalign.models import DEFAULT_MODEL, load_model
 from riskalign.models.loading import load_tokenizer

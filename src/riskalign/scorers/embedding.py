@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from riskalign.data import Source, Text
 from riskalign.data.identity import as_text
-from riskalign.data.schema import Text
-from riskalign.data.sources import Source
 from riskalign.errors import InputError
 from riskalign.models.encoder import DEFAULT_ENCODER, Encoder, load_encoder
 from riskalign.scorers.kept import in_pieces

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from riskalign.data.identity import text_hash
+from riskalign.data import text_hash
 from riskalign.errors import InputError
 from riskalign.evaluation.clustered_mean import few_means_differ, mean_interval
 from riskalign.evaluation.metrics import Interval

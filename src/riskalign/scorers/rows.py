@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from riskalign.data.fields import refuse_row_fields
+from riskalign.data import Source, Text, text_hash
+from riskalign.data.fields import checked_text, refuse_row_fields
 from riskalign.data.formats import (
     FORMATS,
     UnusableRow,
@@ -19,9 +20,8 @@ from riskalign.data.formats import (
     guess_format,
     safety_flag,
 )
-from riskalign.data.identity import side_of, text_hash
-from riskalign.data.schema import Text, checked_text
-from riskalign.data.sources import Source, source_rows
+from riskalign.data.identity import side_of
+from riskalign.data.sources import source_rows
 from riskalign.errors import InputError
 from riskalign.files.cache import file_sha256
 

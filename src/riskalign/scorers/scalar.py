@@ -19,15 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedTokenizerBase
 
-from riskalign.data import packed, plain, response_hidden
+from riskalign.data import Batch, packed, plain, response_hidden
 from riskalign.errors import InputError
 from riskalign.files.atomic import new_folder
-from riskalign.models import check_tensor, check_weights
 from riskalign.models.loading import pretrained
+from riskalign.models.weights import check_tensor, check_weights
 from riskalign.scorers.training_run import seeded
 from riskalign.tokens import backbone_of, head_of
-
-Batch = dict[str, Tensor]
 
 _HEAD_FILE = "head.safetensors"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from riskalign import __version__
-from riskalign.data.schema import Text
+from riskalign.data import Text
 from riskalign.errors import FieldError, InputError
 from riskalign.evaluation.metrics import Interval
 from riskalign.files.atomic import new_folder

@@ -15,8 +15,7 @@ from torch.nn.functional import softplus
 from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
-from riskalign.data import PairCounts, can_share_prompt, load_pairs, tokenize_pairs
-from riskalign.data.sources import Source
+from riskalign.data import PairCounts, Source, can_share_prompt, load_pairs, tokenize_rows
 from riskalign.errors import InputError
 from riskalign.scorers.metrics import both_orders, calibration
 from riskalign.scorers.rows import Kind, check_kind
@@ -143,7 +142,7 @@ def prepare_pairs(
     `max_length` is of a prompt and one response together.
 
     Raises:
-        InputError: see `load_pairs` and `tokenize_pairs`; also for a row without scores where
+        InputError: see `load_pairs` and `tokenize_rows`; also for a row without scores where
             signs are wanted, and a pair longer than the model has positions.
     """
     rows = load_pairs(source, split=split, name_for_errors=name)
@@ -159,7 +158,7 @@ def prepare_pairs(
     # the difference is the row's number.
     numbered = [{**row, "score_chosen": i, "score_rejected": 0} for i, row in enumerate(rows)]
     try:
-        tokenized, counts = tokenize_pairs(
+        tokenized, counts = tokenize_rows(
             numbered, tokenizer, max_length=max_length, max_prompt_length=max_prompt_length
         )
     except InputError as error:
