@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from riskalign.data.written import check_messages
+from riskalign.data import Template
 from riskalign.errors import InputError
 from riskalign.worlds.world import Prompt
 
@@ -52,7 +52,7 @@ def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list
             "model: its tokenizer has no chat template, which a world's conversations need; "
             "set tokenizer.chat_template and save the tokenizer with the model"
         )
-    check_messages(prompt.messages, tokenizer, {})
+    Template(tokenizer, {}).check_messages(prompt.messages)
     rendered = tokenizer.apply_chat_template(
         list(prompt.messages), add_generation_prompt=True, tokenize=False
     )
