@@ -161,11 +161,11 @@ def test_no_network_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("online")
 def test_silence_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(folders, "_ANSWER_SECONDS", 0.05)
     given_up = threading.Event()
     _answer(monkeypatch, given_up.wait)
-    with pytest.raises(hub.HubUnreachableError, match="no answer within"):
-        hub.download_snapshot("some-org/some-model")
+    with pytest.raises(HubUnreachableError, match="no answer within"):
+        folders.download_snapshot("some-org/some-model")
     given_up.set()
 
 
