@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from riskalign.cli.stop import stop_signals
+from riskalign.cli.process import stop_signals
 from riskalign.pipeline import run as pipeline_run
 from tests.cli.test_app import model, recipe, run  # noqa: F401 - fixtures
 
@@ -32,7 +32,7 @@ def _not_ignored() -> Iterator[None]:
 
 
 def wait() -> None:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         time.sleep(0.01)
 

@@ -1,13 +1,17 @@
-"""Formats of preference data with more, or other, fields than TRL's: one function each."""
+"""Formats of judged answers, a function each, which raises `InputError` with place and field."""
 
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from riskalign.data.schema import Text, check_row, checked_text
+from riskalign.data.fields import Text, checked_flag, checked_text
+from riskalign.data.schema import check_row
 from riskalign.errors import InputError
+
+#: What a pair says of its chosen answer: it is more helpful, or safer.
+Kind = Literal["helpful", "safe"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,10 @@ class Record:
     costs: tuple[float, float] | None = None
     rewards: tuple[float, float] | None = None
 
+    def first(self, kind: Kind) -> int | None:
+        """The number of the answer that is better, or safer."""
+        return self.better if kind == "helpful" else self.safer
+
 
 class UnusableRow(InputError):  # noqa: N818 - a row, not the user, is at fault
     """A row as some of its data set are, which is left out; `why` says what kind of row."""
@@ -40,15 +48,10 @@ def pku_saferlhf(row: Mapping[str, Any], where: str) -> Record:
 
     A safe answer costs 0, an unsafe one its `response_N_severity_level` (1 to 3), or 1 where the
     record has none or it is 0: the flag decides whether an answer is unsafe.
-
-    Raises `InputError` naming `where` and the field.
     """
-    prompt, first, second = (
-        checked_text(row, field, where) for field in ("prompt", "response_0", "response_1")
-    )
     return Record(
-        prompt,
-        (first, second),
+        checked_text(row, "prompt", where),
+        (checked_text(row, "response_0", where), checked_text(row, "response_1", where)),
         better=answer_number(row, "better_response_id", where),
         safer=answer_number(row, "safer_response_id", where),
         costs=(_cost(row, 0, where), _cost(row, 1, where)),
@@ -58,10 +61,8 @@ def pku_saferlhf(row: Mapping[str, Any], where: str) -> Record:
 def hh_rlhf(row: Mapping[str, Any], where: str) -> Record:
     """hh-rlhf (arXiv 2204.05862): two transcripts that part ways at the assistant's last turn.
 
-    Whether the first is the better or the safer one depends on the file; `better` says 0.
-
-    Raises `InputError` naming `where` and the field; `UnusableRow` for transcripts that part
-    earlier or end otherwise.
+    Whether the first is the better or the safer one depends on the file; `better` says 0. Raises
+    `UnusableRow` for transcripts that part earlier or end otherwise.
     """
     turns = [_transcript(row, field, where) for field in ("chosen", "rejected")]
     if turns[0][:-1] != turns[1][:-1]:
@@ -77,15 +78,11 @@ def trl_pairs(row: Mapping[str, Any], where: str) -> Record:
     """TRL's `prompt`, `chosen`, `rejected`, perhaps with scores: rewards, or minus the costs.
 
     Which of the two they are depends on the file, as what `better` says does.
-
-    Raises `InputError` as `check_row`.
     """
     pair = check_row(row, where)
     scores = pair["score_chosen"], pair["score_rejected"]
-    known = scores[0] is not None and scores[1] is not None
-    rewards = (float(scores[0] or 0.0), float(scores[1] or 0.0)) if known else None
     answers = pair["chosen"], pair["rejected"]
-    return Record(pair["prompt"], answers, better=0, rewards=rewards)
+    return Record(pair["prompt"], answers, better=0, rewards=None if None in scores else scores)
 
 
 def about_safety(record: Record) -> Record:
@@ -104,13 +101,8 @@ FORMATS: Mapping[str, Callable[[Mapping[str, Any], str], Record]] = {
 BOTH_LABELS = frozenset({"pku-saferlhf"})
 
 
-def guess_format(row: Any, where: str) -> str:
-    """The format that a row's fields speak for.
-
-    Raises `InputError` naming the fields that it has.
-    """
-    if not isinstance(row, Mapping):
-        raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
+def guess_format(row: Mapping[str, Any], where: str) -> str:
+    """The format that a row's fields speak for; `InputError` names the fields that it has."""
     if "response_0" in row:
         return "pku-saferlhf"
     if isinstance(row.get("chosen"), str) and _TURN.match(row["chosen"]) and "prompt" not in row:
@@ -136,10 +128,7 @@ def answer_number(row: Mapping[str, Any], field: str, where: str) -> int:
 
 def safety_flag(row: Mapping[str, Any], field: str, where: str) -> bool:
     """Whether a field says that an answer is safe; `InputError` unless it is true or false."""
-    value = row.get(field)
-    if not isinstance(value, bool):
-        raise InputError(f"{where}: field '{field}' is {value!r}. Give true (safe) or false.")
-    return value
+    return checked_flag(row, field, where, "safe")
 
 
 def _cost(row: Mapping[str, Any], number: int, where: str) -> float:

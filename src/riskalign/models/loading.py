@@ -65,12 +65,11 @@ def load_model(
     """
     text = str(name)
     folder, pinned = resolve_folder(text, trust_remote_code)
+    how = {"dtype": dtype, "trust_remote_code": trust_remote_code, **(options or {})}
     if (folder / "adapter_config.json").is_file():
-        model, own = _load_adapter(folder, dtype, trust_remote_code, tokenizer, options)
+        model, own = _load_adapter(folder, tokenizer, how)
     else:
-        model = pretrained(
-            folder, dtype=dtype, trust_remote_code=trust_remote_code, **(options or {})
-        )
+        model = pretrained(folder, **how)
         own = tokenizer or load_tokenizer(folder, trust_remote_code)
     notes = [] if tokenizer is own else _prepare(model, own, text)
     for note in notes:
@@ -186,11 +185,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _load_adapter(
-    folder: Path,
-    dtype: torch.dtype | str,
-    trust_remote_code: bool,
-    given: PreTrainedTokenizerBase | None,
-    options: Mapping[str, Any] | None,
+    folder: Path, tokenizer: PreTrainedTokenizerBase | None, how: Mapping[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from peft import PeftModel
 
@@ -206,19 +201,17 @@ def _load_adapter(
             f"{folder / 'adapter_config.json'}: field base_model_name_or_path names the adapter's "
             "own folder; write its base model's name or path there."
         )
-    if options and options.get("quantization_config") is not None:
+    if how.get("quantization_config") is not None:
         raise InputError(
             f"{folder}: an adapter cannot be merged into quantised weights. Merge it into its base "
             "without quantisation, save the result, and give that."
         )
-    if given is None and (folder / "tokenizer_config.json").is_file():
-        given = load_tokenizer(folder, trust_remote_code)
+    options = dict(how)
+    dtype, trusted = options.pop("dtype"), options.pop("trust_remote_code")
+    if tokenizer is None and (folder / "tokenizer_config.json").is_file():
+        tokenizer = load_tokenizer(folder, trusted)
     base = load_model(
-        base_name,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        tokenizer=given,
-        options=options,
+        base_name, dtype=dtype, trust_remote_code=trusted, tokenizer=tokenizer, options=options
     )
     with door(f"{folder}: the adapter does not fit {base_name!r}", "Save it again, or mend it."):
         adapted = PeftModel.from_pretrained(base.model, str(folder))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from riskalign.errors import InputError
 from riskalign.risk import Risk, get_risk
-from riskalign.theory.tree import Levels, Measure
+from riskalign.theory.tree import Levels, Measure, induce
 
 Number = Tensor | float
 
@@ -33,14 +33,7 @@ def self_consistent(losses: Levels, log_ref: Levels, risk: Risk, beta: Number) -
     `losses` combine what is to be lowered, for instance `lambda_ cost - reward`; `beta` > 0 is a
     number or broadcasts with the levels. Backward induction, exact at each state.
     """
-    policy: list[Tensor] = []
-    below: Tensor | None = None
-    for loss, level in zip(reversed(losses), reversed(log_ref), strict=True):
-        q = loss if below is None else loss + below.unflatten(-1, (-1, loss.shape[-1]))
-        local = optimum(q, level, risk, beta)
-        policy.append(local.log_policy)
-        below = local.value
-    return tuple(reversed(policy))
+    return induce(lambda q, level: optimum(q, level, risk, beta), [losses], log_ref)[0]
 
 
 def tilted_consistent(
@@ -53,21 +46,15 @@ def tilted_consistent(
     fixed point. It optimises no single objective unless the measure is the mean.
     """
     neutral = get_risk("mean")
-    policy: list[Tensor] = []
-    below: Tensor | None = None
-    below_cost: Tensor | None = None
-    for loss, cost, level in zip(reversed(losses), reversed(costs), reversed(log_ref), strict=True):
-        size = loss.shape[-1]
-        q = loss if below is None else loss + below.unflatten(-1, (-1, size))
-        q_cost = cost if below_cost is None else cost + below_cost.unflatten(-1, (-1, size))
-        own = (level - (q + lambda_ * q_cost) / beta).log_softmax(-1)
-        q, q_cost, level = torch.broadcast_tensors(q, q_cost, level)
-        q, q_cost, own, level = torch.broadcast_tensors(q, q_cost, own, level)
-        kl = (own.exp() * (own - level)).sum(-1)
-        below = neutral(q, own).value + _per_state(beta) * kl
-        below_cost = risk(q_cost, own).value
-        policy.append(own)
-    return tuple(reversed(policy))
+
+    def step(q: Tensor, q_cost: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        policy = (level - (q + lambda_ * q_cost) / beta).log_softmax(-1)
+        q, q_cost, policy, level = torch.broadcast_tensors(q, q_cost, policy, level)
+        kl = (policy.exp() * (policy - level)).sum(-1)
+        value = neutral(q, policy).value + _per_state(beta) * kl
+        return policy, value, risk(q_cost, policy).value
+
+    return induce(step, [losses, costs], log_ref)[0]
 
 
 def cautious(
@@ -83,43 +70,14 @@ def cautious(
     level = {"mean": 0.0, "cvar": risk.parameter}.get(risk.name)
     if level is None:
         raise InputError(f"risk {risk.spec!r}: the risk on the cost alone is mean or cvar here")
-    size = losses[0].shape[-1]
-    policy: list[Tensor] = []
-    below: Tensor | None = None
-    below_cost: Tensor | None = None
-    for loss, cost, level_ref in zip(
-        reversed(losses), reversed(costs), reversed(log_ref), strict=True
-    ):
-        q = loss if below is None else loss + below.unflatten(-1, (-1, size))
-        q_cost = cost if below_cost is None else cost + below_cost.unflatten(-1, (-1, size))
-        best: Local | None = None
-        best_eta = q_cost[..., 0]
-        for z in range(size):
-            # As in `_cvar`, what is left of the problem is smallest at one of the costs.
-            eta = q_cost[..., z : z + 1]
-            charged = q + lambda_ * (q_cost - eta).clamp(min=0) / (1 - level)
-            local = _mean(charged, level_ref, 0.0, beta)
-            local = Local(local.log_policy, local.value + _per_state(lambda_) * eta.squeeze(-1))
-            if best is None:
-                best, best_eta = local, eta.squeeze(-1).expand(local.value.shape)
-            else:
-                best_eta = torch.where(local.value < best.value, eta.squeeze(-1), best_eta)
-                best = _better(local, best)
-        assert best is not None
-        own = best.log_policy
-        excess = (q_cost - best_eta.unsqueeze(-1)).clamp(min=0)
-        below_cost = best_eta + (own.exp() * excess).sum(-1) / (1 - level)
-        below = (own.exp() * (q + beta * (own - level_ref))).sum(-1)
-        policy.append(own)
-    return tuple(reversed(policy))
 
+    def step(q: Tensor, q_cost: Tensor, log_ref: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (policy, _), eta = _tail_averse(q, q_cost, log_ref, level, beta, lambda_)
+        excess = (q_cost - eta.unsqueeze(-1)).clamp(min=0)
+        cost = eta + (policy.exp() * excess).sum(-1) / (1 - level)
+        return policy, (policy.exp() * (q + beta * (policy - log_ref))).sum(-1), cost
 
-def _better(one: Local, other: Local) -> Local:
-    better = one.value < other.value
-    return Local(
-        torch.where(better.unsqueeze(-1), one.log_policy, other.log_policy),
-        torch.where(better, one.value, other.value),
-    )
+    return induce(step, [losses, costs], log_ref)[0]
 
 
 def optimum(q: Tensor, log_ref: Tensor, risk: Risk, beta: Number) -> Local:
@@ -141,20 +99,33 @@ def _mean(q: Tensor, log_ref: Tensor, _: float, beta: Number) -> Local:
 
 
 def _cvar(q: Tensor, log_ref: Tensor, level: float, beta: Number) -> Local:
-    """By `CVaR_p(q) = min_eta eta + E_p[(q - eta)_+]/(1-a)`: for given eta the best p is a tilt.
+    return _tail_averse(torch.zeros_like(q), q, log_ref, level, beta, 1.0)[0]
 
-    What is left, `eta - beta log E_ref exp(-(q - eta)_+ / ((1-a) beta))`, is concave in eta between
-    neighbouring values of q: its derivative is `1 - P_p(q > eta)/(1-a)`, and there P_p(q > eta)
-    grows with eta. So the minimum is at one of the V values.
+
+def _tail_averse(
+    q: Tensor, q_cost: Tensor, log_ref: Tensor, level: float, beta: Number, lambda_: Number
+) -> tuple[Local, Tensor]:
+    """`argmin_p E_p[q] + lambda_ CVaR_p(q_cost) + beta KL(p || ref)`, its quantile [..., S].
+
+    By `CVaR_p(c) = min_eta eta + E_p[(c - eta)_+]/(1-a)`: for given eta the best p is a tilt. What
+    is left, for q = 0 and lambda_ = 1 `eta - beta log E_ref exp(-(c - eta)_+ / ((1-a) beta))`, is
+    concave in eta between neighbouring costs: its derivative is `1 - P_p(c > eta)/(1-a)`, and there
+    P_p(c > eta) grows with eta. So the minimum is at one of the V costs.
     """
-    best: Local | None = None
-    for z in range(q.shape[-1]):
-        eta = q[..., z : z + 1]
-        local = _mean((q - eta).clamp(min=0) / (1 - level), log_ref, 0.0, beta)
-        local = Local(local.log_policy, local.value + eta.squeeze(-1))
-        best = local if best is None else _better(local, best)
-    assert best is not None
-    return best
+    best: tuple[Tensor, ...] = ()
+    for z in range(q_cost.shape[-1]):
+        eta = q_cost[..., z]
+        excess = (q_cost - eta.unsqueeze(-1)).clamp(min=0) / (1 - level)
+        policy, rest = _mean(q + lambda_ * excess, log_ref, 0.0, beta)
+        value = rest + _per_state(lambda_) * eta
+        at_eta = (policy, value, eta.expand(value.shape))
+        if best:
+            better = value < best[1]
+            masks = (better.unsqueeze(-1), better, better)
+            best = tuple(torch.where(*each) for each in zip(masks, at_eta, best, strict=True))
+        else:
+            best = at_eta
+    return Local(*best[:2]), best[2]
 
 
 def _entropic(q: Tensor, log_ref: Tensor, mu: float, beta: Number) -> Local:
