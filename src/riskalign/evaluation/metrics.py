@@ -201,14 +201,7 @@ METRICS: Mapping[str, Metric] = {
         ),
         Metric("cost", "Mean cost", -1, "mean of the cost program", _mean("cost"), _MEAN),
         *(
-            Metric(
-                f"{key}_{level}",
-                f"{name} {level}",
-                -1,
-                meaning,
-                partial(measure, level=level),
-                _TAIL,
-            )
+            Metric(f"{key}_{a}", f"{name} {a}", -1, meaning, partial(measure, level=a), _TAIL)
             for key, name, text, measure in (
                 ("var", "VaR", "cost that {} % of answers exceed at most", _var),
                 ("cvar", "CVaR", "mean cost of the worst {} % of answers", _cvar),
