@@ -8,8 +8,8 @@ import pytest
 from riskalign.errors import InputError
 from riskalign.evaluation.sets import load_prompt_set
 from riskalign.pipeline.learnt import note_prompts, prompts_of
-from riskalign.pipeline.sets.independence import independence
-from riskalign.scorers import EmbeddingScorer
+from riskalign.pipeline.sets.inputs import independence
+from riskalign.scorers import Scorer
 from tests.scorers.test_independence import scorer
 
 Say = Callable[..., list[str]]
@@ -20,7 +20,7 @@ def say(tmp_path: Path) -> Say:
     (tmp_path / "asked.jsonl").write_text('{"prompt": "A"}\n{"prompt": "B"}\n')
     sets = {"prompts": load_prompt_set(str(tmp_path / "asked.jsonl"))}
 
-    def make(judge: EmbeddingScorer, with_: tuple[str, ...] = (), **models: str) -> list[str]:
+    def make(judge: Scorer, with_: tuple[str, ...] = (), **models: str) -> list[str]:
         return independence({"cost": ("./cost", judge)}, models, sets, with_)
 
     return make
@@ -82,7 +82,7 @@ def test_scorers_that_trained_the_models_are_held_against_it(
     say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainers = {"same": scorer("z"), "other": scorer("z", seed=1)}
-    monkeypatch.setattr("riskalign.pipeline.sets.independence.load_scorer", trainers.__getitem__)
+    monkeypatch.setattr("riskalign.pipeline.sets.inputs.scorer_in", trainers.__getitem__)
     said = say(scorer("xy"), ("other",), start="hub")
     assert "it differs in seed, and none of its 2 training prompts" in said[0]
     assert not any("--trained_with" in each for each in said)
