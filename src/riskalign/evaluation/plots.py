@@ -142,21 +142,16 @@ def frontier(results: Mapping[str, Any], metric: str = "cvar_0.95") -> str:
     Empty where no model has both.
     """
     order, names = model_order(results["models"]), model_names(results)
-    placed = [
-        (names[key], series_class(key, order), _shape(key), results["models"][key]) for key in order
-    ]
-    along = [
-        (f"w = {entry['w']:g}", "s-dial", "circle", entry["metrics"])
-        for entry in sorted(results["dial"], key=lambda entry: float(entry["w"]))
-    ]
-    made, dial = (
-        [
-            Point(name, css, shape, found[metric], found["reward"])
-            for name, css, shape, found in each
-            if metric in found and "reward" in found
-        ]
-        for each in (placed, along)
-    )
+
+    def placed(name: str, css: str, shape: str, found: Mapping[str, Ends]) -> list[Point]:
+        measured = metric in found and "reward" in found
+        return [Point(name, css, shape, found[metric], found["reward"])] if measured else []
+
+    dial, made = [], []
+    for entry in sorted(results["dial"], key=lambda entry: float(entry["w"])):
+        dial += placed(f"w = {entry['w']:g}", "s-dial", "circle", entry["metrics"])
+    for key in order:
+        made += placed(names[key], series_class(key, order), _shape(key), results["models"][key])
     if not made:
         return ""
     title = "Mean reward against CVaR 0.95 of cost, models and dial"
