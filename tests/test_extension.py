@@ -13,6 +13,7 @@ from riskalign.losses import own_parameters
 from riskalign.models import save_model
 from riskalign.pipeline import AlignConfig
 from riskalign.pipeline.cells import cell_key
+from riskalign.pipeline.job import JobData
 from riskalign.plugin import outside
 from riskalign.risk import answer_risk, get_risk
 from riskalign.theory.solve import value_scale
@@ -121,7 +122,7 @@ def test_what_is_edited_is_computed_anew(folder: Path, monkeypatch: pytest.Monke
     )
 
     def key() -> str:
-        return cell_key(job, {}, {}, "weights", None)
+        return cell_key(job, JobData(), "weights")
 
     first = key()
     assert key() == first

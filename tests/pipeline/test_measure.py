@@ -8,7 +8,8 @@ import pytest
 from transformers import PreTrainedModel
 
 from riskalign.evaluation import ScoredAnswer
-from riskalign.pipeline.measure import compare, measure, read_scored, write_scored
+from riskalign.pipeline.evaluate import compare
+from riskalign.pipeline.measure import measure, read_scored, write_scored
 from riskalign.pipeline.settings import EvaluationConfig
 from tests import tiny
 from tests.pipeline.conftest import Letters

@@ -22,7 +22,7 @@ def train_scorers(job: Job) -> None:
     Raises:
         InputError: labels that scorers cannot learn from, or a scorer that is not independent.
     """
-    preferences, world = job.preferences, job.world
+    preferences, world = job.data.preferences, job.world
     if preferences is None or not isinstance(world, JudgedWorld):
         return
     scoring = job.config.scoring_settings()
@@ -32,13 +32,13 @@ def train_scorers(job: Job) -> None:
     labellers = job.labelling.folders if job.labelling is not None else {}
     for kind, folder in labellers.items():
         _train(job, "train", kind, folder)
-        job.manifest.note("models", f"label-{kind}", scorer_metrics(folder))
+        job.note_scorer(f"label-{kind}", scorer_metrics(folder))
     if job.config.evaluation is None:
         return
     for kind, folder in world.folders.items():
         if getattr(scoring, kind) is None:
             _train(job, "scorer", kind, folder)
-        job.manifest.note("models", f"judge-{kind}", scorer_metrics(folder))
+        job.note_scorer(f"judge-{kind}", scorer_metrics(folder))
     if (n := len(job.eval_prompts)) < job.config.evaluation.prompts:
         left = world.left_out
         job.note(
@@ -50,9 +50,9 @@ def train_scorers(job: Job) -> None:
 
 
 def _train(job: Job, side: Side, kind: ScorerKind, folder: Path) -> None:
-    assert job.preferences is not None
+    assert job.data.preferences is not None
     stage = f"judge-{kind}" if side == "scorer" else f"label-{kind}"
-    rows = job.preferences.judged(side, SCORED[kind])
+    rows = job.data.preferences.judged(side, SCORED[kind])
     encoder, seed = job.config.scoring_settings().encoder, job.seed(stage)
 
     def work(key: str, update: Update) -> Outcome:

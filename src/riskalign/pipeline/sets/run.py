@@ -34,7 +34,6 @@ from riskalign.pipeline.scoring import Tell, folder_hash, load_scorer, scores_of
 from riskalign.pipeline.sets.independence import independence
 from riskalign.pipeline.sets.report import report
 from riskalign.pipeline.sets.settings import SetsSettings, named_models
-from riskalign.pipeline.steps import for_inference
 from riskalign.risk import get_risk
 from riskalign.scorers import Scorer
 from riskalign.tokens import backbone_of
@@ -199,7 +198,7 @@ class _Run:
             found = load_model(subject.source, trust_remote_code=self.settings.trust_remote_code)
             if fingerprint(found.model) != subject.weights:
                 raise InputError(f"model {subject.source!r}: its weights changed meanwhile.")
-            self._loaded[name] = for_inference(found, self.bf16), found.tokenizer
+            self._loaded[name] = machine.for_inference(found, self.bf16), found.tokenizer
         return self._loaded[name]
 
     def answers(self, name: str, kind: str) -> None:
