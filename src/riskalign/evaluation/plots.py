@@ -335,22 +335,21 @@ PANELS: tuple[tuple[str, str, tuple[Curve, ...]], ...] = (
 )
 
 
-#: What PPO-Lagrangian logs, an iteration a point, in place of a pair loss's metrics.
-PPO_PANELS: tuple[tuple[str, str, tuple[Curve, ...]], ...] = (
-    ("Reward", "mean of an iteration's answers", (Curve("reward", "reward", "t-main"),)),
-    ("Cost", "mean of an iteration's answers", (Curve("cost", "cost", "t-main"),)),
-    (
-        "Multiplier",
-        "λ rises while cost exceeds its limit",
-        (Curve("lambda", "λ", "t-main"),),
-    ),
-    ("KL", "to the step's start, nats an answer", (Curve("kl", "KL", "t-main"),)),
-)
-
-
-def panels_of(log: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str, tuple[Curve, ...]], ...]:
-    """The panels for a step's log, by what it holds."""
-    return PPO_PANELS if "lambda" in log[0] else PANELS
+def panels_of(
+    named: Sequence[Mapping[str, Any]],
+) -> tuple[tuple[str, str, tuple[Curve, ...]], ...]:
+    """The panels that results name for a step of a method, else those of a step on rows."""
+    return (
+        tuple(
+            (
+                each["title"],
+                each["note"],
+                tuple(Curve(*c, "t-main") for c in each["columns"].items()),
+            )
+            for each in named
+        )
+        or PANELS
+    )
 
 
 def training(log: Sequence[Mapping[str, float | None]], curves: Sequence[Curve]) -> str:

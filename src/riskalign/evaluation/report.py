@@ -144,7 +144,7 @@ def _charts(results: Mapping[str, Any]) -> dict[str, Any]:
         "training": {
             step: [
                 {"title": title, "note": note, "curves": curves, "svg": Markup(svg)}
-                for title, note, curves in plots.panels_of(log)
+                for title, note, curves in plots.panels_of(results["panels"].get(step, ()))
                 if (svg := plots.training(log, curves))
             ]
             for step, log in results["training"].items()

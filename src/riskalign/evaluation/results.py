@@ -75,6 +75,12 @@ class _Reproduce(_Strict, total=False):
     commit: str | None
 
 
+class _Panel(_Strict):
+    title: str
+    note: str
+    columns: dict[str, str]
+
+
 class _Optional(_Strict, total=False):
     world: str | None
     method: str | None
@@ -86,6 +92,7 @@ class _Optional(_Strict, total=False):
     costs: dict[str, list[Cost]]
     rewards: dict[str, list[Finite]]
     training: dict[str, list[dict[str, Finite | None]]]
+    panels: dict[str, list[_Panel]]
     scorers: dict[str, dict[str, Finite]]
     held_out: dict[str, dict[str, Finite]]
     notes: list[str]

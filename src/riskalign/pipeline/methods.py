@@ -27,6 +27,15 @@ class NoOptions:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """What the report draws of a log: columns and what they are called."""
+
+    title: str
+    note: str
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Method:
     """A step with a loop of its own, which `order` names.
 
@@ -42,7 +51,7 @@ class Method:
       checkpoints while it runs;
     - `trees`: folders that it leaves in its step's, beside the model;
     - `fields`: of the configuration, which nothing but this method reads;
-    - `panels`: what the report draws of its log: title, note, and labels by column.
+    - `panels`: what the report draws of its log, in place of a loss's metrics.
     """
 
     title: str
@@ -53,7 +62,7 @@ class Method:
     disk: Callable[[AlignConfig], tuple[int, int]] = lambda config: (0, 0)
     trees: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
-    panels: tuple[tuple[str, str, Mapping[str, str]], ...] = ()
+    panels: tuple[Panel, ...] = ()
 
 
 def has_rows(kind: str) -> TypeGuard[Kind]:

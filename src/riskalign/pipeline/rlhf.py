@@ -11,7 +11,7 @@ from riskalign.data.schema import Text
 from riskalign.models import LoadedModel, fingerprint
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.ledger import Outcome
-from riskalign.pipeline.methods import Method
+from riskalign.pipeline.methods import Method, Panel
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.settings import Kind, Problem
 from riskalign.pipeline.steps import Learnt, MethodStep, Result
@@ -172,9 +172,9 @@ PPO = Method(
     trees=("scorers/reward", "scorers/cost"),
     fields=("ppo", "scorers"),
     panels=(
-        ("Reward", "mean of an iteration's answers", {"reward": "reward"}),
-        ("Cost", "mean of an iteration's answers", {"cost": "cost"}),
-        ("Multiplier", "λ rises while cost exceeds its limit", {"lambda": "λ"}),
-        ("KL", "to the step's start, nats an answer", {"kl": "KL"}),
+        Panel("Reward", "mean of an iteration's answers", {"reward": "reward"}),
+        Panel("Cost", "mean of an iteration's answers", {"cost": "cost"}),
+        Panel("Multiplier", "λ rises while cost exceeds its limit", {"lambda": "λ"}),
+        Panel("KL", "to the step's start, nats an answer", {"kl": "KL"}),
     ),
 )
