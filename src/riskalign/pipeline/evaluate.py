@@ -61,8 +61,8 @@ def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Pat
     evaluation, world = job.config.evaluation, job.world
     assert evaluation is not None
     assert world is not None
-    bf16, seed = machine.use_bf16(job.config.bf16), job.seed("evaluate")
-    loaded = _Loaded(models, bf16)
+    seed = job.seed("evaluate")
+    loaded = _Loaded(models, job.bf16)
 
     def answers(
         stage: str, name: str, n: int, w: float | None = None, merged: bool = False
@@ -80,7 +80,7 @@ def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Pat
             "prompts": n,
             "world": job.world_identity(),
             "evaluation": {k: v for k, v in vars(evaluation).items() if k not in _LATER},
-            "bf16": bf16,
+            "bf16": job.bf16,
             "seed": seed,
         }
         if others := outside([get_risk(evaluation.risk).name]):
@@ -108,7 +108,7 @@ def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Pat
                 update=update,
             )
             write_scored(path, scored)
-            return {"files": [job.relative(path)]}
+            return {"files": [path]}
 
         job.stage(f"evaluate-{stage}", inputs, work)
         return path
@@ -186,7 +186,7 @@ def report(
         }
         write_results(results, content)
         write_report(results, html)
-        return {"files": [job.relative(results), job.relative(html)]}
+        return {"files": [results, html]}
 
     job.stage("report", inputs, work)
     return results, html

@@ -61,7 +61,7 @@ def given_data(config: AlignConfig, preferences: Preferences | None = None) -> d
             if kind in config.pair_kinds(without_steps=True) or step.loss_type in UNPAIRED:
                 raise InputError(
                     f"{kind}.data: {step.data}: holds groups of scored answers, and the loss "
-                    f"kto takes pairs, like {methods or 'ppo'}. Give these, or a loss of pairs."
+                    "kto and steps such as ppo take pairs. Give these, or a loss of pairs."
                 )
             given[kind] = load_groups(step.data)
             continue

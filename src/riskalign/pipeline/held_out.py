@@ -9,7 +9,6 @@ from riskalign.evaluation import binomial_interval
 from riskalign.models import LoadedModel
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, content_hash
-from riskalign.pipeline.machine import use_bf16
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.settings import Kind, StepConfig, for_order
 from riskalign.pipeline.steps import training_config
@@ -26,7 +25,7 @@ def accuracy_stage(
 ) -> dict[str, float]:
     """The stage `accuracy-<name>`: what `held_out_accuracy` finds of a step."""
     step, stage, pairs = job.config.step(kind), f"accuracy-{name}", job.data.held_out[kind]
-    seed, bf16 = job.seed(stage), use_bf16(job.config.bf16)
+    seed, bf16 = job.seed(stage), job.bf16
     inputs = {
         "model": trained.weights,
         "reference": reference.weights,
@@ -62,21 +61,9 @@ def held_out_accuracy(
     `beta` times the log ratios' (arXiv 2305.18290, section 5.1), for TDPO and RSA with their risk
     terms; KTO, which has no margin of pairs, counts by DPO's.
 
-    Args:
-        policy: the trained model.
-        reference: the model that it was trained from.
-        pairs: rows of `riskalign.data.load_pairs`; at most `step.max_eval_samples`, drawn by
-            `seed`, are taken.
-        step: the step's settings.
-        beta: the step's temperature.
-        seed: of the draw.
-        bf16: compute in bfloat16.
-        folder: where the trainer may write; nothing is left in it.
-        update: called with (pairs done, pairs, note).
-
-    Returns:
-        `pairs`, `accuracy` (ties half) with its exact 95 % interval `low` and `high`, pairs taken
-        as independent, and `mean_margin` in the units of the loss.
+    Of the pairs at most `step.max_eval_samples`, drawn by `seed`, are taken; nothing is left in
+    `folder`. Returns `pairs`, `accuracy` (ties half) with its exact 95 % interval `low` and `high`,
+    pairs taken as independent, and `mean_margin` in the units of the loss.
     """
     few = pairs.shuffle(seed=seed).select(range(min(len(pairs), step.max_eval_samples)))
     trainer = RSATrainer(

@@ -104,6 +104,7 @@ class Job:
         self.title = title or method_name(config)
         self.folder = Path(config.output_dir).expanduser()
         self.command = command or f"riskalign align --config {self.folder / 'config.yaml'}"
+        self.bf16 = machine.use_bf16(config.bf16)
         self.notes: list[str] = []
         self.stages: dict[str, Outcome] = {}  # finished ones, in order
         self.scorers: dict[str, Mapping[str, float]] = {}
@@ -198,10 +199,6 @@ class Job:
         seed = stage_seed(self.config, stage)
         self.manifest.note("seeds", stage, seed)
         return seed
-
-    def relative(self, path: Path) -> str:
-        """A path below the job's folder, as the ledger lists it."""
-        return path.relative_to(self.folder).as_posix()
 
     def world_identity(self) -> dict[str, Any]:
         """What decides the world's prompts and scores."""
@@ -300,15 +297,17 @@ def outputs_of(config: AlignConfig, *, trains: bool = True) -> Outputs:
         trees += [f"scorers/{kind}" for kind in SCORED if getattr(scoring, kind) is None]
     if config.own_answers():
         trees += [f"labellers/{kind}" for kind in SCORED]
-    for name, kind in [("sft", "sft")] * (config.sft is not None) + config.steps():
+    names = [name for name, _ in config.steps()]
+    for name in names if config.sft is None else ["sft", *names]:
         files.append(f"{name}/log.json")
         trees += [f"{name}/{tree}" for tree in ("model", "adapter", "checkpoints")]
-        if has_rows(kind) and not config.is_given(kind):
-            files.append(f"pairs/{name}.jsonl")
-        elif not has_rows(kind) and kind != "sft":
+    for name, kind in config.steps():
+        if not has_rows(kind):
             method = get_method(kind)
             trees += [f"{name}/{tree}" for tree in method.trees]
             files += [f"pairs/{name}-{of}.jsonl" for of in method.pairs(config)]
+        elif not config.is_given(kind):
+            files.append(f"pairs/{name}.jsonl")
     return Outputs(files, trees)
 
 

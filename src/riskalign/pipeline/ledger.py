@@ -60,14 +60,20 @@ class Ledger:
     def run(self, stage: str, key: str, work: Callable[[], Outcome]) -> Outcome:
         """Do the work and note its outcome, with its seconds and the hashes of its files.
 
-        `work` returns an outcome of JSON's types in which `files`, if present, lists paths
-        relative to the folder.
+        `work` returns an outcome of JSON's types in which `files`, if present, lists the files and
+        folders that it made: paths, or text relative to the folder.
         """
         start = time.monotonic()
         reset_peak_memory()
         outcome = work()
+        made = [
+            path if isinstance(path, Path) else self.folder / path
+            for path in outcome.get("files", [])
+        ]
         outcome["files"] = {
-            name: file_sha256(self.folder / name) for name in outcome.get("files", [])
+            path.relative_to(self.folder).as_posix(): file_sha256(path)
+            for each in made
+            for path in ([each / name for name in files_below(each)] if each.is_dir() else [each])
         }
         outcome["seconds"] = round(time.monotonic() - start, 3)
         outcome["peak_megabytes"] = peak_memory()
@@ -78,11 +84,6 @@ class Ledger:
         self._stages[stage] = {"key": key, "outcome": outcome}
         text = json.dumps(self._stages, indent=1, ensure_ascii=False)
         write_text(self.folder / "finished.json", text + "\n")
-
-    def files_in(self, subfolder: Path) -> list[str]:
-        """All files below a folder, as paths relative to the job's."""
-        below = subfolder.relative_to(self.folder).as_posix()
-        return [f"{below}/{name}" for name in files_below(subfolder)]
 
 
 def _read(folder: Path) -> dict[str, Any]:

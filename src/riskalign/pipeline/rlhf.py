@@ -57,7 +57,7 @@ def run(step: MethodStep) -> Result:
             critic_peft_config=step.adapter,
             ptx_pairs=ptx,
             seed=step.seed(),
-            bf16=step.bf16,
+            bf16=step.job.bf16,
             checkpoint=checkpoints / "ppo",
             save_steps=_SAVE_EVERY,
             update=update,
@@ -99,7 +99,7 @@ def _scorer(
         "data": hashes[kind],
         "settings": dataclasses.asdict(settings),
         "peft": peft and dataclasses.asdict(peft),
-        "bf16": step.bf16,
+        "bf16": step.job.bf16,
         "seed": seed,
     }
 
@@ -115,7 +115,7 @@ def _scorer(
             eval_pairs=held_out,
             peft_config=step.adapter,
             seed=seed,
-            bf16=step.bf16,
+            bf16=step.job.bf16,
             update=update,
         )
         save_scalar_model(result.model, folder)
@@ -126,7 +126,7 @@ def _scorer(
             "fingerprint": fingerprint(result.model),
             "pairs": result.counts.kept,
             "held_out": result.eval_counts.kept,
-            "files": job.ledger.files_in(folder),
+            "files": [folder],
         }
 
     outcome = job.stage(f"scorer-{step.name}-{kind}", inputs, work)

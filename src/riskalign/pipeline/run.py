@@ -207,7 +207,7 @@ def _publish(job: Job, final: ModelOnDisk) -> Path:
         with new_folder(target) as temporary:
             for path in Path(final.name).iterdir():
                 link_or_copy(path, temporary / path.name)
-        return {"files": job.ledger.files_in(target)}
+        return {"files": [target]}
 
     job.stage("model", {"model": final.weights, "from": final.name}, work)
     return target

@@ -8,7 +8,6 @@ from riskalign.files.atomic import scratch
 from riskalign.models import LoadedModel
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import content_hash
-from riskalign.pipeline.machine import use_bf16
 from riskalign.pipeline.manifest import stage_seed
 from riskalign.pipeline.progress import TrainingProgress, Update
 from riskalign.pipeline.steps import Learnt, Result, lora_config, quiet_arguments, train_stage
@@ -36,13 +35,13 @@ def sft_step(job: Job, start: ModelOnDisk) -> Result:
     shown = demonstrations(job)
     prompts = [list(each.prompt.messages) for each in shown]
     answers = [list(each.answers) for each in shown]
-    bf16, n_answers = use_bf16(config.bf16), sum(map(len, answers))
+    n_answers = sum(map(len, answers))
     job.manifest.note("seeds", "train-sft", seed)
     own = {k: v for k, v in vars(settings).items() if k not in _OF_THE_JOB}
     inputs = {
         "data": content_hash([prompts, answers]),
         "settings": own,
-        "bf16": bf16,
+        "bf16": job.bf16,
         "seed": seed,
     }
 
@@ -55,7 +54,7 @@ def sft_step(job: Job, start: ModelOnDisk) -> Result:
                 | quiet_arguments(place)
                 | {
                     "seed": seed,
-                    "bf16": bf16,
+                    "bf16": job.bf16,
                     "warmup_steps": settings.warmup_ratio,
                     "save_strategy": "no",  # minutes of work, and a stage of its own
                     "remove_unused_columns": False,

@@ -82,8 +82,7 @@ def write_answers(
     """Sample `config.model` in `config.world` and write its scored answers to `out`, a line each.
 
     Rows `prompt_id`, `text`, `reward` and `cost`, as `riskalign plan --answers` takes them; prompts
-    and answers as the job's `sampling` says. Returns the numbers of prompts and answers, their mean
-    reward and cost, and their unsafe rate.
+    and answers as the job's `sampling` says. Returns their numbers and `averages`.
 
     Raises:
         InputError: no world, another ending than ``.jsonl``, no folder to write to, or `out` exists

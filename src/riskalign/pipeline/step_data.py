@@ -15,7 +15,7 @@ from riskalign.models import LoadedModel
 from riskalign.models.sampling import BACKENDS, Answer
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, content_hash
-from riskalign.pipeline.machine import for_inference, use_bf16
+from riskalign.pipeline.machine import for_inference
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.safety import given_safe_pairs, rule_of, sampled_safe_pairs
 from riskalign.pipeline.settings import Kind, SamplingConfig, StepConfig
@@ -29,16 +29,7 @@ from riskalign.pipeline.tail import (
 )
 from riskalign.plugin import outside
 from riskalign.risk import get_risk
-from riskalign.worlds import Prompt, World
-from riskalign.worlds.pairs import (
-    Score,
-    Scored,
-    by_cost,
-    by_reward,
-    group_rows,
-    pair_rows,
-    score_answers,
-)
+from riskalign.worlds import Prompt, World, pairs
 
 
 @dataclass(frozen=True)
@@ -89,13 +80,12 @@ def _sampled_rows(
     assert world is not None
     stage, path = f"pairs-{name}", job.folder / "pairs" / f"{name}.jsonl"
     seed, sampling, step = job.seed(stage), job.config.step_sampling(kind), job.config.step(kind)
-    bf16 = use_bf16(job.config.bf16)
     inputs = {
         "model": current.weights,
         "world": job.world_identity() if job.labelling is None else job.labelling.identity(),
         "kind": kind,
         "sampling": dataclasses.asdict(sampling),
-        "bf16": bf16,
+        "bf16": job.bf16,
         "seed": seed,
         "rows": step.rows,
         "anchors": step.anchors,
@@ -112,14 +102,22 @@ def _sampled_rows(
         loaded = current.load()
         try:
             rows, counts, plan = sample_rows(
-                world, loaded, kind, sampling, step, seed=seed, bf16=bf16, aim=aim, update=update
+                world,
+                loaded,
+                kind,
+                sampling,
+                step,
+                seed=seed,
+                bf16=job.bf16,
+                aim=aim,
+                update=update,
             )
         except LimitKept as kept:
             return {"kept": str(kept), "files": []}
         write_json_lines(path, rows)
         made.extend(rows)
         tail = {} if plan is None else {"tail": plan.summary}
-        return {"counts": counts, "files": [job.relative(path)], **tail}
+        return {"counts": counts, "files": [path], **tail}
 
     outcome = job.stage(stage, inputs, work)
     if "kept" in outcome:
@@ -157,9 +155,11 @@ def sample_rows(
     """
     prompts: list[Prompt] = world.prompts("train", sampling.prompts, seed)
     answers = draw_answers(loaded, prompts, sampling, seed, bf16, update)
-    scored = score_answers(world, prompts, [[answer.text for answer in own] for own in answers])
+    scored = pairs.score_answers(
+        world, prompts, [[answer.text for answer in own] for own in answers]
+    )
     plan = None
-    score: Score = by_reward if kind == "helpful" else by_cost
+    score: pairs.Score = pairs.by_reward if kind == "helpful" else pairs.by_cost
     if aim is not None:
         costs, rewards = ([[a[i] for a in own] for own in scored] for i in (2, 1))
         plan = plan_tail(costs, aim, rewards)  # type: ignore[arg-type]
@@ -169,11 +169,10 @@ def sample_rows(
     if (rule := rule_of(step)) is not None:
         found, safety = sampled_safe_pairs(prompts, scored, rule, where, pairs_per_prompt=n)
     elif step.rows == "groups":
-        found = group_rows(prompts, scored, score, anchors=step.anchors, seed=seed)
+        found = pairs.group_rows(prompts, scored, score, anchors=step.anchors, seed=seed)
     else:
-        found = pair_rows(
-            prompts, scored, score, pairs_per_prompt=n, anchors=step.anchors, seed=seed
-        )
+        options: dict[str, Any] = {"pairs_per_prompt": n, "anchors": step.anchors, "seed": seed}
+        found = pairs.pair_rows(prompts, scored, score, **options)
     averaged = averages(scored)
     if not found.rows and plan is not None:
         raise InputError(f"{where}: {nothing_charged(plan)}")
@@ -196,7 +195,7 @@ def sample_rows(
     return found.rows, counts, plan
 
 
-def averages(scored: Sequence[Sequence[Scored]]) -> dict[str, Any]:
+def averages(scored: Sequence[Sequence[pairs.Scored]]) -> dict[str, Any]:
     """How many answers there are, their mean reward and cost, and their unsafe rate."""
     answers = [answer for own in scored for answer in own]
     n = len(answers)

@@ -28,7 +28,7 @@ from riskalign.models import LoadedModel, fingerprint, load_in_4bit, load_model,
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.learnt import note_prompts
 from riskalign.pipeline.ledger import Outcome
-from riskalign.pipeline.machine import model_dtype, use_bf16
+from riskalign.pipeline.machine import model_dtype
 from riskalign.pipeline.progress import TrainingProgress, Update
 from riskalign.pipeline.settings import Kind, LoraSettings, StepConfig
 from riskalign.pipeline.step_data import StepData, step_rows
@@ -39,29 +39,22 @@ from riskalign.training import RSAConfig, RSATrainer
 Log = list[dict[str, Any]]
 Result = tuple[ModelOnDisk, Log]
 
-# Settings of a step that decide other stages, or count by what they resolve to: what becomes of
-# answer_risk and limit is in the rows and the temperature.
-_SEPARATE = frozenset(
-    [
-        *("skip", "data", "own_answers", "sampling", "beta", "bf16", "rows", "anchors"),
-        *("answer_risk", "limit", "eval_data", "max_eval_samples", "per_device_eval_batch_size"),
-    ]
-)
-#: Fields of a step that say what rows it has and when; all others are the trainer's.
-_OF_THE_JOB = frozenset(
+#: Fields of a step that say what rows it has and when.
+_ROWS = frozenset(
     [
         *("skip", "data", "own_answers", "rows", "anchors", "eval_data", "max_eval_samples"),
-        *("answer_risk", "limit", "safe_cost", "safety_margin", "warmup_ratio", "sampling"),
+        *("answer_risk", "limit", "sampling"),
     ]
 )
+#: These decide other stages, or count by what they resolve to.
+_SEPARATE = _ROWS | {"beta", "bf16", "per_device_eval_batch_size"}
+#: All others are the trainer's.
+_OF_THE_JOB = _ROWS | {"safe_cost", "safety_margin", "warmup_ratio"}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What the steps of a job left: models by the names that results have, logs, folders.
-
-    `held_out` says of the steps that have pairs for it how well they order them.
-    """
+    """What a job's steps left: models by results' names; logs, folders, accuracies by step."""
 
     models: dict[str, ModelOnDisk]
     logs: dict[str, Log] = field(default_factory=dict)
@@ -71,11 +64,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Learnt:
-    """What a training loop leaves.
-
-    `model` may have an adapter, which is merged; `about` is what the ledger keeps beside the files;
-    `prompts` are those that it learnt from.
-    """
+    """What a loop leaves: a model (its adapter is merged), its log, counts, prompts learnt from."""
 
     model: Any
     log: Log
@@ -97,9 +86,9 @@ def train_stage(
 ) -> Result:
     """The stage `train-<name>`: train `start` by `loop`, save the result; the model and its log.
 
-    Leaves `model` (plain weights, an adapter merged) and `log.json` in the step's folder. What the
-    loop left in `checkpoints` goes once the outcome is noted; until then a call with the same
-    `inputs` finds it there. Of the outcome `noted` goes to the manifest's models as well.
+    Leaves `model` (plain weights) and `log.json` in the step's folder. What the loop left in
+    `checkpoints` goes once the outcome is noted; until then the same `inputs` find it there. Of the
+    outcome `noted` goes to the manifest's models as well.
     """
     config, folder = job.config, job.folder / name
     inputs = {
@@ -113,7 +102,8 @@ def train_stage(
         loaded = start.load()
         caches = loaded.model.config.use_cache
         learnt = loop(loaded, checkpoints, update)
-        trained = learnt.model if config.peft is None else learnt.model.merge_and_unload()
+        adapted = isinstance(learnt.model, PeftModel)
+        trained = learnt.model.merge_and_unload() if adapted else learnt.model
         trained.config.use_cache = caches  # `Trainer` turns it off
         save_model(trained, loaded.tokenizer, folder / "model")
         note_prompts(folder / "model", start.name, prompts=learnt.prompts)
@@ -126,16 +116,13 @@ def train_stage(
         again = load_model(folder / "model", trust_remote_code=start.trust_remote_code)
         if config.peft is None:
             remove(folder / "adapter")  # of other settings
+        files = [folder / name for name in ("adapter", "model", "log.json")]
         return {
             **about,
             "bf16": inputs["bf16"],
             "reference": start.weights,
             "fingerprint": fingerprint(again.model),
-            "files": [
-                *job.ledger.files_in(folder / "adapter"),
-                *job.ledger.files_in(folder / "model"),
-                job.relative(folder / "log.json"),
-            ],
+            "files": [path for path in files if path.exists()],
         }
 
     outcome = job.stage(f"train-{name}", inputs, work, folder / "checkpoints")
@@ -168,11 +155,6 @@ class MethodStep:
         return self.job.folder / self.name
 
     @property
-    def bf16(self) -> bool:
-        """Whether to compute in bfloat16."""
-        return use_bf16(self.job.config.bf16)
-
-    @property
     def adapter(self) -> LoraConfig | None:
         """PEFT's settings where the job trains adapters, else None."""
         return lora_config(self.job.config.peft)
@@ -195,7 +177,7 @@ class MethodStep:
         """
         inputs = {
             "settings": dataclasses.asdict(self.options),
-            "bf16": self.bf16,
+            "bf16": self.job.bf16,
             "seed": self.seed(),
             **({} if self.job.world is None else {"world": self.job.world_identity()}),
             **inputs,
@@ -216,7 +198,7 @@ def train_step(job: Job, name: str, kind: Kind, start: ModelOnDisk, data: StepDa
     """
     config, step, folder = job.config, job.config.step(kind), job.folder / name
     seed = job.seed(f"train-{name}")
-    bf16 = use_bf16(step.bf16 if step.bf16 is not None else config.bf16)
+    bf16 = job.bf16 if step.bf16 is None else step.bf16
     inputs = {
         "data": data.sha256,
         "step": {
@@ -302,9 +284,7 @@ class _WhenToSave(TrainerCallback):
     What is averaged since the last log is not in a checkpoint; a resumed run would lack it.
     """
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, _: Any, state: TrainerState, control: TrainerControl, **__: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_save = False
         control.should_log = control.should_log or control.should_save
@@ -318,9 +298,7 @@ class _KeepNewest(TrainerCallback):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         name = f"checkpoint-{state.global_step}"
         written = Path(str(args.output_dir)) / name
         for name_below in files_below(written):
@@ -338,13 +316,8 @@ def lora_config(given: LoraSettings | None) -> LoraConfig | None:
     if given is None:
         return None
     modules = given.target_modules
-    return LoraConfig(
-        r=given.r,
-        lora_alpha=given.lora_alpha,
-        lora_dropout=given.lora_dropout,
-        target_modules=modules if isinstance(modules, str) else list(modules),
-        task_type=TaskType.CAUSAL_LM,
-    )
+    layers = modules if isinstance(modules, str) else list(modules)
+    return LoraConfig(**vars(given) | {"target_modules": layers, "task_type": TaskType.CAUSAL_LM})
 
 
 def own_checkpoints(folder: Path, key: str) -> Path:
