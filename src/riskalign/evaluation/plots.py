@@ -339,17 +339,11 @@ def panels_of(
     named: Sequence[Mapping[str, Any]],
 ) -> tuple[tuple[str, str, tuple[Curve, ...]], ...]:
     """The panels that results name for a step of a method, else those of a step on rows."""
-    return (
-        tuple(
-            (
-                each["title"],
-                each["note"],
-                tuple(Curve(*c, "t-main") for c in each["columns"].items()),
-            )
-            for each in named
-        )
-        or PANELS
-    )
+    found = []
+    for panel in named:
+        curves = (Curve(key, name, "t-main") for key, name in panel["columns"].items())
+        found.append((panel["title"], panel["note"], tuple(curves)))
+    return tuple(found) or PANELS
 
 
 def training(log: Sequence[Mapping[str, float | None]], curves: Sequence[Curve]) -> str:

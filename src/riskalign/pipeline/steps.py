@@ -15,9 +15,7 @@ from peft import LoraConfig, PeftModel, TaskType
 from transformers import (
     PrinterCallback,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
-    TrainingArguments,
 )
 
 from riskalign.data.schema import Text
@@ -284,7 +282,7 @@ class _WhenToSave(TrainerCallback):
     What is averaged since the last log is not in a checkpoint; a resumed run would lack it.
     """
 
-    def on_step_end(self, _: Any, state: TrainerState, control: TrainerControl, **__: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_save = False
         control.should_log = control.should_log or control.should_save
@@ -298,7 +296,7 @@ class _KeepNewest(TrainerCallback):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         name = f"checkpoint-{state.global_step}"
         written = Path(str(args.output_dir)) / name
         for name_below in files_below(written):
