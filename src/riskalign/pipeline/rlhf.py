@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from datasets import Dataset
 
-from riskalign.data.schema import Text
+from riskalign.data.fields import Text
 from riskalign.models import LoadedModel, fingerprint
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.ledger import Outcome

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from transformers.trainer_utils import SchedulerType
 
-from riskalign.data.preferences import Kind as Kind
+from riskalign.data import Kind as Kind
 from riskalign.data.tokenize import TruncationMode
 from riskalign.errors import FieldError as FieldError
 from riskalign.losses import ORDERED, UNPAIRED

@@ -18,7 +18,7 @@ from transformers import (
     TrainerState,
 )
 
-from riskalign.data.schema import Text
+from riskalign.data.fields import Text
 from riskalign.files.atomic import move_folder, remove, scratch, write_text
 from riskalign.files.folder import files_below
 from riskalign.losses import own_parameters
