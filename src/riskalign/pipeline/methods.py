@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from riskalign.data.preferences import Kind
+from riskalign.data import Kind
 from riskalign.errors import InputError
 from riskalign.plugin import load
 from riskalign.settings import settings
