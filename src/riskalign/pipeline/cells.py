@@ -26,7 +26,7 @@ Cell = dict[str, Any]  # as its file has it
 _UNCOUNTED: Mapping[str, tuple[str, ...]] = {
     "data": ("path", "safe_path"),
     "scoring": ("reward", "cost", "prompts", "encoder"),
-    "evaluation": ("n_boot", "confidence", "examples"),
+    "evaluation": ("n_boot", "confidence", "examples", "metrics"),
     "helpful": ("data", "eval_data"),
     "safe": ("data", "eval_data"),
 }

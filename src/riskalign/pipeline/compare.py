@@ -11,10 +11,12 @@ from typing import Any
 from riskalign import __version__
 from riskalign.data import Preferences
 from riskalign.evaluation import (
+    METRICS,
     Bootstrap,
     Cell,
     compare_cells,
     from_columns,
+    get_metrics,
     ratios_of_all,
     to_columns,
 )
@@ -198,12 +200,14 @@ def write_results(plan: Plan, made: Sequence[cells.Cell]) -> CompareResult:
     ]
     names = list(dict.fromkeys(name for name, _ in plan.cells))
     own = [name for name in names if name.partition("@")[0] in plan.settings.own]
+    own_metrics = get_metrics(evaluation.metrics)
     boot = Bootstrap(evaluation.n_boot, 0, evaluation.confidence)
     compared = compare_cells(
         measured,
         own=own,
         n_boot=evaluation.n_boot,
         confidence=evaluation.confidence,
+        metrics={**METRICS, **own_metrics},
         max_cost=None if config.world is None else max_cost_of(get_world(config.world)),
     )
     ratios = ratios_of_all(measured, own, _LEVELS, boot)
@@ -219,6 +223,7 @@ def write_results(plan: Plan, made: Sequence[cells.Cell]) -> CompareResult:
         "answers_per_prompt": evaluation.answers_per_prompt,
         **compared,
         "ratios": [dataclasses.asdict(ratio) for ratio in ratios],
+        **({"metrics": [metric.words() for metric in own_metrics.values()]} if own_metrics else {}),
         "other_code": _other_code(made),
         "settings": {cell["method"]: cell["settings"] for cell in made},
         "reproduce": {

@@ -8,9 +8,11 @@ from transformers import PreTrainedModel
 
 from riskalign import __version__
 from riskalign.evaluation import (
+    METRICS,
     TAIL_LEVELS,
     choose_examples,
     cvar_bounds,
+    get_metrics,
     paired_differences,
     summarize,
     write_report,
@@ -34,7 +36,7 @@ from riskalign.worlds import Prompt
 Models = Mapping[str, ModelOnDisk]
 
 # Settings that act on the comparison, not on what is sampled.
-_LATER = ("prompts", "dial", "dial_prompts", "n_boot", "confidence", "examples")
+_LATER = ("prompts", "dial", "dial_prompts", "n_boot", "confidence", "examples", "metrics")
 
 
 class _Loaded:
@@ -153,6 +155,8 @@ def report(
         "max_cost": job.max_cost,
         "seed": seed,
     }
+    if others := outside(evaluation.metrics):
+        inputs["outside"] = others
 
     def work(key: str, update: Update) -> Outcome:
         few = {prompt.id for prompt in job.eval_prompts[: evaluation.dial_prompts]}
@@ -212,6 +216,8 @@ def compare(
         "severities": [a.cost for own in scored.values() for a in own if a.cost > 0],
         "max_cost": max_cost,
     }
+    own_metrics = get_metrics(evaluation.metrics)
+    options["metrics"] = {**METRICS, **own_metrics}
     names = list(scored)
     bounds = {}
     if max_cost is not None:
@@ -224,6 +230,7 @@ def compare(
         "answers_per_prompt": evaluation.answers_per_prompt,
         "confidence": evaluation.confidence,
         "models": {name: summarize(answers, **options) for name, answers in scored.items()},
+        **({"metrics": [metric.words() for metric in own_metrics.values()]} if own_metrics else {}),
         "differences": {
             f"{later}_minus_{earlier}": paired_differences(
                 scored[earlier], scored[later], **options

@@ -10,6 +10,7 @@ from transformers.trainer_utils import SchedulerType
 from riskalign.data import Kind as Kind
 from riskalign.data.tokenize import TruncationMode
 from riskalign.errors import FieldError as FieldError
+from riskalign.evaluation import get_metrics
 from riskalign.losses import ORDERED, UNPAIRED
 from riskalign.models.merge import LARGEST_WEIGHT
 from riskalign.models.sampling import Backend
@@ -287,6 +288,8 @@ class EvaluationConfig:
     """Of the intervals."""
     examples: NotLess = 8
     """Answers shown in the report."""
+    metrics: Annotated[tuple[Words, ...], LISTED, known(get_metrics)] = ()
+    """Metrics of your own beside those that are always measured, as package.module:name."""
 
     def __post_init__(self) -> None:
         """Refuse a dial of one prompt."""

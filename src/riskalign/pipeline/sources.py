@@ -18,7 +18,7 @@ _LEARN = ("data", "losses", "models", "risk", "tokens", "training")
 _TRAIN = (*_LEARN, "pipeline/steps.py", "pipeline/machine.py")
 _JUDGED = ("pipeline/judged.py", "pipeline/scoring.py")
 _WORLD = (*_JUDGED, "data", "worlds", "models", "risk", "scorers", "pipeline/machine.py")
-_SCORE = ("evaluation/metrics.py", "evaluation/score.py", "tokens")
+_SCORE = ("evaluation/score.py", "tokens")
 _SETS = ("pipeline/sets/run.py", "pipeline/machine.py", "data", "models")
 
 #: What each kind of stage computes with. Rooms that only check, ask, tell or draw are left out.
