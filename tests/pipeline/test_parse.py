@@ -79,7 +79,7 @@ def test_step_sampling_inherits_from_the_job(tmp_path: Path) -> None:
         ("safe: {skip: 1}\n", r"safe.skip: expected true or false, found 1"),
         ("safe: 3\n", r"line 1: safe: 3 should be a dictionary"),
         ("schedule: papers\n", r"schedule: 'papers' should be 'objective', 'both' or 'paper'"),
-        ("order: [safe, sane]\n", r"order: 'sane' should be 'helpful', 'safe' or 'ppo'"),
+        ("order: [safe, sane]\n", r"order: 'sane' is not one of helpful, safe, ppo"),
         ("order: {safe: 1}\n", r"order: .* should be a valid tuple"),
         ("safe:\n  risk: cvar:1.0\n", r"line 2: safe.risk: .*out of range"),
         ("seed: 1\nseed: 2\n", r"line 2: seed: given a second time"),

@@ -254,25 +254,20 @@ PANELS: tuple[Panel, ...] = (
         ),
     ),
 )
-#: What a method that learns from its own answers logs, an iteration a point.
-_ONLINE: tuple[Panel, ...] = (
-    ("Reward", "mean of an iteration's answers", (Curve("reward", "reward"),)),
-    ("Cost", "mean of an iteration's answers", (Curve("cost", "cost"),)),
-    ("Multiplier", "λ rises while cost exceeds its limit", (Curve("lambda", "λ"),)),
-    ("KL", "to the step's start, nats an answer", (Curve("kl", "KL"),)),
-)
 
 
-def panels_of(log: Sequence[Mapping[str, Any]]) -> tuple[Panel, ...]:
-    """The panels that know most of what a step's log holds; one for each number where none does."""
+def panels_of(
+    log: Sequence[Mapping[str, Any]], named: Sequence[Mapping[str, Any]] = ()
+) -> tuple[Panel, ...]:
+    """The panels that a method names, else those of a step on rows, else one for each number."""
+    if named:
+        return tuple(
+            (each["title"], each["note"], tuple(Curve(*pair) for pair in each["columns"].items()))
+            for each in named
+        )
     logged = dict.fromkeys(key for entry in log for key in entry)
-
-    def known(panels: tuple[Panel, ...]) -> int:
-        return sum(curve.key in logged for _, _, curves in panels for curve in curves)
-
-    best = max((PANELS, _ONLINE), key=known)
-    if known(best):
-        return best
+    if any(curve.key in logged for _, _, curves in PANELS for curve in curves):
+        return PANELS
     own = [key for key in logged if key not in ("step", "epoch", "iteration")]
     return tuple((key, "as logged", (Curve(key, key),)) for key in own)
 

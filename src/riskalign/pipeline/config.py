@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from riskalign.data import PreferenceSettings
+from riskalign.errors import FieldError
 from riskalign.losses import ORDERED
+from riskalign.pipeline.methods import KINDS, METHODS, get_method, has_rows
 from riskalign.pipeline.schedule import Schedule, temperatures
 from riskalign.pipeline.settings import (
     EvaluationConfig,
@@ -23,7 +25,18 @@ from riskalign.pipeline.settings import (
 from riskalign.pipeline.tail import TailAim
 from riskalign.safe_rlhf import PPOSettings
 from riskalign.scorers import ScorerSettings
-from riskalign.settings import LISTED, Flag, Name, Positive, Whole, Words, refuse, settings, wrong
+from riskalign.settings import (
+    LISTED,
+    Flag,
+    Name,
+    Positive,
+    Whole,
+    Words,
+    parse,
+    refuse,
+    settings,
+    wrong,
+)
 
 
 @settings
@@ -54,7 +67,7 @@ class AlignConfig:
     schedule: Schedule = "objective"
     """How the steps' temperatures follow (docs/method.md)."""
     order: Annotated[tuple[StepKind, ...], LISTED] = ("helpful", "safe")
-    """The steps; ppo is Safe RLHF's."""
+    """The steps: helpful, safe, ppo (Safe RLHF's), or package.module:name of a method."""
     merges: Annotated[tuple[Weight, ...], LISTED] = ()
     """For each w the model of weights (1 - w) step 1 + w last step is measured as well."""
     sft: SFTConfig | None = None
@@ -65,6 +78,8 @@ class AlignConfig:
     """The safe step."""
     ppo: PPOSettings = field(default_factory=PPOSettings)
     """The step ppo."""
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Options of methods from packages, by their names in order."""
     scorers: ScorerSettings | None = None
     """Train reward and cost models for ppo on pairs, in place of the world's programs."""
     peft: LoraSettings | None = None
@@ -102,23 +117,30 @@ class AlignConfig:
         """Name and kind of the steps to do, in order; a kind's later rounds are numbered."""
         done: list[tuple[str, StepKind]] = []
         for kind in self.order:
-            if kind == "ppo" or not self.step(kind).skip:
+            if not has_rows(kind) or not self.step(kind).skip:
                 n = sum(other == kind for _, other in done) + 1
-                done.append((kind if n == 1 else f"{kind}-{n}", kind))
+                name = kind.replace(":", ".")  # a folder's
+                done.append((name if n == 1 else f"{name}-{n}", kind))
         return done
 
+    def method_kinds(self) -> list[str]:
+        """The methods with loops of their own among the steps."""
+        return list(dict.fromkeys(kind for kind in self.order if not has_rows(kind)))
+
+    def options(self, kind: str) -> Any:
+        """A method's options."""
+        if kind in METHODS:
+            return getattr(self, kind)
+        return parse(get_method(kind).options, self.methods.get(kind, {}))
+
     def pair_kinds(self, *, without_steps: bool = False) -> list[Kind]:
-        """The kinds of pairs that the job needs; `without_steps` only those that `ppo` does."""
-        steps = self.steps()
-        ppo = any(kind == "ppo" for _, kind in steps)
+        """The kinds of pairs that the job needs; `without_steps` only those that methods do."""
         found: dict[Kind, None] = {}
-        for _, kind in steps:
-            if kind != "ppo" and not without_steps:
+        for _, kind in self.steps():
+            if has_rows(kind) and not without_steps:
                 found[kind] = None
-        if ppo and (self.scorers is not None or self.ppo.ptx_coef > 0):
-            found["helpful"] = None
-        if ppo and self.scorers is not None:
-            found["safe"] = None
+        for kind in self.method_kinds():
+            found |= dict.fromkeys(get_method(kind).pairs(self))
         return list(found)
 
     def step_beta(self, kind: Kind) -> float:
@@ -154,8 +176,7 @@ class AlignConfig:
 
     def own_answers(self) -> list[Kind]:
         """The kinds of steps that learn from their model's answers to a data set's prompts."""
-        kinds: tuple[Kind, ...] = ("helpful", "safe")
-        return [k for k in kinds if k in self.pair_kinds() and self.step(k).own_answers]
+        return [k for k in KINDS if k in self.pair_kinds() and self.step(k).own_answers]
 
     def step_sampling(self, kind: Kind) -> SamplingConfig:
         """How answers are sampled for this kind's pairs."""
@@ -179,6 +200,15 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
     yield from wrong(
         "order", not config.order and config.sft is None, "is empty; list helpful, safe or ppo"
     )
+    for name in config.methods:
+        yield from wrong(
+            f"methods.{name}", name not in config.order, "is given, and order does not have it"
+        )
+    for name in config.method_kinds():
+        try:
+            config.options(name)
+        except FieldError as error:
+            yield f"methods.{name}.{error.field}", error.problem
     if config.sft is not None:
         yield from wrong(
             "sft",
@@ -235,22 +265,20 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
         bool(config.order) and not config.steps(),
         "leaves no step to do; every step in it has skip: true",
     )
+    methods = ", ".join(config.method_kinds())
     for kind in config.pair_kinds(without_steps=True):
         yield from wrong(
             f"{kind}.rows",
             config.step(kind).rows == "groups",
-            "is groups, and the step ppo's scorers and ptx take pairs",
+            f"is groups, and {methods} takes pairs",
         )
         yield from wrong(
             f"{kind}.anchors",
             config.step(kind).anchors > 0,
-            "is above 0, and the step ppo's scorers learn from ordered pairs",
+            f"is above 0, and {methods} learns from ordered pairs",
         )
-    yield from wrong(
-        "order",
-        "ppo" in config.order and config.world is None,
-        "has ppo, which answers a world's prompts, and there is no world",
-    )
+    for name in config.method_kinds():
+        yield from get_method(name).problems(config)
     one_kind = len({kind for _, kind in config.steps()}) < 2
     yield from wrong(
         "merges", bool(config.merges) and one_kind, "needs steps of two kinds to lie between"
@@ -261,7 +289,7 @@ def _problems(config: AlignConfig) -> Iterator[Problem]:
         "is true, and 4-bit weights cannot be trained themselves; give peft, such as peft: {r: 16}",
     )
     yield from wrong(
-        "load_in_4bit", config.load_in_4bit and "ppo" in config.order, "does not go with ppo yet"
+        "load_in_4bit", config.load_in_4bit and bool(methods), f"does not go with {methods} yet"
     )
 
 

@@ -14,6 +14,7 @@ from riskalign.data.preferences import Side
 from riskalign.errors import InputError
 from riskalign.losses import UNPAIRED
 from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.methods import has_rows
 from riskalign.pipeline.safety import given_safe_pairs, rule_of
 from riskalign.pipeline.scoring import SCORED
 from riskalign.pipeline.settings import Kind
@@ -32,6 +33,7 @@ def given_data(config: AlignConfig, preferences: Preferences | None = None) -> d
     if preferences is not None:
         _check_judges(config, preferences)
     given: dict[Kind, Dataset] = {}
+    methods = ", ".join(config.method_kinds())
     for kind in config.pair_kinds():
         step = config.step(kind)
         if step.own_answers:
@@ -50,22 +52,22 @@ def given_data(config: AlignConfig, preferences: Preferences | None = None) -> d
         if step.loss_type in UNPAIRED and is_unpaired(step.data):
             if config.pair_kinds(without_steps=True):
                 raise InputError(
-                    f"{kind}.data: {step.data}: holds single responses, and the step ppo needs "
-                    "pairs. Give pairs, which KTO takes too, or leave out ppo's scorers and ptx."
+                    f"{kind}.data: {step.data}: holds single responses, and the step {methods} "
+                    "needs pairs. Give pairs, which KTO takes too, or leave out that need of it."
                 )
             given[kind] = load_unpaired(step.data, name=f"{kind}.data")
             continue
         if is_grouped(step.data):
             if kind in config.pair_kinds(without_steps=True) or step.loss_type in UNPAIRED:
                 raise InputError(
-                    f"{kind}.data: {step.data}: holds groups of scored answers, and the step ppo "
-                    "and the loss kto take pairs. Give these, or a loss of pairs."
+                    f"{kind}.data: {step.data}: holds groups of scored answers, and the loss "
+                    "kto and steps such as ppo take pairs. Give these, or a loss of pairs."
                 )
             given[kind] = load_groups(step.data)
             continue
         given[kind] = _scored(config, kind, load_pairs(step.data), step.data)
     for name, trained in config.steps():
-        if trained != "ppo" and trained in given and (aim := config.tail_aim(name, trained)):
+        if has_rows(trained) and trained in given and (aim := config.tail_aim(name, trained)):
             source = config.step(trained).data or (preferences.source if preferences else None)
             charged_rows(given[trained], aim, source)  # what cannot be charged is refused here
     return given
@@ -122,7 +124,7 @@ def held_out_data(
     """The pairs that steps are judged on, read and checked."""
     found: dict[Kind, Dataset] = {}
     for kind in dict.fromkeys(kind for _, kind in config.steps()):
-        if kind == "ppo":
+        if not has_rows(kind):
             continue
         path = config.step(kind).eval_data
         if path is not None:

@@ -11,6 +11,7 @@ from riskalign.errors import InputError
 from riskalign.losses import own_parameters
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.manifest import resolve
+from riskalign.pipeline.methods import KINDS, METHODS, get_method, has_rows
 
 _SUFFIX = ".yaml"
 
@@ -59,18 +60,18 @@ def method_name(config: AlignConfig) -> str:
     words = []
     for kind, rounds in itertools.groupby(settings["order"]):
         n, step = len(list(rounds)), settings.get(kind, {})
-        loss = str(step.get("loss_type", "PPO-Lagrangian"))
+        loss = str(step["loss_type"]) if has_rows(kind) else get_method(kind).title
         risk = f" ({step['risk']})" if loss.startswith("rsa") else ""
         answers = f" for {step['answer_risk']} of answers" if step.get("answer_risk") else ""
-        pairs = "" if kind == "ppo" else f"{risk}{answers} on {kind} {step['rows']}"
-        name = loss if kind == "ppo" else loss.upper()
+        pairs = f"{risk}{answers} on {kind} {step['rows']}" if has_rows(kind) else ""
+        name = loss.upper() if has_rows(kind) else loss
         words.append(f"{name}{pairs}" + (f" in {n} rounds" if n > 1 else ""))
     return ", then ".join(words) + (", averaged" if config.merges else "")
 
 
 def _counts(config: AlignConfig, field: str) -> bool:
     """Whether a job does what this field of a preset is about."""
-    return field not in ("helpful", "safe", "ppo") or field in [kind for _, kind in config.steps()]
+    return field not in (*KINDS, *METHODS) or field in [kind for _, kind in config.steps()]
 
 
 def _as_in(own: Any, preset: Any) -> bool:

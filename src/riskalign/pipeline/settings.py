@@ -14,6 +14,7 @@ from riskalign.evaluation import get_metrics
 from riskalign.losses import ORDERED, UNPAIRED
 from riskalign.models.merge import LARGEST_WEIGHT
 from riskalign.models.sampling import Backend
+from riskalign.pipeline.methods import check_kind
 from riskalign.risk import answer_risk
 from riskalign.settings import (
     LISTED,
@@ -36,7 +37,7 @@ from riskalign.settings import (
 )
 from riskalign.training.rules import LossType, Risk, Target, Tokens, UpToHalf, loss_problems
 
-StepKind = Literal["helpful", "safe", "ppo"]
+StepKind = Annotated[Words, known(check_kind)]
 Problem = tuple[str, str]
 
 # So far from both models float32 still keeps five of its seven digits.
