@@ -11,7 +11,7 @@ from riskalign import align
 from riskalign.data import SafetyRule
 from riskalign.errors import InputError
 from riskalign.pipeline import load_config
-from riskalign.pipeline.safety import sampled_safe_pairs
+from riskalign.pipeline.tail import sampled_safe_pairs
 from riskalign.worlds import Prompt
 from riskalign.worlds.pairs import Scored
 from tests import tiny

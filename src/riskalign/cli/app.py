@@ -26,8 +26,8 @@ from riskalign.cli import plan as plan_command
 from riskalign.cli import score as score_command
 from riskalign.cli import sets as sets_command
 from riskalign.cli import verify as verify_command
+from riskalign.cli.flags import parse_overrides
 from riskalign.cli.memory import keep_freed_memory
-from riskalign.cli.overrides import parse_overrides
 from riskalign.cli.stop import stop_signals
 from riskalign.errors import InputError, RiskalignError
 from riskalign.files.folder import Outputs, check_out, hold
@@ -62,7 +62,7 @@ FIELDS = (
 
 def _list_fields(ctx: typer.Context, asked: bool) -> None:
     if asked:
-        from riskalign.cli.fields import field_tables
+        from riskalign.cli.flags import field_tables
         from riskalign.pipeline import AlignConfig
 
         typer.echo(ctx.get_help())

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from riskalign.cli.overrides import parse_overrides
+from riskalign.cli.flags import parse_overrides
 
 COMPARE_EPILOG = (
     "Example: [cyan]riskalign compare -c recipes/vault/compare.yaml --presets sacpo,rsa-tail "

@@ -9,10 +9,15 @@ from riskalign.models import LoadedModel
 from riskalign.models.sampling import BACKENDS, Answer
 from riskalign.pipeline.machine import use_bf16
 from riskalign.pipeline.progress import Update
-from riskalign.pipeline.safety import sampled_safe_pairs
 from riskalign.pipeline.settings import Kind, SamplingConfig
 from riskalign.pipeline.steps import for_inference
-from riskalign.pipeline.tail import TailAim, TailPlan, nothing_charged, plan_tail
+from riskalign.pipeline.tail import (
+    TailAim,
+    TailPlan,
+    nothing_charged,
+    plan_tail,
+    sampled_safe_pairs,
+)
 from riskalign.worlds import Prompt, World
 from riskalign.worlds.pairs import (
     Score,

@@ -23,7 +23,6 @@ from riskalign.pipeline.machine import check_folder, use_bf16
 from riskalign.pipeline.manifest import stage_seed
 from riskalign.pipeline.outputs import inputs_of
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
-from riskalign.pipeline.safety import rule_of
 from riskalign.pipeline.sampled import averages, draw_answers, sample_rows
 from riskalign.pipeline.settings import Kind
 from riskalign.worlds import World, get_world
@@ -73,7 +72,7 @@ def write_sampled_pairs(
             update=lambda n, total, note: progress.update(n, note, total),
             rows=config.step(of).rows,
             anchors=config.step(of).anchors,
-            rule=rule_of(config.step(of)),
+            rule=config.step(of).safety_rule(),
         )
         progress.done()
     text = json_lines(rows).encode()

@@ -23,8 +23,7 @@ _LEARN = ("data", "losses", "models", "risk", "tokens", "training")
 ROOMS: Mapping[str, tuple[str, ...]] = {
     "pairs": (
         *_JUDGED, "data", "worlds", "models", "risk", "scorers",
-        "pipeline/safety.py", "pipeline/sampled.py", "pipeline/step_data.py",
-        "pipeline/steps.py", "pipeline/tail.py",
+        "pipeline/sampled.py", "pipeline/step_data.py", "pipeline/steps.py", "pipeline/tail.py",
     ),
     "train": (*_LEARN, "pipeline/steps.py"),
     "train-sft": (*_LEARN, "pipeline/sft.py", "pipeline/steps.py"),

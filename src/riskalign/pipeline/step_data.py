@@ -15,10 +15,9 @@ from riskalign.pipeline import machine
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, content_hash
 from riskalign.pipeline.progress import Update
-from riskalign.pipeline.safety import given_safe_pairs, rule_of
 from riskalign.pipeline.sampled import sample_rows
 from riskalign.pipeline.settings import Kind
-from riskalign.pipeline.tail import TailAim, charged_rows, tail_words
+from riskalign.pipeline.tail import TailAim, charged_rows, given_safe_pairs, tail_words
 from riskalign.plugin import outside
 from riskalign.risk import get_risk
 
@@ -60,7 +59,7 @@ def step_rows(
         about: dict[str, Any] = {"source": job.config.step(kind).data, "pairs": len(rows)}
         if about["source"] is None and job.preferences is not None:
             about |= {"source": job.preferences.source, "counts": dict(job.preferences.counts)}
-        if (rule := rule_of(job.config.step(kind))) is not None:
+        if (rule := job.config.step(kind).safety_rule()) is not None:
             about |= given_safe_pairs(job.config.step(kind), job.preferences, rule)[1]
         if aim is not None:
             step = job.config.step(kind)
@@ -93,7 +92,7 @@ def step_rows(
         inputs["aim"] = dataclasses.asdict(aim)
         if others := outside([get_risk(aim.risk).name]):
             inputs["outside"] = others
-    if (rule := rule_of(step)) is not None:
+    if (rule := step.safety_rule()) is not None:
         inputs["rule"] = dataclasses.asdict(rule)
 
     def work(key: str, update: Update) -> Outcome:
