@@ -37,13 +37,15 @@ from riskalign.errors import FieldError, InputError
 T = TypeVar("T")
 
 
-def _expect(what: str, is_right: Callable[[Any], bool]) -> BeforeValidator:
+def expect(what: str, is_right: Callable[[Any], bool]) -> Callable[[Any], Any]:
+    """A validator of values for which `is_right` holds."""
+
     def checked(value: Any) -> Any:
         if not is_right(value):
             raise PydanticCustomError("expected", "expected {what}", {"what": what})
         return value
 
-    return BeforeValidator(checked)
+    return checked
 
 
 def _whole(value: Any) -> Any:
@@ -72,9 +74,10 @@ def _from_json(value: Any) -> Any:
     return value
 
 
-_NUMBER = _expect("a number", lambda value: not isinstance(value, bool))
-_TEXT = _expect("text (put it in quotes)", lambda value: isinstance(value, str | Path))
-Flag = Annotated[bool, _expect("true or false", lambda value: isinstance(value, bool))]
+_NUMBER = BeforeValidator(expect("a number", lambda v: not isinstance(v, bool)))
+_TEXT = BeforeValidator(expect("text (put it in quotes)", lambda v: isinstance(v, str | Path)))
+_TRUTH = BeforeValidator(expect("true or false", lambda v: isinstance(v, bool)))
+Flag = Annotated[bool, _TRUTH]
 Words = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, Path) else v), _TEXT]
 Name = Annotated[Words, Field(pattern=r"\S")]
 Whole = Annotated[int, BeforeValidator(_whole), _NUMBER]
@@ -177,9 +180,9 @@ def check(owner: object, kinds: Mapping[str, Any]) -> None:
     for name, kind in kinds.items():
         try:
             value = TypeAdapter(kind).validate_python(getattr(owner, name))
-            object.__setattr__(owner, name, value)
         except ValidationError as error:
-            raise FieldError(name, _problem(error.errors()[0])) from None
+            raise _first(error, type(owner), name) from None
+        object.__setattr__(owner, name, value)
 
 
 def refuse(problems: Iterable[tuple[str, str]]) -> None:
@@ -194,36 +197,34 @@ def wrong(name: str, is_wrong: bool, problem: str) -> Iterator[tuple[str, str]]:
         yield name, problem
 
 
-def _first(error: ValidationError, cls: type[Any]) -> FieldError:
+def _first(error: ValidationError, cls: type[Any], *below: str) -> FieldError:
+    """The first error, by the dotted name of its field, which is `below` those named."""
     found = error.errors()[0]
     cause = (found.get("ctx") or {}).get("error")
     group: Any = cls
     names: list[str] = []
-    for part in found["loc"]:
+    for part in (*below, *found["loc"]):
         hints = typing.get_type_hints(group)
         if part not in hints:  # a list's place, or an arm of a union
             break
         names.append(str(part))
         inner = hints[part], *typing.get_args(hints[part])
         group = next((hint for hint in inner if dataclasses.is_dataclass(hint)), type(None))
-    if found["type"] == "unexpected_keyword_argument":
-        unknown = str(found["loc"][-1])
-        there = [field.name for field in dataclasses.fields(group)]
-        close = difflib.get_close_matches(unknown, there, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(there)}"
-        return FieldError(".".join([*names, unknown]), f"no such field; {hint}")
-    if isinstance(cause, FieldError):
-        return FieldError(".".join([*names, cause.field]), cause.problem)
-    return FieldError(".".join(names) or cls.__name__, _problem(found))
-
-
-def _problem(found: Any) -> str:
-    cause = (found.get("ctx") or {}).get("error")
-    if isinstance(cause, InputError):
-        return str(cause)
-    if found["type"] == "missing":  # what else was given may be a secret
-        return "is missing"
     says, value = found["msg"], repr(found["input"])
-    if says.startswith("Input "):
-        return f"{value} {says.removeprefix('Input ')}"
-    return f"{says}, found {value}"
+    problem = f"{says}, found {value}"
+    if found["type"] == "unexpected_keyword_argument":
+        names.append(str(found["loc"][-1]))
+        there = [field.name for field in dataclasses.fields(group)]
+        close = difflib.get_close_matches(names[-1], there, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(there)}"
+        problem = f"no such field; {hint}"
+    elif isinstance(cause, FieldError):
+        names.append(cause.field)
+        problem = cause.problem
+    elif isinstance(cause, InputError):
+        problem = str(cause)
+    elif found["type"] == "missing":  # what else was given may be a secret
+        problem = "is missing"
+    elif says.startswith("Input "):
+        problem = f"{value} {says.removeprefix('Input ')}"
+    return FieldError(".".join(names) or cls.__name__, problem)

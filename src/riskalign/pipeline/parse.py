@@ -88,12 +88,10 @@ def read_document(source: Mapping[str, Any] | str | Path | None) -> Document:
             raise InputError(f"{path}, line 1: expected fields such as 'model: …' at the top.")
         tree = {} if root is None else _mapping(root, "", path, loader, where)
         return Document(tree, where)
-    except FileNotFoundError:
-        raise InputError(f"config {path}: no such file.") from None
     except UnicodeDecodeError as error:
         raise InputError(f"config {path}: not UTF-8 (byte {error.start}).") from error
     except OSError as error:
-        raise InputError(f"config {path}: cannot be read: {error.strerror}.") from error
+        raise InputError(f"config {path}: {str(error.strerror).lower()}.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}, line {mark.line + 1}" if mark else path

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from riskalign.errors import FieldError, InputError
 from riskalign.pipeline.config import AlignConfig
@@ -17,13 +17,6 @@ from riskalign.settings import LISTED, Flag, Seed, Words, known, parse, settings
 
 Preset = Annotated[Words, known(preset_text)]
 Presets = Annotated[tuple[Preset, ...], LISTED]
-
-
-def _flat(fields: dict[str, Any]) -> dict[str, Any]:
-    for name, value in flat(fields):
-        if not isinstance(value, str | int | float | bool | list | dict | None):
-            raise InputError(f"{name} cannot be {value!r}")
-    return dict(flat(fields))
 
 
 @settings
@@ -48,9 +41,7 @@ class Settings:
     )
     seeds: Annotated[tuple[Seed, ...], LISTED, Field(min_length=1)] = (0,)
     own: Presets = ("rsa", "rsa-p", "rsa-tail", "rsa-rounds", "rsa-answers")
-    settings: dict[Preset, Annotated[dict[str, Any], AfterValidator(_flat)]] = field(
-        default_factory=dict
-    )
+    settings: dict[Preset, dict[str, Any]] = field(default_factory=dict)
     grid: dict[str, Any] = field(default_factory=dict)
     keep_models: Flag = False
 
@@ -74,7 +65,7 @@ class Settings:
                 point = dict(zip(varied, values, strict=True))
                 label = ",".join(f"{key.rpartition('.')[2]}={point[key]}" for key in point)
                 name = f"{preset}@{label}" if label else preset
-                yield name, preset, self.settings.get(preset, {}) | point
+                yield name, preset, dict(flat(self.settings.get(preset, {}))) | point
 
 
 @settings
@@ -141,7 +132,8 @@ def file_name(method: str) -> str:
 def _check_overrides(settings: Settings, given: set[str]) -> None:
     """Refuse what would make a method's name or seed a lie."""
     varied = {name for preset in settings.presets for name in settings.varied(preset)}
+    fixed = {name for fields in settings.settings.values() for name, _ in flat(fields)}
     for name in given & varied:
         raise FieldError("compare.grid", f"{name} is given as a flag as well; leave one out")
-    for name in {"seed", "output_dir"} & {*varied, *(given - {"output_dir"})}:
+    for name in {"seed", "output_dir"} & {*varied, *fixed, *(given - {"output_dir"})}:
         raise FieldError("compare.seeds", f"{name} is set by the comparison; give compare.seeds")

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from riskalign.data import SafetyRule
 from riskalign.data.preferences import Kind as Kind
@@ -26,6 +26,7 @@ from riskalign.settings import (
     ToOne,
     UpToOne,
     Words,
+    expect,
     known,
     settings,
 )
@@ -44,6 +45,8 @@ StepKind = Literal["helpful", "safe", "ppo"]
 #: Between two models (0 the first, 1 the second), or beyond them.
 AnswerRisk = Annotated[Words, known(answer_risk)]
 Weight = Annotated[Number, Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)]
+_NOT_1 = AfterValidator(expect("0 (no dial), or at least 2", lambda prompts: prompts != 1))
+DialPrompts = Annotated[NotLess, _NOT_1]
 _SIZES = ("gap", "soft")  # targets that learn more than an order
 
 
@@ -141,7 +144,6 @@ class StepConfig(Optimisation, LossSettings):
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
-        _check_steps(self)
         check_loss(self)
         check_needs(self, _NEEDS)
         for name in ("rows", "answer_risk", "limit"):
@@ -172,10 +174,6 @@ class SFTConfig(Optimisation):
     seed: Seed | None = None
     """Of the demonstrations and their order, the job's own by default; with one given, jobs of
     several seeds start from one model."""
-
-    def __post_init__(self) -> None:
-        """Refuse a `max_steps` of 0."""
-        _check_steps(self)
 
 
 @settings
@@ -230,7 +228,7 @@ class EvaluationConfig:
     """transformers, or vllm where it is installed (never for the dial, which needs two models)."""
     dial: Annotated[tuple[Weight, ...], LISTED] = (0.0, 0.5, 1.0, 1.5)
     """Points between the two steps' models: 0 the first, 1 the last, 2 twice as far."""
-    dial_prompts: NotLess = 32
+    dial_prompts: DialPrompts = 32
     """Prompts asked at each point; 0 for no dial."""
     distance_prompts: NotLess | None = None
     """Prompts on which KL and risk ratio are measured; null for all."""
@@ -242,11 +240,6 @@ class EvaluationConfig:
     """Of the intervals."""
     examples: NotLess = 8
     """Answers shown in the report."""
-
-    def __post_init__(self) -> None:
-        """Refuse a dial of one prompt."""
-        if self.dial_prompts == 1:
-            raise FieldError("dial_prompts", "1 is neither 0 (no dial) nor at least 2")
 
 
 def for_order(step: StepConfig) -> StepConfig:
@@ -263,8 +256,3 @@ def for_order(step: StepConfig) -> StepConfig:
         safety_margin=StepConfig.safety_margin,
         label_smoothing=0.0,
     )
-
-
-def _check_steps(step: Optimisation) -> None:
-    if step.max_steps == 0:
-        raise FieldError("max_steps", "0 is neither at least 1 nor -1 (all epochs)")

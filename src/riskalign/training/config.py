@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
@@ -28,6 +28,7 @@ from riskalign.settings import (
     Whole,
     Words,
     check,
+    expect,
     field_meanings,
     known,
 )
@@ -37,6 +38,8 @@ LossType = Annotated[Words, known(own_parameters)]
 Target = Literal[TARGETS]  # type: ignore[valid-type]
 _SCORED = tuple(target for target in TARGETS if target != "hard")
 Tokens = Annotated[Whole, Field(ge=2)]
+_NOT_0 = AfterValidator(expect("-1 (all epochs), or at least 1", lambda steps: steps != 0))
+Steps = Annotated[Whole, Field(ge=-1), _NOT_0]
 _SCHEDULERS = tuple(scheduler.value for scheduler in SchedulerType)
 Scheduler = Literal[_SCHEDULERS]  # type: ignore[valid-type]
 
@@ -89,7 +92,7 @@ class Optimisation:
     """Of AdamW."""
     num_train_epochs: Positive = 2.0
     """Passes over the rows."""
-    max_steps: Annotated[Whole, Field(ge=-1)] = -1
+    max_steps: Steps = -1
     """Optimizer steps; -1 for as many as the epochs have."""
     per_device_train_batch_size: Count = 4
     """Pairs (groups, under KTO responses, in the start step prompts) at once on a device."""
