@@ -67,7 +67,10 @@ def test_a_file_without_costs_is_refused_before_work(job: Make, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"safe.safe_cost": 1.0, "safe.target": "offset"}, "safe.safe_cost: is of pairs by reward"),
+        (
+            {"safe.safe_cost": 1.0, "safe.target": "offset"},
+            "safe.safe_cost: .*give helpful.safe_cost",
+        ),
         ({"helpful.safe_cost": 1.0}, "helpful.safe_cost: .* needs target: offset"),
         (
             {"helpful.safe_cost": float("nan"), "helpful.target": "offset"},

@@ -119,7 +119,7 @@ def test_the_configuration_says_what_each_round_aims_at() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"helpful": {"answer_risk": "cvar:0.9"}}, "helpful.answer_risk: is of the costs"),
+        ({"helpful": {"answer_risk": "cvar:0.9"}}, "helpful.answer_risk: .*give safe.answer_risk"),
         ({"safe": {"answer_risk": "paper_code:0.9"}}, "safe.answer_risk: .*no tail cost"),
         ({"safe": {"answer_risk": "median"}}, "safe.answer_risk: .*not known"),
         ({"safe": {"limit": 1.0}}, "safe.limit: needs answer_risk"),

@@ -118,12 +118,10 @@ class AlignConfig:
 
     def step_beta(self, kind: Kind) -> float:
         """The temperature of this kind's loss: as given, else from the schedule."""
-        given = self.step(kind).beta
-        if given is not None:
+        if (given := self.step(kind).beta) is not None:
             return given
         derived = temperatures(self.beta, self.lambda_, self.schedule)
-        rounds = max(1, sum(other == kind for other in self.order))
-        return rounds * (derived.helpful if kind == "helpful" else derived.safe)
+        return max(1, self.order.count(kind)) * derived[kind == "safe"]
 
     def tail_aim(self, name: str, kind: Kind) -> TailAim | None:
         """What the step called `name` asks of whole answers; None where it does not."""
@@ -133,14 +131,9 @@ class AlignConfig:
         names = [other for other, of in self.steps() if of == kind]
         # A file's answers stay where they are, so that every round is solved for all of them.
         done = 0 if self.is_given(kind) or name not in names else names.index(name)
-        return TailAim(
-            risk=step.answer_risk,
-            limit=step.limit,
-            beta=self.step_beta(kind),
-            gap_scale=step.gap_scale,
-            rounds=max(1, len(names)) - done,
-            ordered=step.target in ORDERED,
-        )
+        rounds, ordered = max(1, len(names)) - done, step.target in ORDERED
+        beta = self.step_beta(kind)
+        return TailAim(step.answer_risk, step.limit, beta, step.gap_scale, rounds, ordered)
 
     def is_given(self, kind: Kind) -> bool:
         """Whether this kind's rows are a file's, and not sampled."""
@@ -154,13 +147,6 @@ class AlignConfig:
     def step_sampling(self, kind: Kind) -> SamplingConfig:
         """How answers are sampled for this kind's pairs."""
         return self.step(kind).sampling or self.sampling
-
-
-_OF_ONE_KIND = {
-    "answer_risk": ("safe", "the costs"),
-    "limit": ("safe", "the costs"),
-    "safe_cost": ("helpful", "pairs by reward"),
-}
 
 
 def _problems(config: AlignConfig) -> Iterator[tuple[str, str]]:
@@ -199,9 +185,12 @@ def _problems(config: AlignConfig) -> Iterator[tuple[str, str]]:
 
 def _step_problems(config: AlignConfig, kind: Kind) -> Iterator[tuple[str, str]]:
     step, wanted = config.step(kind), kind in config.pair_kinds()
-    for name, (of, why) in _OF_ONE_KIND.items():
-        if kind != of and getattr(step, name) is not None:
-            yield f"{kind}.{name}", f"is of {why}; give {of}.{name}"
+    other, names = (
+        ("helpful", ("safe_cost",)) if kind == "safe" else ("safe", ("answer_risk", "limit"))
+    )
+    for name in names:
+        if getattr(step, name) is not None:
+            yield f"{kind}.{name}", f"is of the {other} step; give {other}.{name}"
     if wanted and config.is_given(kind):
         if step.rows == "groups":
             yield f"{kind}.rows", "is groups, which is how answers are sampled; a file has its own"

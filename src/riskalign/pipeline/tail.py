@@ -80,16 +80,15 @@ def plan_tail(
     """
     flat = torch.tensor([cost for own in costs for cost in own], dtype=torch.float64)
     prompt = torch.tensor([i for i, own in enumerate(costs) for _ in own])
+    scale, beta = aim.rounds * aim.gap_scale, aim.beta
     if aim.limit is None:
-        strength = aim.rounds * aim.gap_scale / aim.beta
-        optimum = tail_optimum(flat, aim.risk, strength, prompt=prompt)
-        beta = aim.beta
+        optimum = tail_optimum(flat, aim.risk, scale / beta, prompt=prompt)
     else:
         try:
             optimum = strength_for(flat, aim.risk, aim.limit, prompt=prompt)
         except InputError as error:
             raise type(error)(f"safe.limit: {error}") from error
-        beta = aim.rounds * aim.gap_scale / optimum.strength
+        beta = scale / optimum.strength
     answers = torch.bincount(prompt).double()
     log_probs = (1.0 / (answers[prompt] * len(answers))).log()
     risk = float(answer_risk(aim.risk)(flat, log_probs).value)
@@ -125,15 +124,12 @@ def tail_words(name: str, summary: dict[str, Any], *, given: bool = False) -> st
     titles = {"risk": f"{summary['risk']} of the cost", "cost": "mean cost", "reward": "reward"}
     parts = [f"{titles[of]} {before[of]:.3g} -> {after[of]:.3g}" for of in titles if of in before]
     source = "the file's scores" if given else "the answers that it starts from"
-    words = (
-        f"Step {name}, predicted from {source}: {', '.join(parts)}, "
-        f"at {after['kl']:.2g} nats of KL and beta {summary['beta']:.3g}"
-    )
+    words = f"Step {name}, predicted from {source}: {', '.join(parts)}, "
+    words += f"at {after['kl']:.2g} nats of KL and beta {summary['beta']:.3g}"
     if summary["threshold"] is not None:
         words += f"; costs above {summary['threshold']:.3g} are charged"
-    few, tail, n = (
-        summary[of] for of in ("effective_a_prompt", "effective_tail", "answers_a_prompt")
-    )
+    few, tail = summary["effective_a_prompt"], summary["effective_tail"]
+    n = summary["answers_a_prompt"]
     words += f" ({few:.1f} effective of {n:.3g} answers a prompt, {tail:.0f} in the tail)."
     if summary["ordered"]:
         words += " This is for targets of gaps; an order alone learns no sizes."
@@ -149,10 +145,10 @@ def nothing_charged(plan: TailPlan) -> str:
     summary = plan.summary
     more = "Raise lambda_ (or lower safe.beta)" if summary["limit"] is None else "Lower the limit"
     return (
-        f"safe.answer_risk {summary['risk']} charges all answers to a prompt alike: at beta "
-        f"{summary['beta']:.3g} it is best to charge costs above {summary['threshold']} alone, and "
-        f"no prompt has answers on both sides of it. {more}"
-        ", lower the level, give more answers a prompt, or set safe.answer_risk: null."
+        f"safe.answer_risk {summary['risk']} charges all answers to a prompt alike: none has some "
+        f"above {summary['threshold']} and some below, where it charges at beta "
+        f"{summary['beta']:.3g}. {more}, lower the level, give more answers a prompt, or set "
+        "safe.answer_risk: null."
     )
 
 
@@ -197,8 +193,7 @@ def sampled_safe_pairs(
 ) -> tuple[Rows, dict[str, int]]:
     """Pairs by reward after SafeDPO's rule, and how many were kept, swapped and dropped.
 
-    Raises:
-        InputError: the rule leaves none.
+    Raises `InputError` where the rule leaves none.
     """
     rows: list[tuple[str, dict[str, Any]]] = []
     alike = empty = 0
@@ -216,12 +211,9 @@ def sampled_safe_pairs(
 def given_safe_pairs(
     step: StepConfig, preferences: Preferences | None, rule: SafetyRule
 ) -> tuple[Dataset, dict[str, int]]:
-    """Given helpful pairs after the rule, and how many were kept, swapped and dropped.
+    """As `sampled_safe_pairs`, of the step's file or of the job's judged answers.
 
-    They are of the step's file, or of the job's judged answers.
-
-    Raises:
-        InputError: a row without costs, or the rule leaves none.
+    Raises `InputError` for a row without costs as well.
     """
     if step.data is not None:
         rows, source = source_rows(step.data, "train", step.data), step.data

@@ -151,7 +151,7 @@ class RSAConfig(LossSettings, TrainingArguments):
             self.cache_reference = "memory" if self.cache_reference else None
         hints = get_type_hints(RSAConfig, include_extras=True)
         flags = {name: Flag | None for name, kind in hints.items() if kind in (bool, bool | None)}
-        own = {*LossSettings.__annotations__, *RSAConfig.__annotations__}
+        own = [*LossSettings.__annotations__, *RSAConfig.__annotations__]
         check(self, flags | {name: hints[name] for name in own})
         check_loss(self)
         if self.gradient_checkpointing is not None and hasattr(self, "activation_checkpointing"):
