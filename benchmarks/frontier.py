@@ -1,6 +1,6 @@
 """Which form of RSA lowers tail risk, and by how much: exact policies on random trees.
 
-    python benchmarks/frontier.py --json benchmarks/results/frontier.json --html frontier.html
+    python benchmarks/frontier.py --json benchmarks/results/frontier.jsonl --html frontier.html
 
 For each tree, every method's closed form is computed on one grid of (beta, lambda). At a matched
 expected reward and a KL budget each method shows its lowest CVaR of total cost; differences are
@@ -302,10 +302,7 @@ def main() -> None:
     parser.add_argument("--methods", help="words, between commas; all methods whose name has one")
     parser.add_argument("--families", help=f"between commas; of {', '.join(FAMILIES)}")
     options = parser.parse_args()
-    if options.from_json:
-        content = json.loads(options.from_json.read_text(encoding="utf-8"))
-    else:
-        content = run(options)
+    content = read_figures(options.from_json) if options.from_json else run(options)
     print(table(content))
     if options.html or options.svg:
         page, svg = render(content)
@@ -326,7 +323,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "families": {},
     }
     if options.json and options.json.exists():
-        kept = json.loads(options.json.read_text(encoding="utf-8"))
+        kept = read_figures(options.json)
         if {**kept, "families": {}} != content:
             raise InputError(
                 f"{options.json}: holds figures of other settings; name another file, or delete it"
@@ -350,8 +347,37 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         )
         print(f"{family}: {time.perf_counter() - began:.0f} s", flush=True)
         if options.json:
-            write_text(options.json, json.dumps(content, indent=0) + "\n")
+            write_figures(options.json, content)
     return content
+
+
+def write_figures(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what the table and the plot need: a line a row, the columns' names once, 9 digits."""
+    families = content["families"]
+    columns = list(next(iter(families.values()))[0])
+    lines = [
+        json.dumps([family, *(_short(row[name]) for name in columns)])
+        for family, rows in families.items()
+        for row in rows
+    ]
+    head = json.dumps({**content, "families": list(families), "columns": columns})
+    write_text(path, "\n".join([head, *lines]) + "\n")
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
+def read_figures(path: Path) -> dict[str, Any]:
+    """Read what `write_figures` wrote."""
+    head, *lines = path.read_text(encoding="utf-8").splitlines()
+    content: dict[str, Any] = json.loads(head)
+    columns = content.pop("columns")
+    families: dict[str, list[dict[str, Any]]] = {name: [] for name in content["families"]}
+    for line in lines:
+        family, *values = json.loads(line)
+        families[family].append(dict(zip(columns, values, strict=True)))
+    return {**content, "families": families}
 
 
 if __name__ == "__main__":

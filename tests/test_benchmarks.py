@@ -1,6 +1,5 @@
 """The studies run, small; their figures in docs/ come from the full runs."""
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -115,12 +114,12 @@ def test_frontier_command(
     common = ["frontier", "--trees", "3", "--grid", "5", *arguments]
     monkeypatch.setattr(sys, "argv", [*common, "--methods", "whole, one step, tail"])
     frontier.main()
-    first = json.loads(files[0].read_text())
+    first = frontier.read_figures(files[0])
     monkeypatch.setattr(sys, "argv", common)
     frontier.main()
     shown = capsys.readouterr().out
     assert "| mean, one step |" in shown
-    content = json.loads(files[0].read_text())
+    content = frontier.read_figures(files[0])
     for family, rows in content["families"].items():
         own = [row for row in rows if row["method"] == frontier.BASE and row["change"] is not None]
         assert own, family
