@@ -151,7 +151,10 @@ def field_meanings(cls: type[Any]) -> dict[str, str]:
     for each in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(each) or each.__module__.startswith("transformers"):
             continue
-        [tree] = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+        try:
+            [tree] = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+        except OSError:  # installed without its sources
+            continue
         for field, below in itertools.pairwise(typing.cast(ast.ClassDef, tree).body):
             match field, below:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(text))):

@@ -66,7 +66,8 @@ def test_settings_stay_as_they_are_and_have_a_hash() -> None:
     assert len({step, other, StepConfig()}) == 2
     with pytest.raises(dataclasses.FrozenInstanceError):
         step.alpha = 1.0
-    assert AlignConfig(seed=np.int64(3)).seed == 3
+    given: dict[str, Any] = {"seed": np.int64(3)}
+    assert AlignConfig(**given).seed == 3
 
 
 def test_steps_and_their_names() -> None:

@@ -61,7 +61,8 @@ def test_bad_values_are_refused(tmp_path: Path, settings: dict[str, Any], words:
 def test_a_parser_of_flags_reads_what_is_json(tmp_path: Path) -> None:
     flags = ["--output_dir", str(tmp_path), "--use_cpu", "--model_init_kwargs", '{"a": 1}']
     flags += ["--loss_options", "{}", "--disable_dropout", "false", "--cache_reference", "disk"]
-    [made] = HfArgumentParser(RSAConfig).parse_args_into_dataclasses(flags)
+    parser: Any = HfArgumentParser(RSAConfig)  # type: ignore[arg-type]
+    [made] = parser.parse_args_into_dataclasses(flags)
     assert (made.model_init_kwargs, made.loss_options) == ({"a": 1}, {})
     assert (made.disable_dropout, made.cache_reference) == (False, "disk")
     helps = {field.name: field.metadata.get("help") for field in dataclasses.fields(RSAConfig)}
