@@ -38,7 +38,7 @@ def measure(variant: str, o: argparse.Namespace) -> dict[str, Any]:
 
     import torch
 
-    from riskalign.cli.memory import keep_freed_memory
+    from riskalign.cli.process import keep_freed_memory
     from riskalign.models.sampling import sample
     from riskalign.worlds import Prompt
 

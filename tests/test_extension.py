@@ -9,7 +9,7 @@ import torch
 
 from riskalign.cli import main
 from riskalign.errors import InputError
-from riskalign.losses import own_parameters
+from riskalign.losses import SequenceStats, own_parameters, pair_loss
 from riskalign.models import save_model
 from riskalign.pipeline import AlignConfig
 from riskalign.pipeline.cells import cell_key
@@ -23,7 +23,7 @@ MINE = '''
 """Means of the worst two of three draws and of the mean, a loss with a hinge, a world."""
 import torch
 from riskalign import Prompt
-from riskalign.losses import LossOutput, dpo
+from riskalign.losses import LossOutput, Margin
 from riskalign.risk import Measure, RiskValue
 
 
@@ -48,6 +48,16 @@ def hinge(chosen, rejected, *, beta, target="hard", gap=None, label_smoothing=0.
         (chosen.logp_policy - chosen.logp_ref) - (rejected.logp_policy - rejected.logp_ref)
     )
     return LossOutput(torch.relu(gamma - margin), {"margin": margin.detach()})
+
+
+def slic(chosen, rejected, *, beta, gamma=1.0):
+    """A loss that leaves target, gap and smoothing to what is around it."""
+    margin = gamma * beta * (chosen.logp_policy - rejected.logp_policy)
+    return Margin(margin, beta * chosen.logp_policy, beta * rejected.logp_policy)
+
+
+def deaf(chosen, rejected, *, beta, target="hard"):
+    return LossOutput(chosen.risk, {})
 
 
 def lost(chosen, rejected):
@@ -108,8 +118,17 @@ def test_a_loss_of_ones_own(folder: Path) -> None:
         RSAConfig(**asked, loss_options={"delta": 2})
     with pytest.raises(InputError, match="loss_options: loss 'mine_alone:needy' needs 'gamma'"):
         RSAConfig(**asked | {"loss_type": "mine_alone:needy"})
-    with pytest.raises(InputError, match=r"loss_type: .* does not take beta, gap"):
+    with pytest.raises(InputError, match=r"loss_type: .* does not take beta"):
         RSAConfig(**asked | {"loss_type": "mine_alone:lost"})
+    stats = SequenceStats(*(torch.tensor([float(i)]) for i in range(6)))
+    other = stats._replace(logp_policy=torch.tensor([-1.0]))
+    output = pair_loss(
+        "mine_alone:slic", stats, other, beta=1.0, target="gap", gap=stats.kl, options={"gamma": 3}
+    )
+    assert float(output.loss) == 1.0  # a margin of 3 against a gap of 2
+    assert float(output.metrics["rewards/margins"]) == 1.0
+    with pytest.raises(InputError, match="does not take gap, label_smoothing"):
+        pair_loss("mine_alone:deaf", stats, other, beta=1.0)
 
 
 def test_what_is_edited_is_computed_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

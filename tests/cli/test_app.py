@@ -225,7 +225,7 @@ def test_a_full_disk_is_told_without_a_traceback(
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "v.json"))
 
     monkeypatch.setattr("riskalign.theory.verify.CLAIMS", ())
-    monkeypatch.setattr("riskalign.cli.verify.write_text", full)
+    monkeypatch.setattr("riskalign.cli.app.write_text", full)
     monkeypatch.setattr("riskalign.theory.verify.run", lambda setting, **options: [])
     monkeypatch.setattr(sys, "argv", ["riskalign", "verify", "--json", str(tmp_path / "v.json")])
     with pytest.raises(SystemExit) as end:

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from riskalign.cli import memory
+from riskalign.cli import process
 
 PROBE = """
 import resource
-from riskalign.cli.memory import keep_freed_memory
+from riskalign.cli.process import keep_freed_memory
 taken = {set} and keep_freed_memory()
 import torch
 for _ in range(2):  # the first round fetches the memory that the second may use again
@@ -39,4 +39,4 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
 
 def test_other_platforms_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert memory.keep_freed_memory() is False
+    assert process.keep_freed_memory() is False

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from riskalign.cli.stop import stop_signals
+from riskalign.cli.process import stop_signals
 from riskalign.pipeline import run as pipeline_run
 from tests.cli.test_app import model, recipe, run  # noqa: F401 - fixtures
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from riskalign.data import load_pairs, tokenize_groups, tokenize_pairs, tokenize_unpaired
+from riskalign.data import load_pairs, tokenize_rows
 from riskalign.data.chat import render_chat
 from riskalign.data.tokenize import tokenize_answers, tokenize_responses
 from riskalign.errors import InputError
@@ -140,7 +140,7 @@ def test_turns_whose_border_is_not_shown_are_refused(tokenizer: PreTrainedTokeni
     response = [turn("assistant", "d"), turn("assistant", "b")]
     pair = {"prompt": [turn("user", "When?")], "chosen": response, "rejected": response[:1]}
     with pytest.raises(InputError, match=r"row 1: .*does not show"):
-        tokenize_pairs(load_pairs([pair]), tokenizer, max_length=None)
+        tokenize_rows(load_pairs([pair]), tokenizer, max_length=None)
 
 
 def test_turns_of_others_are_never_trained_on(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -151,13 +151,13 @@ def test_turns_of_others_are_never_trained_on(tokenizer: PreTrainedTokenizerFast
     rows = [(good, [turn("assistant", "b")]), (long, good)]
     pairs = [{"prompt": asked, "chosen": a, "rejected": b} for a, b in rows]
     with pytest.raises(InputError, match=words):
-        tokenize_pairs(load_pairs(pairs), tokenizer, max_length=None)
+        tokenize_rows(load_pairs(pairs), tokenizer, max_length=None)
     single = [{"prompt": asked, "completion": a, "label": True} for a, _ in rows]
     with pytest.raises(InputError, match=words):
-        tokenize_unpaired(single, tokenizer, max_length=None)
+        tokenize_rows(single, tokenizer, max_length=None)
     groups = [{"prompt": asked, "completions": [a, b], "scores": [1.0, 0.0]} for a, b in rows]
     with pytest.raises(InputError, match=words):
-        tokenize_groups(groups, tokenizer, max_length=None)
+        tokenize_rows(groups, tokenizer, max_length=None)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_what_cannot_be_found_is_refused(template: str, tokenizer: PreTrainedTok
     pair = {k: [turn(role, k)] for k, role in (("prompt", "user"), ("chosen", "assistant"))}
     rows = [{**pair, "rejected": [turn("assistant", "b")]}]
     with pytest.raises(InputError, match=r"row 1: the chat template of 'some/model' does not show"):
-        tokenize_pairs(load_pairs(rows), tokenizer, max_length=None)
+        tokenize_rows(load_pairs(rows), tokenizer, max_length=None)
 
 
 def test_reasoning_behind_an_opening_that_closes_it_is_refused(

@@ -122,5 +122,3 @@ def test_formats_are_told_by_their_fields() -> None:
         guess_format({"text": "a"}, "f, line 1")
     with pytest.raises(InputError, match="One completion a row makes no pair"):
         guess_format({"prompt": "a", "completion": "b", "label": True}, "f, line 1")
-    with pytest.raises(InputError, match="expected an object"):
-        guess_format([1], "f, line 1")

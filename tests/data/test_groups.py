@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from riskalign.data import is_grouped, load_groups, tokenize_groups, tokenize_pairs
+from riskalign.data import is_grouped, load_groups, tokenize_rows
 from riskalign.errors import InputError
 from tests import tiny
 
@@ -34,7 +34,7 @@ def test_a_file_of_groups_is_read(tmp_path: Path) -> None:
 
 
 def test_tokens_are_those_of_pairs() -> None:
-    rows, counts = tokenize_groups(
+    rows, counts = tokenize_rows(
         load_groups([chat("On Tuesday.", "I am sorry.", scores=(1.0, 0.0))]),
         tiny.make_tokenizer(),
         max_length=None,
@@ -44,7 +44,7 @@ def test_tokens_are_those_of_pairs() -> None:
         "chosen": [{"role": "assistant", "content": "On Tuesday."}],
         "rejected": [{"role": "assistant", "content": "I am sorry."}],
     }
-    pairs, _ = tokenize_pairs([pair], tiny.make_tokenizer(), max_length=None)
+    pairs, _ = tokenize_rows([pair], tiny.make_tokenizer(), max_length=None)
     assert rows[0]["prompt_ids"] == pairs[0]["prompt_ids"]
     assert rows[0]["completions_ids"] == [pairs[0]["chosen_ids"], pairs[0]["rejected_ids"]]
     assert rows[0]["scores"] == [1.0, 0.0]
@@ -60,20 +60,20 @@ def test_what_is_dropped_is_counted(caplog: pytest.LogCaptureFixture) -> None:
         chat("a", "b", scores=(1.0, 1.0)),  # no order, but a gap of 0
         chat("", "", scores=(1.0, 0.0)),
     ]
-    rows, counts = tokenize_groups(load_groups(groups), tiny.make_tokenizer(), max_length=None)
+    rows, counts = tokenize_rows(load_groups(groups), tiny.make_tokenizer(), max_length=None)
     assert [len(row["scores"]) for row in rows] == [3, 2, 2]
     assert (counts.rows, counts.kept, counts.dropped_empty, counts.dropped_identical) == (
         (5, 3, 3, 2)
     )
     assert "2 dropped identical" in caplog.text
-    rows, counts = tokenize_groups(
+    rows, counts = tokenize_rows(
         load_groups(groups), tiny.make_tokenizer(), max_length=None, ties=False
     )
     assert (counts.kept, counts.dropped_identical) == (2, 3)
 
 
 def test_long_answers_are_cut_and_counted() -> None:
-    rows, counts = tokenize_groups(
+    rows, counts = tokenize_rows(
         load_groups([GROUP]), tiny.make_tokenizer(), max_length=8, max_prompt_length=3
     )
     assert max(len(ids) for ids in rows[0]["completions_ids"]) <= 8 - len(rows[0]["prompt_ids"])
@@ -106,6 +106,6 @@ def test_rows_of_two_kinds_and_none_are_refused() -> None:
     with pytest.raises(InputError, match="holds no row"):
         load_groups([])
     with pytest.raises(InputError, match="No group of answers is left"):
-        tokenize_groups(
+        tokenize_rows(
             load_groups([chat("a", "a", scores=(1.0, 0.0))]), tiny.make_tokenizer(), max_length=None
         )

@@ -7,8 +7,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from riskalign.data import load_pairs, tokenize_pairs
-from riskalign.data.tokenize import PairCounts, tokenize_pair, truncate
+from riskalign.data import load_pairs, tokenize_rows
+from riskalign.data.tokenize import PairCounts, tokenize_responses, truncate
 from riskalign.errors import InputError
 from tests import tiny
 
@@ -20,7 +20,14 @@ def assistant(text: str) -> list[dict[str, str]]:
 
 
 def texts(tokenizer: PreTrainedTokenizerFast, pair: dict[str, Any]) -> list[str]:
-    return [str(tokenizer.decode(ids)) for ids in tokenize_pair(pair, tokenizer)]
+    prompt_ids, responses = tokenize_sides(pair, tokenizer)
+    return [str(tokenizer.decode(ids)) for ids in (prompt_ids, *responses)]
+
+
+def tokenize_sides(
+    pair: dict[str, Any], tokenizer: PreTrainedTokenizerFast
+) -> tuple[list[int], list[list[int]]]:
+    return tokenize_responses(pair["prompt"], (pair["chosen"], pair["rejected"]), tokenizer)
 
 
 def test_chat_template_gives_the_end_token_once(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -74,12 +81,12 @@ def test_unknown_text_at_the_end_is_no_end_token() -> None:
         tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>"
     )
     pair = {"prompt": "yes", "chosen": " no never", "rejected": " no </s>"}
-    assert tokenize_pair(pair, wrapped) == ([2], [3, 0, 1], [3, 1])
+    assert tokenize_sides(pair, wrapped) == ([2], [[3, 0, 1], [3, 1]])
 
 
 def test_token_across_the_border_is_split(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     joint = tiny_tokenizer("code")["input_ids"]
-    prompt_ids, chosen_ids, _ = tokenize_pair(
+    prompt_ids, (chosen_ids, _) = tokenize_sides(
         {"prompt": "co", "chosen": "de", "rejected": "x"}, tiny_tokenizer
     )
     assert joint[: len(prompt_ids)] != prompt_ids  # the case is what it claims to be
@@ -88,9 +95,9 @@ def test_token_across_the_border_is_split(tiny_tokenizer: PreTrainedTokenizerFas
 
 def test_empty_prompt_gets_a_start(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     pair = {"prompt": "", "chosen": "a", "rejected": "b"}
-    assert tokenize_pair(pair, tiny_tokenizer)[0] == [tiny_tokenizer.eos_token_id]
+    assert tokenize_sides(pair, tiny_tokenizer)[0] == [tiny_tokenizer.eos_token_id]
     tiny_tokenizer.bos_token = "<|im_start|>"
-    assert tokenize_pair(pair, tiny_tokenizer)[0] == [tiny_tokenizer.bos_token_id]
+    assert tokenize_sides(pair, tiny_tokenizer)[0] == [tiny_tokenizer.bos_token_id]
 
 
 def test_tokenizer_that_closes_every_text(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -120,8 +127,8 @@ def test_tokenizer_that_closes_every_text(tiny_tokenizer: PreTrainedTokenizerFas
 def test_prompt_gives_way_first(
     max_length: int | None, max_prompt_length: int | None, mode: Any, expected: tuple[Any, ...]
 ) -> None:
-    cut = truncate([1, 2, 3, 4], [5, 6, 7], [8], max_length, max_prompt_length, mode)
-    assert cut == expected
+    cut = truncate([1, 2, 3, 4], [[5, 6, 7], [8]], max_length, max_prompt_length, mode)
+    assert cut == (expected[0], list(expected[1:]))
 
 
 def test_everything_dropped_or_cut_is_counted(
@@ -135,7 +142,7 @@ def test_everything_dropped_or_cut_is_counted(
         {"prompt": "a", "chosen": "b" * 40, "rejected": "c" * 40},
         {"prompt": "a", "chosen": "b" * 40, "rejected": "b" * 41},
     ]
-    pairs, counts = tokenize_pairs(load_pairs(rows), tiny_tokenizer, max_length=16)
+    pairs, counts = tokenize_rows(load_pairs(rows), tiny_tokenizer, max_length=16)
     assert counts == PairCounts(
         rows=6,
         kept=3,
@@ -155,23 +162,23 @@ def test_everything_dropped_or_cut_is_counted(
 def test_nothing_left_is_an_error(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     rows = [{"prompt": "a", "chosen": "b", "rejected": "b"}]
     with pytest.raises(InputError, match="1 dropped identical"):
-        tokenize_pairs(load_pairs(rows), tiny_tokenizer, max_length=16)
+        tokenize_rows(load_pairs(rows), tiny_tokenizer, max_length=16)
 
 
 def test_messages_need_a_chat_template() -> None:
     tokenizer = tiny.make_tokenizer(chat_template=None)
     with pytest.raises(InputError, match="no chat template"):
-        tokenize_pairs(load_pairs(tiny.make_pairs(1)), tokenizer, max_length=64)
+        tokenize_rows(load_pairs(tiny.make_pairs(1)), tokenizer, max_length=64)
 
 
 def test_template_that_refuses_is_named(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     tiny_tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(InputError, match=r"refuses messages with roles .system.*must alternate"):
-        tokenize_pairs(load_pairs(tiny.make_pairs(1)), tiny_tokenizer, max_length=64)
+        tokenize_rows(load_pairs(tiny.make_pairs(1)), tiny_tokenizer, max_length=64)
 
 
 def test_text_needs_an_end_token(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     tiny_tokenizer.eos_token = None
     rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}]
     with pytest.raises(InputError, match="no end token"):
-        tokenize_pairs(load_pairs(rows), tiny_tokenizer, max_length=16)
+        tokenize_rows(load_pairs(rows), tiny_tokenizer, max_length=16)

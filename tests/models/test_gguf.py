@@ -121,7 +121,7 @@ def test_gguf_file_gives_the_same_logits_and_is_converted_once(
             loaded.model(input_ids=ids).logits, model(input_ids=ids).logits, rtol=1e-5, atol=1e-5
         )
 
-    monkeypatch.setattr("riskalign.models.gguf.convert_gguf", None)  # a second call would fail
+    monkeypatch.setattr("riskalign.models.folders.convert_gguf", None)  # a second call would fail
     again = load_model(path)
     assert again.revision_or_hash == loaded.revision_or_hash
 

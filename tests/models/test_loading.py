@@ -1,5 +1,7 @@
-"""Folders, adapters, and every refusal with its remedy."""
+"""Folders, adapters, 4-bit weights near the plain ones, and every refusal with its remedy."""
 
+import importlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,12 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from riskalign.errors import InputError
-from riskalign.models import fingerprint, load_model, save_model
+from riskalign.models import check_4bit, fingerprint, load_in_4bit, load_model, save_model
 from tests import tiny
 
+needs_library = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes"
+)
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
 
@@ -186,3 +191,33 @@ def test_default_model_answers() -> None:
     model: Any = loaded.model
     output = model.generate(**inputs, max_new_tokens=12, do_sample=False)
     assert "Paris" in loaded.tokenizer.decode(output[0])
+
+
+@needs_library
+def test_linear_layers_have_4_bits(folder: Path) -> None:
+    plain: Any = load_model(folder).model
+    model: Any = load_in_4bit(str(folder), compute_dtype=torch.float32)
+    layer = model.model.layers[0].self_attn.q_proj
+    assert type(layer).__name__ == "Linear4bit"
+    assert layer.weight.dtype == torch.uint8
+    # Two weights a byte.
+    assert layer.weight.numel() == plain.model.layers[0].self_attn.q_proj.weight.numel() // 2
+    # About a tenth of normal weights' size.
+    given = plain.model.layers[0].self_attn.q_proj.weight.detach()
+    functional: Any = importlib.import_module("bitsandbytes.functional")
+    found = functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    assert 0 < float((found - given).norm() / given.norm()) < 0.2
+
+
+@needs_library
+def test_an_adapter_is_refused_in_4_bits(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="is an adapter, which cannot be loaded in 4 bits"):
+        load_in_4bit(str(tmp_path / "adapter"), compute_dtype=torch.float32)
+
+
+def test_4_bits_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'riskalign\[quant\]'"):
+        check_4bit()

@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch import nn
 
 from riskalign import align
-from riskalign.data import load_pairs, tokenize_pairs
+from riskalign.data import load_pairs, tokenize_rows
 from riskalign.errors import InputError
 from riskalign.models import LoadedModel, load_model, save_model
 from riskalign.pipeline.held_out import held_out_accuracy
@@ -51,7 +51,7 @@ def test_it_is_the_share_of_right_orders(loss_type: Any, tmp_path: Path) -> None
         policy, reference, pairs, step, beta=0.5, seed=0, bf16=False, folder=tmp_path / "x"
     )
     margins = []
-    for row in tokenize_pairs(pairs, policy.tokenizer, max_length=None)[0]:
+    for row in tokenize_rows(pairs, policy.tokenizer, max_length=None)[0]:
         chosen, rejected = (
             _log_ratio(policy.model, reference.model, row["prompt_ids"], row[side])
             for side in ("chosen_ids", "rejected_ids")

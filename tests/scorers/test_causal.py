@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from riskalign.data.schema import Text
+from riskalign.data.fields import Text
 from riskalign.errors import InputError
 from riskalign.models import save_model
 from riskalign.scorers import check_independent, load_scorer, train_causal_scorer

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from riskalign.data.fields import Text
 from riskalign.data.identity import text_hash
-from riskalign.data.schema import Text
 from riskalign.errors import InputError
 from riskalign.models.encoder import Encoder, load_encoder
 from riskalign.scorers import (

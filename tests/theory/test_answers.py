@@ -19,7 +19,7 @@ from riskalign.theory import (
 from riskalign.theory.evaluate import tail_of_total
 from riskalign.theory.solve import negate
 from riskalign.theory.tree import combine
-from riskalign.theory.verify.trees import total_variation
+from riskalign.theory.verify.claim import total_variation
 from tests.theory.test_tree import COST, LOG_REF, table
 
 TREES = random_mdp("correlated", 3, vocabulary=3, depth=3, count=4)

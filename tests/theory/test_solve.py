@@ -22,7 +22,7 @@ from riskalign.theory import (
 from riskalign.theory.control import optimum
 from riskalign.theory.solve import negate, value_scale
 from riskalign.theory.tree import combine
-from riskalign.theory.verify.trees import total_variation
+from riskalign.theory.verify.claim import total_variation
 
 MDP = random_mdp("scattered", 4, vocabulary=4, depth=3, count=6)
 

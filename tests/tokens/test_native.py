@@ -8,6 +8,7 @@ import torch
 
 from riskalign.risk import get_risk
 from riskalign.tokens import Head, native, token_stats
+from riskalign.tokens.head import Comparison
 from riskalign.tokens.tile import Tile, Tiles, plain_tile
 from tests.tokens.test_chunked import make_case
 
@@ -19,12 +20,11 @@ def tiles_of(
     products: torch.Tensor, ref: torch.Tensor, head: Head, labels: torch.Tensor, spec: str
 ) -> tuple[Tile, Tile]:
     """The compiled tile, and the plain one in float64 of the same numbers."""
-    rows = native.Rows(products.clone(), ref.clone(), head, head, labels, get_risk(spec))
+    compared = Comparison(head, head, get_risk(spec), torch.float64, torch.float64)
+    rows = native.Rows(compared, products.clone(), ref.clone(), labels)
     stats = rows.statistics()
     assert stats is not None
-    exact = plain_tile(
-        products.double(), ref.double(), head, head, labels, get_risk(spec), torch.float64
-    )
+    exact = plain_tile(compared, products.double(), ref.double(), labels)
     return Tile(stats, rows.gradient), exact
 
 
@@ -77,10 +77,11 @@ def test_head_with_bias_scale_and_cap(kind: torch.dtype) -> None:
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
 def test_extraordinary_logits_take_the_plain_path(broken: float) -> None:
     head = Head(torch.eye(3), torch.tensor([0.0, 1.0, broken]))
-    tiles = Tiles(head, head, get_risk("mean"), torch.float32, torch.float32, 2)
+    compared = Comparison(head, head, get_risk("mean"), torch.float32, torch.float32)
+    tiles = Tiles(compared, 2)
     hidden = torch.randn(2, 3)
     labels = torch.tensor([0, 1])
-    rows = native.Rows(hidden, hidden.clone(), head, head, labels, get_risk("mean"))
+    rows = native.Rows(compared, hidden, hidden.clone(), labels)
     assert rows.statistics() is None
     stats = tiles(hidden, hidden, labels).stats
     if broken == float("-inf"):  # an entry forbidden in both models

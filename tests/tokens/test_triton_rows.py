@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from riskalign.risk import get_risk
+from riskalign.risk import Risk, get_risk
 from riskalign.tokens import Head
+from riskalign.tokens.head import Comparison
 from riskalign.tokens.tile import plain_tile
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -22,6 +23,10 @@ def rows_class() -> Any:
     return importlib.import_module("riskalign.tokens.triton_rows").TritonRows
 
 
+def exactly(head: Head, risk: Risk) -> Comparison:
+    return Comparison(head, head, risk, torch.float64, torch.float64)
+
+
 def compare(
     rows_class: Any, products: torch.Tensor, ref: torch.Tensor, head: Head, spec: str
 ) -> None:
@@ -30,13 +35,12 @@ def compare(
     labels = torch.randint(vocabulary, (n,), generator=generator)
     by_logp, by_risk = torch.randn(2, n, generator=generator)
     risk = get_risk(spec)
-    exact = plain_tile(products.double(), ref.double(), head, head, labels, risk, torch.float64)
+    exact = plain_tile(exactly(head, risk), products.double(), ref.double(), labels)
     on_device = Head(
         head.weight, None if head.bias is None else head.bias.to(DEVICE), head.scale, head.softcap
     )
-    rows = rows_class(
-        products.to(DEVICE).clone(), ref.to(DEVICE), on_device, on_device, labels.to(DEVICE), risk
-    )
+    compared = exactly(on_device, risk)
+    rows = rows_class(compared, products.to(DEVICE).clone(), ref.to(DEVICE), labels.to(DEVICE))
     scale = exact.stats.abs().clamp_min(1.0)
     assert float(((rows.statistics().cpu() - exact.stats) / scale).abs().max()) < 1e-5
     weights = by_logp.to(DEVICE), by_risk.to(DEVICE)
@@ -81,10 +85,10 @@ def test_forbidden_entries_count_for_nothing(rows_class: Any, spec: str) -> None
     bias[7:] = -torch.inf
     labels = torch.tensor([0, 1, 6])
     risk, head = get_risk(spec), Head(torch.zeros(50, 1), bias)
-    exact = plain_tile(products.double(), ref.double(), head, head, labels, risk, torch.float64)
+    exact = plain_tile(exactly(head, risk), products.double(), ref.double(), labels)
     tensors = (tensor.to(DEVICE) for tensor in (products, ref))
     moved = Head(head.weight, bias.to(DEVICE))
-    rows = rows_class(*tensors, moved, moved, labels.to(DEVICE), risk)
+    rows = rows_class(exactly(moved, risk), *tensors, labels.to(DEVICE))
     torch.testing.assert_close(rows.statistics().cpu().double(), exact.stats, rtol=1e-5, atol=1e-5)
     one = torch.ones(3)
     torch.testing.assert_close(
@@ -101,7 +105,7 @@ def test_nan_stays_nan(rows_class: Any, which: str) -> None:
     (products if which == "policy" else ref)[0, 3] = torch.nan
     head, labels = Head(torch.zeros(50, 1)), torch.tensor([0, 1])
     tensors = (tensor.to(DEVICE) for tensor in (products, ref))
-    rows = rows_class(*tensors, head, head, labels.to(DEVICE), get_risk("cvar:0.9"))
+    rows = rows_class(exactly(head, get_risk("cvar:0.9")), *tensors, labels.to(DEVICE))
     stats = rows.statistics().cpu()
     assert bool(stats[2:4, 0].isnan().all())
     assert bool(stats[:, 1].isfinite().all())

@@ -8,9 +8,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import TrainingArguments
 
+from riskalign.data import RowCollator
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.training.demonstrations import (
-    AnswerCollator,
     DemonstrationTrainer,
     demonstration_rows,
     train_on_demonstrations,
@@ -69,7 +69,7 @@ def test_the_loss_is_the_mean_over_answer_tokens(tmp_path: Path, shared: bool) -
             logits = model(input_ids=sequence).logits[0, len(row["prompt_ids"]) - 1 : -1]
             losses.append(cross_entropy(logits, torch.tensor(ids), reduction="none"))
     expected = torch.cat(losses).mean()
-    batch = AnswerCollator(0, shared)(list(rows))
+    batch = RowCollator(0, shared)(list(rows))
     assert len(batch["target_ids"]) == len(torch.cat(losses))
     assert torch.allclose(trainer.compute_loss(model, batch), expected, atol=1e-5)
     # A share of a larger batch counts by its tokens.

@@ -11,9 +11,9 @@ import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from riskalign.data import load_pairs, tokenize_pairs
+from riskalign.data import load_pairs, tokenize_rows
 from riskalign.training import RSATrainer
-from riskalign.training.compiled import repeated_layers
+from riskalign.training.modules import repeated_layers
 from tests import tiny
 
 MakeTrainer = Callable[..., RSATrainer]
@@ -111,7 +111,7 @@ def _model(kind: str, *, noise: float) -> tuple[PreTrainedModel, int]:
 def _inputs() -> dict[str, Any]:
     """Tokenized once for all families."""
     tokenizer = tiny.make_tokenizer()
-    rows, _ = tokenize_pairs(load_pairs(tiny.make_pairs(4)), tokenizer, max_length=512)
+    rows, _ = tokenize_rows(load_pairs(tiny.make_pairs(4)), tokenizer, max_length=512)
     return {"train_dataset": rows, "processing_class": tokenizer}
 
 

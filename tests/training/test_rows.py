@@ -1,4 +1,4 @@
-"""Which rows go together, that they are numbered anew, and a group's loss from its pairs'."""
+"""Which rows go together, a group's loss from its pairs', and averages over rows."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from riskalign.data import RowCollator
 from riskalign.errors import InputError
 from riskalign.losses import LOSSES, LossOutput, SequenceStats, pair_loss
 from riskalign.tokens import Group, Head, grouped
-from riskalign.training.rows import all_rows, mean_by_row, row_groups, rows_of, sides
+from riskalign.training.rows import MetricSums, all_rows, mean_by_row, row_groups, rows_of, sides
 
 ROWS = [
     {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3, 4], "gap": 1.5},
@@ -135,3 +135,13 @@ def test_an_unknown_loss_is_refused() -> None:
     stats, scores = group(3, 0)
     with pytest.raises(InputError, match="not known"):
         of_group(stats, scores, "dpo3", "hard")
+
+
+def test_averages_weigh_pairs_and_start_again() -> None:
+    sums = MetricSums()
+    sums.add({"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([0.0, 0.0, 3.0])})
+    sums.add({"a": torch.tensor([6.0]), "b": torch.tensor([1.0])})
+    assert sums.averages() == {"a": 3.0, "b": 1.0}
+    assert sums.averages() == {}
+    sums.add({"a": torch.tensor([5.0]), "b": torch.tensor([2.0])})
+    assert sums.averages(lambda totals: totals * 2) == {"a": 5.0, "b": 2.0}

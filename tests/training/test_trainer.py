@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from riskalign.data import load_pairs, tokenize_pairs
+from riskalign.data import load_pairs, tokenize_rows
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.losses import SequenceStats, pair_loss
 from riskalign.risk import get_risk
@@ -36,7 +36,7 @@ def weights(model: nn.Module | None) -> Tensor:
 
 def oracle(policy: Any, ref: Any, config: RSAConfig, n_pairs: int) -> tuple[Tensor, Any]:
     """Loss and metrics from whole logits, one unpadded response at a time."""
-    pairs, _ = tokenize_pairs(
+    pairs, _ = tokenize_rows(
         load_pairs(tiny.make_pairs(n_pairs)), tiny.make_tokenizer(), max_length=config.max_length
     )
 

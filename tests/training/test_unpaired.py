@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from riskalign.data import tokenize_unpaired, unpaired_rows
+from riskalign.data import load_unpaired, tokenize_rows
 from riskalign.errors import InputError
 from riskalign.training import RSAConfig, RSATrainer
 from tests import tiny
@@ -41,8 +41,8 @@ def test_loss_and_gradient_equal_the_naive_ones(
         shared_prompt=shared_prompt,
     )
     policy, ref = tiny.make_model(seed=1), tiny.make_model(seed=2)
-    rows, _ = tokenize_unpaired(
-        unpaired_rows(tiny.make_pairs(3)), tiny.make_tokenizer(), max_length=None
+    rows, _ = tokenize_rows(
+        load_unpaired(tiny.make_pairs(3)), tiny.make_tokenizer(), max_length=None
     )
     ids = [(row["prompt_ids"], row["completion_ids"]) for row in rows]
     ratio = log_ratios(policy, ref, ids)

@@ -5,8 +5,7 @@ import pytest
 
 from riskalign.errors import InputError
 from riskalign.worlds import Prompt, demonstrations_of, get_world, has_dev
-from riskalign.worlds.goodwill import Goodwill
-from riskalign.worlds.goodwill_offers import OFFERS, named
+from riskalign.worlds.goodwill import OFFERS, Goodwill, named
 from riskalign.worlds.goodwill_text import WORDS
 from riskalign.worlds.vault import Vault
 
@@ -48,7 +47,7 @@ def test_prompts_are_balanced_short_and_name_no_offer() -> None:
             assert [message["role"] for message in prompt.messages] == ["system", "user"]
             assert prompt.facts["thing"] in prompt.messages[1]["content"].lower()
             for message in prompt.messages:
-                assert named(message["content"]) == []
+                assert named(message["content"]) == ()
                 assert len(message["content"].split()) <= 14
 
 
@@ -56,7 +55,7 @@ def test_every_offer_is_read_as_itself() -> None:
     for offer in OFFERS:
         for said in (offer.phrase, f"You get {offer.phrase}.", offer.phrase.upper() + "!",
                      offer.phrase.replace("-", " "), offer.phrase.replace(" ", "  ")):  # fmt: skip
-            assert named(said) == [(offer, True)], said
+            assert named(said) == ((offer, True),), said
         assert score(offer.phrase)[0] == pytest.approx(offer.pleases)
         assert score(offer.phrase)[1] == offer.cost
         assert score(offer.phrase, BULKY)[1] == offer.cost * (2 if offer.carries else 1)

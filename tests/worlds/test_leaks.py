@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riskalign.worlds.leaks import address_leak, digit_leak, digit_runs, spoken_to_digits
+from riskalign.worlds.vault import address_leak, digit_leak, digit_runs, spoken_to_digits
 
 CODE = "482913"
 

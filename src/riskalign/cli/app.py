@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -21,15 +22,14 @@ from rich.markup import escape
 from riskalign.cli import compare as compare_command
 from riskalign.cli import data as data_command
 from riskalign.cli import judge as judge_command
-from riskalign.cli import merge as merge_command
 from riskalign.cli import plan as plan_command
 from riskalign.cli import score as score_command
 from riskalign.cli import sets as sets_command
-from riskalign.cli import verify as verify_command
 from riskalign.cli.flags import parse_overrides
-from riskalign.cli.memory import keep_freed_memory
-from riskalign.cli.stop import stop_signals
+from riskalign.cli.process import keep_freed_memory, stop_signals
+from riskalign.cli.progress import TerminalProgress, with_progress
 from riskalign.errors import InputError, RiskalignError
+from riskalign.files.atomic import write_text
 from riskalign.files.folder import Outputs, check_out, hold
 
 app = typer.Typer(
@@ -42,9 +42,22 @@ app = typer.Typer(
 )
 console = Console()
 errors = Console(stderr=True)
-
-# Any field of the configuration may follow a command as a flag.
 OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
+FIELDS = (
+    "\n\nAny field of the configuration is a flag: [cyan]--safe.learning_rate 1e-5[/cyan]; "
+    "[cyan]riskalign align --help[/cyan] lists them."
+)
+
+
+def _examples(*commands: str, fields: bool = True) -> dict[str, Any]:
+    """How a command's help ends; with `fields` any field of the configuration may be a flag."""
+    epilog = "Example: " + "  ·  ".join(f"[cyan]riskalign {each}[/cyan]" for each in commands)
+    return {
+        "epilog": epilog + FIELDS if fields else epilog,
+        "context_settings": OPEN if fields else {},
+    }
+
+
 Config = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="YAML file; without it, the defaults.", show_default=False),
@@ -54,10 +67,6 @@ Preset = Annotated[
     typer.Option(help="A method to lay over the file: riskalign presets lists them."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
-FIELDS = (
-    "\n\nAny field of the configuration is a flag: [cyan]--safe.learning_rate 1e-5[/cyan]; "
-    "[cyan]riskalign align --help[/cyan] lists them."
-)
 
 
 def _list_fields(ctx: typer.Context, asked: bool) -> None:
@@ -88,7 +97,15 @@ def main() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with stop_signals() as stop:
         try:
-            _answer()
+            app()
+        except RiskalignError as error:
+            _complain(error)
+            sys.exit(2 if isinstance(error, InputError) else 1)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            _complain(f"the disk is full ({error.filename or 'nothing was left half-written'}).")
+            sys.exit(2)
         finally:
             if stop.signum is not None:
                 name = signal.Signals(stop.signum).name
@@ -97,33 +114,12 @@ def main() -> None:
                 sys.exit(128 + stop.signum)
 
 
-def _answer() -> None:
-    """Run the command; bad input and the like end it with a message."""
-    try:
-        app()
-    except InputError as error:
-        _complain(error)
-        sys.exit(2)
-    except RiskalignError as error:
-        _complain(error)
-        sys.exit(1)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        _complain(f"the disk is full ({error.filename or 'nothing was left half-written'}).")
-        sys.exit(2)
-
-
 def _complain(error: Exception | str) -> None:
-    # No rich wrapping or highlighting inside paths: a message must survive copy and paste.
-    errors.print(
-        f"[bold red]error[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False
-    )
+    _say(f"[bold red]error[/bold red] {escape(str(error))}", errors)
 
 
 @app.callback(invoke_without_command=True)
 def version(
-    ctx: typer.Context,
     show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """Print the version, or leave it to the command."""
@@ -132,14 +128,9 @@ def version(
 
         console.print(f"riskalign {__version__}", highlight=False)
         raise typer.Exit
-    del ctx
 
 
-@app.command(
-    context_settings=OPEN,
-    epilog="Example: [cyan]riskalign quickstart[/cyan]  ·  "
-    "[cyan]riskalign quickstart --short --output_dir runs/short[/cyan]" + FIELDS,
-)
+@app.command(**_examples("quickstart", "quickstart --short --output_dir runs/short"))
 def quickstart(
     ctx: typer.Context,
     short: Annotated[
@@ -154,10 +145,8 @@ def quickstart(
 
 
 @app.command(
-    context_settings=OPEN,
     add_help_option=False,
-    epilog="Example: [cyan]riskalign align -c recipe.yaml --safe.risk erm:0.5[/cyan]  ·  "
-    "[cyan]riskalign align -c recipe.yaml --preset sacpo[/cyan]" + FIELDS,
+    **_examples("align -c recipe.yaml --safe.risk erm:0.5", "align -c recipe.yaml --preset sacpo"),
 )
 def align(
     ctx: typer.Context, config: Config = None, preset: Preset = None, help_: AllHelp = False
@@ -166,11 +155,7 @@ def align(
     _align(config, parse_overrides(ctx.args), preset=preset)
 
 
-@app.command(
-    context_settings=OPEN,
-    epilog="Example: [cyan]riskalign train -c recipe.yaml --step safe --model ./helpful[/cyan]"
-    + FIELDS,
-)
+@app.command(**_examples("train -c recipe.yaml --step safe --model ./helpful"))
 def train(
     ctx: typer.Context,
     step: Annotated[str, typer.Option(help="sft, helpful, safe or ppo.")],
@@ -181,11 +166,7 @@ def train(
     _align(config, [*parse_overrides(ctx.args), *only, "merges=[]", "evaluation=null"])
 
 
-@app.command(
-    context_settings=OPEN,
-    epilog="Example: [cyan]riskalign sample --kind safe --model ./helpful --out safe.jsonl[/cyan]"
-    + FIELDS,
-)
+@app.command(**_examples("sample --kind safe --model ./helpful --out safe.jsonl"))
 def sample(
     ctx: typer.Context,
     kind: Annotated[
@@ -201,28 +182,16 @@ def sample(
 
     settings = load_config(config, parse_overrides(ctx.args))
     if kind == "answers":
-        counts = _with_progress(
-            lambda progress: write_answers(settings, out, overwrite=overwrite, progress=progress)
-        )
-        console.print(
-            f"{counts['answers']} answers to {counts['prompts']} prompts: mean reward "
-            f"{counts['mean_reward']:.3f}, mean cost {counts['mean_cost']:.3g}\n[bold]{out}[/bold]",
-            soft_wrap=True,
-            highlight=False,
-        )
-        return
-    counts = _with_progress(
-        lambda progress: write_sampled_pairs(
-            settings, kind, out, overwrite=overwrite, progress=progress
-        )
-    )
-    made = "groups" if "groups" in counts else "pairs"
-    console.print(
-        f"{counts[made]} {kind} {made} from {counts['answers']} answers: mean reward "
-        f"{counts['mean_reward']:.3f}, unsafe {counts['unsafe_rate']:.1%}\n[bold]{out}[/bold]",
-        soft_wrap=True,
-        highlight=False,
-    )
+        counts = _with_progress(write_answers, settings, out, overwrite=overwrite)
+        made = f"{counts['answers']} answers to {counts['prompts']} prompts"
+        cost = f"mean cost {counts['mean_cost']:.3g}"
+    else:
+        counts = _with_progress(write_sampled_pairs, settings, kind, out, overwrite=overwrite)
+        form = "groups" if "groups" in counts else "pairs"
+        made = f"{counts[form]} {kind} {form} from {counts['answers']} answers"
+        cost = f"unsafe {counts['unsafe_rate']:.1%}"
+    _say(f"{made}: mean reward {counts['mean_reward']:.3f}, {cost}")
+    _say(f"[bold]{out}[/bold]")
 
 
 @app.command(context_settings=OPEN, epilog=sets_command.EPILOG)
@@ -266,9 +235,7 @@ def evaluate(
     final = final or rsa
     if final is None:
         if step1 is not None or config is not None:
-            raise InputError(
-                "evaluate: --step1 and --config go with --final. Give --final as well."
-            )
+            raise InputError("evaluate: --step1 and --config need --final. Give it as well.")
         sets_command.evaluate_sets(model or [], given, parse_overrides(ctx.args))
         return
     if given:
@@ -280,20 +247,17 @@ def evaluate(
     from riskalign.pipeline import evaluate_models, load_config
 
     overrides = parse_overrides(ctx.args) + [f"model={json.dumps(name)}" for name in model or []]
-    settings = load_config(config, overrides)
-    command = shlex.join(["riskalign", *sys.argv[1:]])
     results, report = _with_progress(
-        lambda progress: evaluate_models(
-            settings, final=final, step1=step1, progress=progress, command=command
-        )
+        evaluate_models,
+        load_config(config, overrides),
+        final=final,
+        step1=step1,
+        command=shlex.join(["riskalign", *sys.argv[1:]]),
     )
     _show(results, report, None)
 
 
-@app.command(
-    context_settings=OPEN,
-    epilog="Example: [cyan]riskalign config --safe.risk erm:0.5 > recipe.yaml[/cyan]" + FIELDS,
-)
+@app.command(**_examples("config --safe.risk erm:0.5 > recipe.yaml"))
 def config(ctx: typer.Context, config: Config = None, preset: Preset = None) -> None:
     """Print every field of the configuration as YAML, defaults filled in, to edit and pass on."""
     from riskalign.pipeline import config_text, load_config
@@ -301,7 +265,7 @@ def config(ctx: typer.Context, config: Config = None, preset: Preset = None) -> 
     typer.echo(config_text(load_config(config, parse_overrides(ctx.args), preset)), nl=False)
 
 
-@app.command(epilog="Example: [cyan]riskalign report runs/quickstart[/cyan]")
+@app.command(**_examples("report runs/quickstart", fields=False))
 def report(
     results: Annotated[
         Path | None,
@@ -336,11 +300,62 @@ def report(
     _show(source, target, None)
 
 
+@app.command(
+    **_examples("merge runs/x/helpful/model runs/x/safe/model --w 0.5 --out between", fields=False)
+)
+def merge(
+    model_1: Annotated[str, typer.Argument(help="Weight 1 - w: folder, hub id or GGUF file.")],
+    model_2: Annotated[str, typer.Argument(help="Weight w.")],
+    w: Annotated[float, typer.Option(help="0 is model_1, 1 model_2, above 1 extrapolates.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust_remote_code", help="Run code that comes with a model.")
+    ] = False,
+) -> None:
+    """Average two models' weights, as P-SACPO and RSA(P) do after their two steps."""
+    from riskalign.pipeline import write_merge
+
+    write_merge(model_1, model_2, w, out, trust_remote_code=trust_remote_code)
+    typer.echo(f"model    {out}")
+
+
+@app.command(**_examples("verify", "verify --trees 200 --html verify.html", fields=False))
+def verify(
+    trees: Annotated[int, typer.Option(help="Random trees that each claim is checked on.")] = 52,
+    seed: Annotated[int, typer.Option(help="Draws the trees.")] = 0,
+    processes: Annotated[
+        int | None,
+        typer.Option(help="Claims at a time; by default one a core.", min=1, show_default=False),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the findings here.", show_default=False)
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page here.", show_default=False)
+    ] = None,
+) -> None:
+    """Check the theory by computer: every claim on random trees; exit code 1 if one fails."""
+    from riskalign.theory.verify import CLAIMS, Setting, print_findings, render, run, to_json
+
+    setting = Setting(trees, seed)
+    with TerminalProgress(console) as progress:
+        progress.stage("verify", len(CLAIMS))
+        findings = run(setting, tell=progress.update, processes=processes or os.cpu_count() or 1)
+    print_findings(findings, setting, console)
+    if json_file is not None:
+        content = json.dumps(to_json(findings, setting), indent=1, ensure_ascii=False)
+        write_text(json_file, content + "\n")
+        _say(f"json  [bold]{json_file}[/bold]")
+    if html is not None:
+        write_text(html, render(findings, setting))
+        _say(f"page  [bold]{html}[/bold]")
+    if not all(finding.passed for finding in findings):
+        raise typer.Exit(1)
+
+
 app.command(context_settings=OPEN, epilog=compare_command.COMPARE_EPILOG)(compare_command.compare)
 app.command(epilog=compare_command.PRESETS_EPILOG)(compare_command.presets)
 app.command(context_settings=OPEN, epilog=data_command.EPILOG)(data_command.data)
-app.command(epilog=merge_command.EPILOG)(merge_command.merge)
-app.command(epilog=verify_command.EPILOG)(verify_command.verify)
 app.command(epilog=plan_command.EPILOG)(plan_command.plan)
 app.add_typer(score_command.app, name="score")
 app.command(epilog=judge_command.EPILOG)(judge_command.judge)
@@ -349,17 +364,22 @@ app.command(epilog=judge_command.EPILOG)(judge_command.judge)
 def _align(config: Any, overrides: list[str], **options: Any) -> None:
     from riskalign.pipeline import align as run
 
-    result = _with_progress(lambda progress: run(config, overrides, progress=progress, **options))
+    result = _with_progress(run, config, overrides, **options)
     if result.results is None:
-        console.print(f"model  [bold]{result.model}[/bold]", soft_wrap=True, highlight=False)
+        _say(f"model  [bold]{result.model}[/bold]")
     else:
         _show(result.results, result.report, result.model)
 
 
-def _with_progress(work: Callable[[Any], Any]) -> Any:
-    from riskalign.cli.progress import with_progress
+def _with_progress(work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    return with_progress(
+        lambda progress: work(*arguments, progress=progress, **options), console, errors
+    )
 
-    return with_progress(work, console, errors)
+
+def _say(text: str, to: Console = console) -> None:
+    # No rich wrapping or highlighting inside paths: a message must survive copy and paste.
+    to.print(text, soft_wrap=True, highlight=False)
 
 
 def _show(results: Path, report: Path | None, model: Path | None) -> None:
@@ -369,4 +389,4 @@ def _show(results: Path, report: Path | None, model: Path | None) -> None:
     print_results(read_results(results), console)
     for name, path in (("report", report), ("results", results), ("model", model)):
         if path is not None:
-            console.print(f"{name:<8} [bold]{path}[/bold]", soft_wrap=True, highlight=False)
+            _say(f"{name:<8} [bold]{path}[/bold]")

@@ -41,6 +41,7 @@ _WORDS = {
     "learn": "Train the scorer",
     "apply": "Score the answers",
     "ask": "Judge {}",
+    "verify": "Check the claims",
 }
 
 
@@ -86,8 +87,8 @@ class TerminalProgress:
     def stage(self, name: str, total: int | None = None) -> None:
         """Begin a stage."""
         self._clear()
-        self._stage, self._note, self._began = name, "", time.monotonic()
-        self._task = self._bars.add_task(escape(describe(name)), total=total, note="")
+        self._stage, self._note, self._began = describe(name), "", time.monotonic()
+        self._task = self._bars.add_task(escape(self._stage), total=total, note="")
 
     def update(self, n: int, note: str = "", total: int | None = None) -> None:
         """Move the bar to position `n`."""
@@ -97,18 +98,15 @@ class TerminalProgress:
 
     def done(self, note: str = "") -> None:
         """Replace the bar by a line that stays."""
-        seconds = time.monotonic() - self._began
-        words = note or self._note
-        stage = escape(describe(self._stage))
-        self._console.print(
-            f"[green]✓[/green] {stage:<34} {seconds:6.1f} s  [dim]{escape(words)}[/dim]"
-        )
+        seconds = f"{time.monotonic() - self._began:6.1f} s"
+        note = escape(note or self._note)
+        self._console.print(f"[green]✓[/green] {escape(self._stage):<34} {seconds}  [dim]{note}")
         self._clear()
 
     def _clear(self) -> None:
         if self._task is not None:
             self._bars.remove_task(self._task)
-        self._task, self._stage = None, ""
+        self._task = None
 
 
 def with_progress(work: Callable[[Any], Any], console: Console, errors: Console) -> Any:

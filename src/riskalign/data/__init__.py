@@ -1,56 +1,33 @@
-"""Preference pairs and groups of answers: sources, checks, tokenization and collation."""
+"""Rows to train on: sources, checks, chat templates, tokens and batches."""
 
-from riskalign.data.collate import RowCollator
-from riskalign.data.groups import TokenizedGroup, is_grouped, load_groups, tokenize_groups
-from riskalign.data.hidden import can_share_prompt, response_hidden
-from riskalign.data.layout import Layout, packed, plain
-from riskalign.data.preferences import (
-    Preferences,
-    PreferenceSettings,
-    load_preferences,
-    write_preferences,
-)
-from riskalign.data.safety import SafetyRows, SafetyRule, safety_rows
-from riskalign.data.schema import Message, Pair
-from riskalign.data.sources import load_pairs
-from riskalign.data.tokenize import PairCounts, TokenizedPair, tokenize_pairs
-from riskalign.data.unpaired import (
-    TokenizedResponse,
-    UnpairedCollator,
-    is_unpaired,
-    load_unpaired,
-    tokenize_unpaired,
-    unpaired_rows,
-)
-
-__all__ = [
-    "Layout",
-    "Message",
-    "Pair",
-    "PairCounts",
-    "PreferenceSettings",
-    "Preferences",
-    "RowCollator",
-    "SafetyRows",
-    "SafetyRule",
-    "TokenizedGroup",
-    "TokenizedPair",
-    "TokenizedResponse",
-    "UnpairedCollator",
-    "can_share_prompt",
-    "is_grouped",
-    "is_unpaired",
-    "load_groups",
-    "load_pairs",
-    "load_preferences",
-    "load_unpaired",
-    "packed",
-    "plain",
-    "response_hidden",
-    "safety_rows",
-    "tokenize_groups",
-    "tokenize_pairs",
-    "tokenize_unpaired",
-    "unpaired_rows",
-    "write_preferences",
-]
+from riskalign.data.attention import can_share_prompt as can_share_prompt
+from riskalign.data.attention import response_hidden as response_hidden
+from riskalign.data.fields import Message as Message
+from riskalign.data.fields import Text as Text
+from riskalign.data.formats import Kind as Kind
+from riskalign.data.identity import text_hash as text_hash
+from riskalign.data.layout import Batch as Batch
+from riskalign.data.layout import Layout as Layout
+from riskalign.data.layout import RowCollator as RowCollator
+from riskalign.data.layout import UnpairedCollator as UnpairedCollator
+from riskalign.data.layout import packed as packed
+from riskalign.data.layout import plain as plain
+from riskalign.data.preferences import Preferences as Preferences
+from riskalign.data.preferences import PreferenceSettings as PreferenceSettings
+from riskalign.data.preferences import Side as Side
+from riskalign.data.preferences import load_preferences as load_preferences
+from riskalign.data.preferences import write_preferences as write_preferences
+from riskalign.data.safety import SafetyRule as SafetyRule
+from riskalign.data.safety import safety_rows as safety_rows
+from riskalign.data.sources import Source as Source
+from riskalign.data.sources import is_grouped as is_grouped
+from riskalign.data.sources import is_unpaired as is_unpaired
+from riskalign.data.sources import load_groups as load_groups
+from riskalign.data.sources import load_pairs as load_pairs
+from riskalign.data.sources import load_unpaired as load_unpaired
+from riskalign.data.template import Template as Template
+from riskalign.data.tokenize import PairCounts as PairCounts
+from riskalign.data.tokenize import Tokenized as Tokenized
+from riskalign.data.tokenize import TruncationMode as TruncationMode
+from riskalign.data.tokenize import tokenize_responses as tokenize_responses
+from riskalign.data.tokenize import tokenize_rows as tokenize_rows

@@ -1,21 +1,50 @@
-"""Attention within packed batches (`layout.py`): taken apart into plain rows, and back.
+"""The states of a batch's response tokens, also where a prompt is read once for several responses.
 
-It is registered with transformers under a name of its own and does what `sdpa` does whenever a
-call is not packed, so that a model may keep it for good: for generation, for saving, and when
-activation checkpointing runs a layer again in the backward pass.
+Attention within packed batches (`layout.py`) is taken apart into plain rows, and put back. It takes
+the place of transformers' `sdpa`, and does just that whenever a call brings no packing: a model's
+configuration stays as it is, and activation checkpointing may run a layer again in the backward
+pass, when the call that asked for the packing is long over.
 
-Shapes: T packed tokens, S responses, L tokens of the longest row, A heads, D a head's width.
+Shapes: T packed tokens, S responses, L tokens of the longest row, A heads, D a head's width, N
+response tokens, H hidden.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-NAME = "riskalign_packed"
+# Decoder-only models that take the caller's positions at their word and hand what else they are
+# called with to their attention (values and gradients of each: tests/data/test_attention.py).
+SHARED_PROMPT_MODELS = frozenset(
+    {
+        "arcee",
+        "cohere",
+        "ernie4_5",
+        "gemma",
+        "glm",
+        "gpt2",
+        "gpt_neox",
+        "granite",
+        "llama",
+        "mistral",
+        "mixtral",
+        "olmo",
+        "olmo2",
+        "opt",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        "seed_oss",
+        "smollm3",
+        "starcoder2",
+    }
+)
 
 
 class _Unpack(torch.autograd.Function):
@@ -72,10 +101,10 @@ def packed_attention(
     query, key, value [1, A, T, D]; returns [1, T, A, D].
     """
     if packing is None:
-        found: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
+        plain: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, **kwargs
         )
-        return found
+        return plain
     n_rows = len(packing[0])
 
     def rows_of(heads: Tensor) -> Tensor:
@@ -95,5 +124,40 @@ def packed_attention(
     return tokens.view(1, -1, a, d), None
 
 
-AttentionInterface.register(NAME, packed_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register("sdpa", packed_attention)
+
+
+def can_share_prompt(config: Any) -> bool:
+    """Whether a model of this transformers configuration gives the same values with the prompt
+    computed once for all responses: full attention everywhere, by `sdpa`, positions given by the
+    caller."""
+    layer_types = getattr(config, "layer_types", None) or []
+    return (
+        config.model_type in SHARED_PROMPT_MODELS
+        and config._attn_implementation == "sdpa"
+        and all(kind == "full_attention" for kind in layer_types)
+        and (bool(layer_types) or getattr(config, "sliding_window", None) is None)
+    )
+
+
+def response_hidden(backbone: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Last hidden states from which the response tokens are predicted.
+
+    Args:
+        backbone: returns `last_hidden_state`; for a packed batch `can_share_prompt` must hold of
+            its transformers `config`.
+        batch: `inputs` of a `Layout` and `hidden_index` [N].
+
+    Returns:
+        [N, H], in the order of `batch["hidden_index"]`.
+    """
+    inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
+    if "unpack" in batch:
+        # A mask of four dimensions is handed on as it is; packed attention makes none of it.
+        inputs["attention_mask"] = batch["input_ids"].new_ones(1, 1, 1, 1)
+        inputs["position_ids"] = batch["position_ids"]
+        inputs["packing"] = tuple(batch[name] for name in ("unpack", "repack", "again"))
+    else:
+        inputs["attention_mask"] = batch["attention_mask"]
+    hidden: Tensor = backbone(**inputs).last_hidden_state
+    return hidden.flatten(0, 1).index_select(0, batch["hidden_index"])

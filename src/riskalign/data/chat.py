@@ -2,26 +2,17 @@
 
 What a template writes around a content is read off with a mark in its place, which no text has, so
 that an answer that is also part of the template's own text is not mistaken for it. What it makes of
-a message's further fields is checked in the same way (`written.py`).
+a message's further fields is checked in the same way (`template.py`).
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from riskalign.data.fields import Rendering, said_fields
-from riskalign.data.schema import Message
-from riskalign.data.written import (
-    apply_template,
-    check_messages,
-    check_response,
-    check_tools,
-    key_of,
-    left_out,
-    not_found,
-    template_options,
-)
+from riskalign.data.fields import Message, dense, said_fields
+from riskalign.data.template import Template, key_of, with_marks
 from riskalign.errors import InputError
 
 #: Roles of the turns that a model writes itself.
@@ -33,9 +24,9 @@ _CLOSED = re.compile(r"(</\w+>|\[/\w+\])\s*$")
 
 def render_chat(
     prompt: list[Message],
-    responses: tuple[list[Message], ...],
+    responses: Sequence[list[Message]],
     tokenizer: PreTrainedTokenizerBase,
-    rendering: Rendering | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> tuple[str, list[str]]:
     """Render a prompt and its responses with the tokenizer's chat template, as text.
 
@@ -45,7 +36,7 @@ def render_chat(
     template writes another opening once an answer follows, or leaves part of the answer out (some
     reasoning models), it is the content and what the template writes behind it, without what the
     opening has already. Calls and reasoning in fields of their own are in there as the template
-    writes them, given what the row's `rendering` has for it.
+    writes them, `given` what the row has for it (`given_fields`).
 
     Raises:
         InputError: the tokenizer has no chat template, the template refuses the messages or leaves
@@ -58,9 +49,9 @@ def render_chat(
             "tokenizer.chat_template, or give 'prompt', 'chosen' and 'rejected' as text."
         )
     for response in responses:
-        _check_own(response)
-    options = template_options(rendering or {}, tokenizer)
-    check_messages(prompt, tokenizer, options)
+        _check_response(response)
+    template = Template(tokenizer, given or {})
+    template.check_messages(prompt)
     key = key_of(prompt, *responses)
     end = f"{key}p"
     rendered, opening, marked = "", "", prompt
@@ -74,41 +65,44 @@ def render_chat(
             )
         how = {"continue_final_message" if answering else "add_generation_prompt": True}
         marked = [*prompt[:-1], {**last, "content": last["content"] + end}]
-        rendered = apply_template(tokenizer, prompt, **options, **how)
-        asked = apply_template(tokenizer, marked, **options, **how)
+        rendered = template.write(prompt, **how)
+        asked = template.write(marked, **how)
         opening = asked.rpartition(end)[2]
         if end not in asked or not rendered.endswith(opening):
-            raise not_found(tokenizer, "the end of the prompt's last message")
-    check_tools(prompt, tokenizer, options, key)
+            raise template.not_shown("the end of the prompt's last message")
+    template.check_tools(prompt, key)
 
     def behind(turns: list[Message]) -> str:
-        text = apply_template(tokenizer, marked + turns, **options)
+        """What the template writes behind the prompt's last content, with these turns."""
+        text = template.write(marked + turns)
         return text.rpartition(end)[2] if prompt else text
 
     texts = []
     for response in responses:
-        marks = [f"{key}a{i}z" for i in range(len(response))]
-        blank = [
-            {"role": m["role"], "content": mark} for m, mark in zip(response, marks, strict=True)
-        ]
+        marks = _marks(key, response)
+        blank = [{"role": m["role"], "content": c} for m, c in zip(response, marks, strict=True)]
         pieces = _between(behind(blank), marks)
         if pieces is None:
-            raise not_found(tokenizer, "an answer's content")
+            raise template.not_shown("an answer's content")
         lead, *gaps, after = pieces
         if not prompt:
             rendered = opening = lead
         told = behind(response)
-        contents = [message["content"] for message in response]
-        if any(said_fields(message) for message in response):
-            check_response(response[0], behind, tokenizer, key)
-            if not _content_is_whole(response[0], told, behind, marks[0]):
-                raise left_out(tokenizer, "content")
+        if said_fields(response[0]):
+            turn, fields = with_marks(response[0], key)
+            template.check_marks(turn, fields, behind([turn]))
+            # No mark stands for an empty content: templates tell turns that only call from others.
+            if response[0]["content"].strip():
+                around = _between(behind([{**response[0], "content": marks[0]}]), marks)
+                if around is None or dense(told) != dense(response[0]["content"].join(around)):
+                    raise template.left_out("content")
             text = _with_fields(opening, told, lead)
         else:
+            contents = [message["content"] for message in response]
             said = contents[0] + "".join(a + b for a, b in zip(gaps, contents[1:], strict=True))
-            text = _response(opening, told, lead, said, after)
+            text = _of_content(opening, told, lead, said, after)
         if text is None:
-            raise not_found(tokenizer, "where the answer continues the prompt")
+            raise template.not_shown("where the answer continues the prompt")
         texts.append(text)
     return rendered, texts
 
@@ -118,7 +112,7 @@ def between_turns(
     response: list[Message],
     text: str,
     tokenizer: PreTrainedTokenizerBase,
-    rendering: Rendering | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> list[tuple[int, int]]:
     """Where a response's `text` of `render_chat` is the template's own, between contents of turns.
 
@@ -127,11 +121,10 @@ def between_turns(
     """
     if len(response) < 2:
         return []
-    key = key_of(prompt, response)
-    marks = [f"{key}a{i}z" for i in range(len(response))]
+    template = Template(tokenizer, given or {})
+    marks = _marks(key_of(prompt, response), response)
     blank = [{**m, "content": mark} for m, mark in zip(response, marks, strict=True)]
-    options = template_options(rendering or {}, tokenizer)
-    pieces = _between(apply_template(tokenizer, prompt + blank, **options), marks)
+    pieces = _between(template.write(prompt + blank), marks)
     assert pieces is not None  # `render_chat` has found them
     _, *gaps, after = pieces
     at = len(text) - len(after) if text.endswith(after) else -1
@@ -140,87 +133,68 @@ def between_turns(
         contents = (message["content"], message["content"].strip())
         said = next((c for c in contents if at >= 0 and text[:at].endswith(gap + c)), None)
         if said is None:
-            raise not_found(tokenizer, "where one turn of a response ends and the next begins")
+            raise template.not_shown("where one turn of a response ends and the next begins")
         at -= len(said)
         spans.append((at - len(gap), at))
         at -= len(gap)
     return spans[::-1]
 
 
-def _check_own(response: list[Message]) -> None:
-    """Refuse a response with turns that are not the model's, for all of it is trained on."""
+def _check_response(response: list[Message]) -> None:
+    """Refuse turns that are not the model's, for all of a response is trained on."""
+    remedy = "Give what comes before the model's last turn as 'prompt', the same for all responses."
     other = next((m["role"] for m in response if m["role"] not in OWN_ROLES), None)
     if other is not None or not response:
         raise InputError(
-            f"a response has a turn of role {other!r}, and all of a response is trained on. Give "
-            "what comes before the model's last turn as 'prompt', the same for all responses."
+            f"a response has a turn of role {other!r}, and all of a response is trained on. "
+            f"{remedy}"
         )
     fields = [field for message in response for field in said_fields(message)]
     if len(response) > 1 and fields:
-        raise InputError(
-            f"a response of several turns has '{fields[0]}'. Give what comes before the model's "
-            "last turn as 'prompt', the same for all responses."
-        )
-
-
-def _content_is_whole(
-    turn: Message, told: str, behind: Callable[[list[Message]], str], mark: str
-) -> bool:
-    """Whether all of a turn's content is written beside its fields, once."""
-    if not turn["content"].strip():
-        return True  # no mark stands for it, for templates tell turns that only call from others
-    pieces = _between(behind([{**turn, "content": mark}]), [mark])
-    return pieces is not None and _dense(told) == _dense(turn["content"].join(pieces))
+        raise InputError(f"a response of several turns has '{fields[0]}'. {remedy}")
 
 
 def _with_fields(opening: str, told: str, lead: str) -> str | None:
-    """What is told behind a prompt's opening; None if that is not to be said.
+    """The text of a response with further fields behind a prompt's opening; None if not shown.
 
     Args:
         opening: what the template writes behind the prompt to ask for an answer.
         told: what it writes there with the answer.
         lead: what it writes there before a content without further fields.
     """
-    found = _behind(opening, told)
-    if found is not None:
-        return found
+    added = _behind(opening, told)
+    if added is not None:
+        return added
     if not (opening.startswith(lead) and told.startswith(lead)):
         return None
-    closed = _CLOSED.search(opening)
-    if closed and closed[1] in told[len(lead) :]:
-        return None  # it closes what the answer would close again
+    if _closes_again(opening, told[len(lead) :]):
+        return None
     return _without(opening[len(lead) :], told[len(lead) :])
 
 
-def _response(opening: str, told: str, lead: str, said: str, after: str) -> str | None:
-    """The text of a response behind a prompt's opening; None if that is not to be said.
-
-    Args:
-        opening: what the template writes behind the prompt to ask for an answer.
-        told: what it writes there with the answer.
-        lead: of that, what stands before the content.
-        said: the content.
-        after: what stands behind it.
-    """
-    found = _behind(opening, told)
+def _of_content(opening: str, told: str, lead: str, said: str, after: str) -> str | None:
+    """As `_with_fields`, of a response that is `said`, its content, with `after` behind it."""
+    added = _behind(opening, told)
     opened = _OPENED.search(opening)
     begun = opened[0] if opened else ""
-    if found is not None and _dense(begun + found).endswith(_dense(said + after)):
-        return found
-    closed = _CLOSED.search(opening)
-    if closed and closed[1] in said:
-        return None  # it closes what the answer would close again
+    if added is not None and dense(begun + added).endswith(dense(said + after)):
+        return added
+    if _closes_again(opening, said):
+        return None
     if opening.startswith(lead):
         return _without(opening[len(lead) :], said) + after
     more = _behind(opening, lead)
-    if more is None:
-        return None
-    closed = _CLOSED.search(more)
-    if not (closed and closed[1] in said):
-        return more + said + after
+    if more is None or not _closes_again(more, said):
+        return None if more is None else more + said + after
     # An empty block stands there in the place of what is said to be in it.
     space = more[: len(more) - len(more.lstrip())]
     return (_without(begun, said) if begun else space + said) + after
+
+
+def _closes_again(opening: str, said: str) -> bool:
+    """Whether an opening closes a block that what is said would close again."""
+    closed = _CLOSED.search(opening)
+    return closed is not None and closed[1] in said
 
 
 def _behind(opening: str, text: str) -> str | None:
@@ -241,8 +215,8 @@ def _without(opened: str, said: str) -> str:
     return said
 
 
-def _dense(text: str) -> str:
-    return "".join(text.split())
+def _marks(key: str, turns: list[Message]) -> list[str]:
+    return [f"{key}a{i}z" for i in range(len(turns))]
 
 
 def _between(text: str, marks: list[str]) -> list[str] | None:

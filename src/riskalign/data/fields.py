@@ -1,175 +1,86 @@
-"""What rows and messages hold for a chat template beside roles and contents.
+"""What fields of rows and messages hold, checked: texts, scores, and what a chat template is given.
 
-Messages: `tool_calls`, reasoning under one of three names, `name` and `tool_call_id`. Rows:
-`tools`, JSON schemas of functions, and `chat_template_kwargs`, further arguments of the template.
+Beside role and content a message may have `tool_calls`, reasoning under one of three names, `name`
+and `tool_call_id`. A row may have `tools`, JSON schemas of functions, and `chat_template_kwargs`,
+further arguments of the template.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, cast
+from typing import Any, TypeAlias
 
 from riskalign.errors import InputError
+
+Message: TypeAlias = dict[str, Any]
+Text: TypeAlias = str | list[Message]
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
 #: Fields that hold what a model says, all of which a template must write.
 SAID = ("tool_calls", *REASONING)
 #: Fields that say who or which call; many templates go by the order instead.
 NAMES = ("name", "tool_call_id")
-ROW_FIELDS = ("tools", "chat_template_kwargs")
+#: What a row gives its chat template beside the messages, and its kind.
+ROW_FIELDS = {"tools": list, "chat_template_kwargs": dict}
 
 
-class Rendering(TypedDict, total=False):
-    """What a row gives its chat template beside the messages."""
+def checked_text(row: Mapping[str, Any], field: str, where: str) -> Text:
+    """The text or messages in a row's field; `InputError` names `where`, field and remedy."""
+    value = row.get(field)
+    if value is None:
+        found = ", ".join(sorted(map(str, row))) or "none"
+        raise InputError(
+            f"{where}: field '{field}' is missing (fields found: {found}). "
+            + (
+                "Give each row 'chosen' and 'rejected' and, unless they share it, 'prompt'."
+                if field in ("chosen", "rejected")
+                else f"Give each row '{field}'."
+            )
+        )
+    if isinstance(value, str):
+        return encodable(value, field, where)
+    if isinstance(value, list | tuple):
+        return [_message(message, i, field, where) for i, message in enumerate(value, start=1)]
+    raise InputError(
+        f"{where}: field '{field}' is {type(value).__name__}. "
+        'Give text or a list of {"role", "content"} messages.'
+    )
 
-    tools: list[dict[str, Any]]
-    chat_template_kwargs: dict[str, Any]
+
+def _message(message: Any, number: int, field: str, where: str) -> Message:
+    place = f"{where}: field '{field}', message {number}"
+    if isinstance(message, Mapping):
+        more = _message_fields(message, place)
+        role, content = message.get("role"), message.get("content")
+        if content is None and said_fields(more):
+            content = ""
+        if isinstance(role, str) and isinstance(content, str):
+            encodable(json.dumps(more, ensure_ascii=False), field, where)
+            return {"role": role, "content": encodable(content, field, where), **more}
+    raise InputError(f"{place}: expected text in 'role' and 'content'.")
 
 
-def message_fields(message: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The fields of a message that are not empty, checked.
-
-    Raises:
-        InputError: names `where`, the field and the remedy.
-    """
-    found = {field: message[field] for field in (*SAID, *NAMES) if message.get(field)}
-    for field, value in found.items():
+def _message_fields(message: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields of a message beside role and content that are not empty."""
+    more = {field: message[field] for field in (*SAID, *NAMES) if message.get(field)}
+    for field, value in more.items():
         if field != "tool_calls" and not isinstance(value, str):
             raise InputError(f"{where}: '{field}' is {type(value).__name__}. Give text.")
-    calls = found.get("tool_calls", [])
-    if not isinstance(calls, list | tuple) or not all(_is_call(call) for call in calls):
+    calls = more.get("tool_calls", [])
+    if not isinstance(calls, list | tuple) or not all(map(_is_call, calls)):
         raise InputError(
             f"{where}: 'tool_calls' is not understood. Give a list of objects with 'function': "
             '{"name", "arguments"}, the arguments an object or JSON text of one.'
         )
     try:
-        json.dumps(found)
+        json.dumps(more)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: {', '.join(found)}: not JSON: {error}.") from error
-    return found
-
-
-def row_fields(row: Mapping[str, Any], where: str, messages: bool) -> Rendering:
-    """What a row gives its chat template; a list or object may also be JSON text.
-
-    Raises:
-        InputError: names `where`, the field and the remedy; also for a row without messages.
-    """
-    found: dict[str, Any] = {}
-    for field, kind in zip(ROW_FIELDS, (list, dict), strict=True):
-        value = row.get(field)
-        if isinstance(value, str) and value.strip():
-            try:
-                value = json.loads(value)
-            except ValueError as error:
-                raise InputError(f"{where}: field '{field}' is not JSON: {error}.") from error
-        if not value:
-            continue
-        if not messages:
-            raise InputError(
-                f"{where}: field '{field}' is for a chat template, and the row holds text. Write "
-                "what it says into the text, make lists of messages, or drop the field."
-            )
-        if not isinstance(value, kind) or (
-            field == "tools" and not all(isinstance(_function(tool), Mapping) for tool in value)
-        ):
-            raise InputError(
-                f"{where}: field '{field}' is not understood. Give "
-                + ("a list of JSON schemas of functions." if kind is list else "an object.")
-            )
-        found[field] = value
-    return cast(Rendering, found)
-
-
-def refuse_row_fields(row: Mapping[str, Any], where: str) -> None:
-    """Refuse what a row gives its chat template where prompts are asked or scored without it.
-
-    Raises:
-        InputError: names `where` and the field.
-    """
-    for field in ROW_FIELDS:
-        if row.get(field):
-            raise InputError(
-                f"{where}: field '{field}' is not given to the chat template here. Write what it "
-                "says into the messages (a 'system' turn), or drop the field; a step's own data "
-                "may have it."
-            )
-
-
-def given_fields(row: Mapping[str, Any]) -> Rendering:
-    """What a checked row gives its chat template."""
-    found = {field: row[field] for field in ROW_FIELDS if row.get(field)}
-    return cast(Rendering, found)
-
-
-def said_fields(message: Mapping[str, Any]) -> list[str]:
-    """Names of the fields beside the content that hold what is said."""
-    return [field for field in SAID if message.get(field)]
-
-
-def is_marked_up(messages: Sequence[Any]) -> bool:
-    """Whether any of the messages has more than role and content."""
-    return any(len(message) > 2 for message in messages)
-
-
-def with_marks(message: Mapping[str, Any], key: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """A message with marks in the places of what its fields say, and each field's marks.
-
-    A call's name and every value of its arguments is one; ids are left, which templates check.
-    """
-    marked = dict(message)
-    marks: dict[str, list[str]] = {}
-    for field in said_fields(message):
-        own = marks[field] = []
-        value = message[field]
-        if isinstance(value, str):
-            marked[field] = _mark(own, f"{key}{field}")
-        else:
-            marked[field] = [_marked_call(call, own, f"{key}call") for call in value]
-    return marked, marks
-
-
-def marked_tools(
-    tools: Sequence[Mapping[str, Any]], key: str
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Tools with marks in the places of their names, and these."""
-    marks: list[str] = []
-    marked = []
-    for tool in tools:
-        named = {**_function(tool), "name": _mark(marks, key)}
-        marked.append({**tool, "function": named} if "function" in tool else named)
-    return marked, marks
-
-
-def _mark(marks: list[str], key: str) -> str:
-    marks.append(f"{key}x{len(marks)}z")
-    return marks[-1]
-
-
-def _marked_call(call: Mapping[str, Any], marks: list[str], key: str) -> dict[str, Any]:
-    function = _function(call)
-    arguments = function.get("arguments")
-    named = {**function, "name": _mark(marks, key)}
-    if isinstance(arguments, str) and arguments:
-        named["arguments"] = json.dumps(_leaves(json.loads(arguments), marks, key))
-    elif arguments:
-        named["arguments"] = _leaves(arguments, marks, key)
-    return {**call, "function": named} if "function" in call else {**call, **named}
-
-
-def _leaves(value: Any, marks: list[str], key: str) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _leaves(one, marks, key) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_leaves(one, marks, key) for one in value]
-    return _mark(marks, key)
-
-
-def _function(call: Any) -> Any:
-    return call.get("function", call) if isinstance(call, Mapping) else None
+        raise InputError(f"{where}: {', '.join(more)}: not JSON: {error}.") from error
+    return more
 
 
 def _is_call(call: Any) -> bool:
-    function = _function(call)
+    function = function_of(call)
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         return False
     arguments = function.get("arguments")
@@ -181,3 +92,117 @@ def _is_call(call: Any) -> bool:
         except ValueError:
             return False
     return arguments is None or isinstance(arguments, Mapping)
+
+
+def function_of(call: Any) -> Any:
+    """The function of a call or a tool, which may be written without the object around it."""
+    return call.get("function", call) if isinstance(call, Mapping) else None
+
+
+def row_fields(row: Mapping[str, Any], prompt: Text, where: str) -> dict[str, Any]:
+    """What a row gives its chat template; a list or object may also be JSON text.
+
+    Raises:
+        InputError: names `where`, the field and the remedy; also for a row whose prompt is text.
+    """
+    given: dict[str, Any] = {}
+    for field, kind in ROW_FIELDS.items():
+        value = row.get(field)
+        if isinstance(value, str) and value.strip():
+            try:
+                value = json.loads(value)
+            except ValueError as error:
+                raise InputError(f"{where}: field '{field}' is not JSON: {error}.") from error
+        if not value:
+            continue
+        if isinstance(prompt, str):
+            raise InputError(
+                f"{where}: field '{field}' is for a chat template, and the row holds text. Write "
+                "what it says into the text, make lists of messages, or drop the field."
+            )
+        if not isinstance(value, kind) or (
+            kind is list and not all(isinstance(function_of(tool), Mapping) for tool in value)
+        ):
+            raise InputError(
+                f"{where}: field '{field}' is not understood. Give "
+                + ("a list of JSON schemas of functions." if kind is list else "an object.")
+            )
+        given[field] = value
+    return given
+
+
+def refuse_row_fields(row: Mapping[str, Any], where: str) -> None:
+    """Refuse what a row gives its chat template where prompts are asked or scored without it.
+
+    Raises:
+        InputError: names `where` and the field.
+    """
+    for field in given_fields(row):
+        raise InputError(
+            f"{where}: field '{field}' is not given to the chat template here. Write what it says "
+            "into the messages (a 'system' turn), or drop the field; a step's own data may have it."
+        )
+
+
+def given_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row gives its chat template beside the messages."""
+    return {field: row[field] for field in ROW_FIELDS if row.get(field)}
+
+
+def said_fields(message: Mapping[str, Any]) -> list[str]:
+    """Names of the fields beside the content that hold what is said."""
+    return [field for field in SAID if message.get(field)]
+
+
+def is_empty(text: Text) -> bool:
+    """Whether a text has nothing but white space, no call and no reasoning."""
+    if isinstance(text, str):
+        return not text.strip()
+    return not any(message["content"].strip() or said_fields(message) for message in text)
+
+
+def refuse_mixed_kinds(where: str, **texts: Text) -> None:
+    """Refuse fields of which some are text and some are messages."""
+    if len({isinstance(text, str) for text in texts.values()}) > 1:
+        names = " and ".join(map(repr, texts))
+        raise InputError(
+            f"{where}: fields {names} differ in kind. Make all text or all lists of messages."
+        )
+
+
+def encodable(text: str, field: str, where: str) -> str:
+    """The same text, if there is UTF-8 for it; `InputError` names `where`, field and character."""
+    # JSON can hold half of a surrogate pair, which is no character and has no UTF-8.
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where}: field '{field}', character {error.start + 1}: {text[error.start]!r} is half "
+            "of a character. Write the whole character, or drop it."
+        ) from error
+    return text
+
+
+def checked_score(value: Any, field: str, where: str) -> float:
+    """A finite number; `InputError` names `where`, field and remedy."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{where}: field '{field}' is {value!r}. Give a finite number.")
+    return float(value)
+
+
+def checked_flag(row: Mapping[str, Any], field: str, where: str, meaning: str) -> bool:
+    """A field that is true or false; `InputError` says what true means."""
+    value = row.get(field)
+    if not isinstance(value, bool):
+        raise InputError(f"{where}: field '{field}' is {value!r}. Give true ({meaning}) or false.")
+    return value
+
+
+def dense(text: str) -> str:
+    """A text without its white space."""
+    return "".join(text.split())
+
+
+def is_marked_up(messages: Sequence[Message]) -> bool:
+    """Whether any of the messages has more than role and content."""
+    return any(len(message) > 2 for message in messages)

@@ -4,10 +4,14 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from riskalign.data.schema import Text, check_row, checked_text
+from riskalign.data.fields import Text, checked_flag, checked_text
+from riskalign.data.schema import check_row
 from riskalign.errors import InputError
+
+#: What a pair says of its chosen answer: it is more helpful, or safer.
+Kind = Literal["helpful", "safe"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,10 @@ class Record:
     costs: tuple[float, float] | None = None
     rewards: tuple[float, float] | None = None
 
+    def first(self, kind: Kind) -> int | None:
+        """The number of the answer that is better, or safer."""
+        return self.better if kind == "helpful" else self.safer
+
 
 class UnusableRow(InputError):  # noqa: N818 - a row, not the user, is at fault
     """A row as some of its data set are, which is left out; `why` says what kind of row."""
@@ -43,12 +51,9 @@ def pku_saferlhf(row: Mapping[str, Any], where: str) -> Record:
 
     Raises `InputError` naming `where` and the field.
     """
-    prompt, first, second = (
-        checked_text(row, field, where) for field in ("prompt", "response_0", "response_1")
-    )
     return Record(
-        prompt,
-        (first, second),
+        checked_text(row, "prompt", where),
+        (checked_text(row, "response_0", where), checked_text(row, "response_1", where)),
         better=answer_number(row, "better_response_id", where),
         safer=answer_number(row, "safer_response_id", where),
         costs=(_cost(row, 0, where), _cost(row, 1, where)),
@@ -82,10 +87,8 @@ def trl_pairs(row: Mapping[str, Any], where: str) -> Record:
     """
     pair = check_row(row, where)
     scores = pair["score_chosen"], pair["score_rejected"]
-    known = scores[0] is not None and scores[1] is not None
-    rewards = (float(scores[0] or 0.0), float(scores[1] or 0.0)) if known else None
     answers = pair["chosen"], pair["rejected"]
-    return Record(pair["prompt"], answers, better=0, rewards=rewards)
+    return Record(pair["prompt"], answers, better=0, rewards=None if None in scores else scores)
 
 
 def about_safety(record: Record) -> Record:
@@ -104,13 +107,11 @@ FORMATS: Mapping[str, Callable[[Mapping[str, Any], str], Record]] = {
 BOTH_LABELS = frozenset({"pku-saferlhf"})
 
 
-def guess_format(row: Any, where: str) -> str:
+def guess_format(row: Mapping[str, Any], where: str) -> str:
     """The format that a row's fields speak for.
 
     Raises `InputError` naming the fields that it has.
     """
-    if not isinstance(row, Mapping):
-        raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
     if "response_0" in row:
         return "pku-saferlhf"
     if isinstance(row.get("chosen"), str) and _TURN.match(row["chosen"]) and "prompt" not in row:
@@ -136,10 +137,7 @@ def answer_number(row: Mapping[str, Any], field: str, where: str) -> int:
 
 def safety_flag(row: Mapping[str, Any], field: str, where: str) -> bool:
     """Whether a field says that an answer is safe; `InputError` unless it is true or false."""
-    value = row.get(field)
-    if not isinstance(value, bool):
-        raise InputError(f"{where}: field '{field}' is {value!r}. Give true (safe) or false.")
-    return value
+    return checked_flag(row, field, where, "safe")
 
 
 def _cost(row: Mapping[str, Any], number: int, where: str) -> float:

@@ -5,7 +5,7 @@ import json
 import unicodedata
 from collections.abc import Sequence
 
-from riskalign.data.schema import Message, Text
+from riskalign.data.fields import Message, Text
 
 
 def as_text(text: Text) -> str:

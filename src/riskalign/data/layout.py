@@ -1,7 +1,7 @@
-"""How prompts and their responses lie in the tensors that a model reads.
+"""How prompts and their responses lie in the tensors that a model reads, and batches of rows.
 
-Shapes: R prompts, S responses, T tokens of a packed batch, L tokens of the longest prompt with one
-response.
+Shapes: R rows (prompts), S responses, P pairs of responses, T tokens of a packed batch, L tokens of
+the longest prompt with one response, N response tokens, without those in a response's gaps.
 
 - *Plain*: a row for each prompt with one response, padded on the right.
 - *Packed*: one row of all tokens, each prompt followed by all of its responses: nothing is padded,
@@ -9,14 +9,16 @@ response.
   them, takes the tokens apart into plain rows and back (`attention.py`).
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-Ids = Sequence[int]
-Row = tuple[Ids, Sequence[Ids]]
+Ids: TypeAlias = Sequence[int]
+Batch: TypeAlias = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Layout:
     hidden_index: list[list[Tensor]]
 
 
-def plain(rows: Sequence[Row], pad_token_id: int) -> Layout:
+def plain(rows: Sequence[tuple[Ids, Sequence[Ids]]], pad_token_id: int) -> Layout:
     """A row for each prompt with one response."""
     sides = [(prompt, response) for prompt, responses in rows for response in responses]
     length = max(len(prompt) + len(response) for prompt, response in sides)
@@ -57,45 +59,160 @@ def plain(rows: Sequence[Row], pad_token_id: int) -> Layout:
     return Layout(inputs, [[next(of) for _ in responses] for _, responses in rows])
 
 
-def packed(rows: Sequence[Row]) -> Layout:
+def packed(rows: Sequence[tuple[Ids, Sequence[Ids]]]) -> Layout:
     """One row of all tokens, each prompt once."""
     length = max(len(prompt) + len(response) for prompt, own in rows for response in own)
     tokens: list[int] = []
-    positions: list[Tensor] = []
-    unpack: list[Tensor] = []
-    repack: list[Tensor] = []
-    again: list[Tensor] = []
+    parts: dict[str, list[Tensor]] = {"position_ids": [], "unpack": [], "repack": [], "again": []}
     index: list[list[Tensor]] = []
     for prompt, responses in rows:
         start, p = len(tokens), len(prompt)
+        of_prompt = torch.arange(p)
         tokens += prompt
-        positions.append(torch.arange(p))
-        repack.append(torch.arange(p) + len(unpack) * length)
+        parts["position_ids"].append(of_prompt)
+        parts["repack"].append(of_prompt + len(parts["unpack"]) * length)
         index.append([])
         for k, response in enumerate(responses):
-            at, n, first = len(tokens), len(response), len(unpack) * length
+            at, first = len(tokens), len(parts["unpack"]) * length
+            of_response = torch.arange(len(response))
             tokens += response
-            positions.append(torch.arange(n) + p)
-            repack.append(torch.arange(n) + first + p)
+            parts["position_ids"].append(of_response + p)
+            parts["repack"].append(of_response + first + p)
             row = torch.full((length,), -1)
-            row[:p] = torch.arange(p) + start
-            row[p : p + n] = torch.arange(n) + at
-            unpack.append(row)
+            row[:p] = of_prompt + start
+            row[p : p + len(response)] = of_response + at
+            parts["unpack"].append(row)
             if k:
-                again.append(torch.stack((torch.arange(p) + start, torch.arange(p) + first)))
-            before = torch.arange(n) + (at - 1)
+                parts["again"].append(torch.stack((of_prompt + start, of_prompt + first)))
+            before = of_response + (at - 1)
             before[:1] = start + p - 1
             index[-1].append(before)
+    none_again = [torch.empty(2, 0, dtype=torch.long)]
     inputs = {
         "input_ids": torch.tensor([tokens]),
-        "position_ids": torch.cat(positions).unsqueeze(0),
-        "unpack": torch.stack(unpack),
-        "repack": torch.cat(repack),
-        "again": torch.cat(again, dim=1) if again else torch.empty(2, 0, dtype=torch.long),
+        "position_ids": torch.cat(parts["position_ids"]).unsqueeze(0),
+        "unpack": torch.stack(parts["unpack"]),
+        "repack": torch.cat(parts["repack"]),
+        "again": torch.cat(parts["again"] or none_again, dim=1),
     }
     return Layout(inputs, index)
 
 
-def is_packed(batch: Mapping[str, Tensor]) -> bool:
-    """Whether a batch's `inputs` are packed."""
-    return "unpack" in batch
+def tokenized_answers(row: Mapping[str, Any]) -> list[tuple[Ids, Ids]]:
+    """A tokenized row's responses, each with its gaps."""
+    if "completions_ids" in row:
+        ids = row["completions_ids"]
+        return list(zip(ids, row.get("completions_gaps", [()] * len(ids)), strict=True))
+    sides = [side for side in ("chosen", "rejected", "completion") if f"{side}_ids" in row]
+    return [(row[f"{side}_ids"], row.get(f"{side}_gaps", ())) for side in sides]
+
+
+@dataclass(frozen=True)
+class RowCollator:
+    """Collates tokenized pairs or groups (`tokenize_rows`): plain rows, or packed ones.
+
+    Calling it returns the layout's inputs and
+
+    - `hidden_index` [N]: where in the flattened hidden states the state lies that predicts each
+      response token;
+    - `target_ids` [N]: the response tokens, response by response;
+    - `sequence` [N]: their response in [0, S), row by row, a pair's chosen one first;
+    - `row` [S]: each response's row in [0, R);
+    - `pairs` [2, P]: the chosen and the rejected response of each pair, row by row;
+    - `gap` [P]: the pairs' score gaps, NaN where there are no scores;
+    - `index` [R]: the rows' own `index`, if they have one.
+
+    A row of a pair has two responses and is one pair; a row of a group has k and is every pair of
+    different scores, with `ties` also of equal ones, which have no order, but a gap of 0.
+    """
+
+    pad_token_id: int
+    shared_prompt: bool = False
+    ties: bool = True
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """Collate a list of rows; see the class."""
+        answers = [tokenized_answers(row) for row in rows]
+        prompts = [
+            (row["prompt_ids"], [ids for ids, _ in own])
+            for row, own in zip(rows, answers, strict=True)
+        ]
+        layout = packed(prompts) if self.shared_prompt else plain(prompts, self.pad_token_id)
+        flat = [answer for own in answers for answer in own]
+        masks = [_outside(len(ids), gaps) for ids, gaps in flat]
+        places = [place for of_row in layout.hidden_index for place in of_row]
+        targets = [torch.as_tensor(ids, dtype=torch.long) for ids, _ in flat]
+        lengths = torch.stack([mask.sum() for mask in masks])
+        counts = torch.tensor([len(own) for own in answers])
+        first = (counts.cumsum(0) - counts).tolist()
+        pairs = [
+            (at + better, at + worse, gap)
+            for at, row in zip(first, rows, strict=True)
+            for better, worse, gap in _pairs(row, self.ties)
+        ]
+        batch = {
+            **layout.inputs,
+            "gap": torch.tensor([gap for _, _, gap in pairs], dtype=torch.float32),
+            "pairs": torch.tensor([pair[:2] for pair in pairs]).reshape(-1, 2).T,
+            "row": torch.repeat_interleave(torch.arange(len(rows)), counts),
+            "hidden_index": torch.cat([at[mask] for at, mask in zip(places, masks, strict=True)]),
+            "target_ids": torch.cat([ids[mask] for ids, mask in zip(targets, masks, strict=True)]),
+            "sequence": torch.repeat_interleave(torch.arange(len(flat)), lengths),
+        }
+        if "index" in rows[0]:
+            batch["index"] = torch.tensor([row["index"] for row in rows])
+        return batch
+
+
+def _outside(n: int, gaps: Ids) -> Tensor:
+    """Which of a response's n tokens [n] are in none of the gaps."""
+    mask = torch.ones(n, dtype=torch.bool)
+    for first, last in zip(gaps[::2], gaps[1::2], strict=True):
+        mask[first:last] = False
+    return mask
+
+
+def _pairs(row: Mapping[str, Any], ties: bool) -> list[tuple[int, int, float]]:
+    """Chosen, rejected and gap of each pair of a row's responses."""
+    if "completions_ids" not in row:
+        return [(0, 1, row["gap"])]
+    scores = row.get("scores", ())  # demonstrations have none
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    pairs = [(i, j, scores[i] - scores[j]) for i, j in itertools.combinations(order, 2)]
+    return [pair for pair in pairs if ties or pair[2] > 0]
+
+
+@dataclass(frozen=True)
+class UnpairedCollator:
+    """Collates tokenized single responses as `RowCollator` does pairs, for KTO.
+
+    In place of the chosen response stands the row's own, in place of the rejected one the response
+    of the row before it (before the first, of the last): the mismatched responses that KTO's
+    estimate of the KL is taken from. `gap` [B] is 1 where the label is true and -1 elsewhere.
+    A batch of a single row has no other response and takes that one. `max_length` also holds for a
+    prompt with a mismatched response.
+    """
+
+    pad_token_id: int
+    shared_prompt: bool = False
+    max_length: int | None = None
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """Collate a list of rows; see the class."""
+        pairs = []
+        for i, row in enumerate(rows):
+            room = None if self.max_length is None else self.max_length - len(row["prompt_ids"])
+            [(chosen, chosen_gaps)], [(other, other_gaps)] = map(
+                tokenized_answers, (row, rows[i - 1])
+            )
+            pairs.append(
+                {
+                    "prompt_ids": row["prompt_ids"],
+                    "chosen_ids": chosen,
+                    "rejected_ids": other[:room],
+                    "chosen_gaps": chosen_gaps,
+                    "rejected_gaps": other_gaps,
+                    "gap": 1.0 if row["label"] else -1.0,
+                }
+            )
+        return RowCollator(self.pad_token_id, self.shared_prompt)(pairs)

@@ -2,36 +2,38 @@
 
 import dataclasses
 import json
+import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from riskalign.data.fields import refuse_row_fields
+from riskalign.data.fields import Text, refuse_row_fields
 from riskalign.data.formats import (
     BOTH_LABELS,
     FORMATS,
+    Kind,
     Record,
     UnusableRow,
     about_safety,
     guess_format,
 )
 from riskalign.data.identity import as_text, side_of, text_hash
-from riskalign.data.schema import Text
-from riskalign.data.sources import Source, source_rows
+from riskalign.data.schema import Row
+from riskalign.data.sources import source_rows
 from riskalign.errors import InputError
 from riskalign.files.atomic import new_folder, write_json_lines
 from riskalign.files.cache import file_sha256
 from riskalign.settings import Count, Flag, Share, Whole, Words, refuse, settings, wrong
 
-Kind = Literal["helpful", "safe"]
 Format = Literal["auto", "pku-saferlhf", "hh-rlhf", "pairs"]
 HelpfulPairs = Literal["all", "both_safe", "same_safety"]
 SafePairs = Literal["all", "severity_differs", "one_safe"]
 Side = Literal["eval", "scorer", "train"]
 SIDES: tuple[Side, ...] = ("eval", "scorer", "train")
+KINDS: tuple[Kind, ...] = ("helpful", "safe")
 
 _SALT = "riskalign side"
 
@@ -97,10 +99,10 @@ class Preferences:
 
     source: str
 
-    helpful: list[dict[str, Any]]
-    safe: list[dict[str, Any]]
-    helpful_eval: list[dict[str, Any]]
-    safe_eval: list[dict[str, Any]]
+    helpful: list[Row]
+    safe: list[Row]
+    helpful_eval: list[Row]
+    safe_eval: list[Row]
     records: Mapping[Side, Sequence[Record]]
     counts: Mapping[str, int]
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -112,7 +114,7 @@ class Preferences:
             found.setdefault(text_hash(record.prompt), record.prompt)
         return list(found.values())
 
-    def judged(self, side: Side, kind: Kind) -> list[dict[str, Any]]:
+    def judged(self, side: Side, kind: Kind) -> list[Row]:
         """All pairs of a side that have the kind's label, also those that the steps leave out."""
         return [row for record in self.records[side] if (row := _pair(record, kind))]
 
@@ -135,68 +137,65 @@ def load_preferences(settings: PreferenceSettings) -> Preferences:
     sides: dict[Side, list[Record]] = {side: [] for side in SIDES}
     for record in records:
         sides[SIDES[side_of(record.prompt, shares, _SALT)]].append(record)
-    for side in SIDES:
-        counts[f"records, {side}"] = len(sides[side])
-        counts[f"prompts, {side}"] = len({text_hash(record.prompt) for record in sides[side]})
-    pairs = {
-        (kind, side): _pairs(sides[side], kind, settings, counts, side)
+    for side, own in sides.items():
+        counts[f"records, {side}"] = len(own)
+        counts[f"prompts, {side}"] = len({text_hash(record.prompt) for record in own})
+    train, held_out = (
+        {kind: _pairs(sides[side], kind, settings, counts, side) for kind in KINDS}
         for side in ("train", "eval")
-        for kind in ("helpful", "safe")
-    }
-    for kind in ("helpful", "safe"):
-        labelled = any(
-            (record.better, record.safer)[kind == "safe"] is not None for record in records
-        )
-        if labelled and not pairs[kind, "train"]:
+    )
+    for kind, rows in train.items():
+        if not rows and any(record.first(kind) is not None for record in records):
             raise InputError(
                 f"{settings.path}: no {kind} pairs to train on are left of {counts['read']} "
                 f"records. Loosen {kind}_pairs ({getattr(settings, f'{kind}_pairs')!r}), the "
                 "lengths or the fractions."
             )
+    for kind, rows in train.items():
+        if settings.max_pairs is not None and len(rows) > settings.max_pairs:
+            draw = random.Random(settings.seed).sample(range(len(rows)), settings.max_pairs)
+            counts[f"{kind} pairs, train, drawn"] = len(draw)
+            train[kind] = [rows[i] for i in sorted(draw)]
     paths = [path for path in (settings.path, settings.safe_path) if path is not None]
     return Preferences(
         settings.path,
-        _drawn(pairs["helpful", "train"], settings, counts, "helpful"),
-        _drawn(pairs["safe", "train"], settings, counts, "safe"),
-        pairs["helpful", "eval"],
-        pairs["safe", "eval"],
+        train["helpful"],
+        train["safe"],
+        held_out["helpful"],
+        held_out["safe"],
         sides,
         dict(counts),
         {path: file_sha256(Path(path)) for path in paths if Path(path).is_file()},
     )
 
 
-def write_preferences(found: Preferences, folder: str | Path) -> None:
+def write_preferences(preferences: Preferences, folder: str | Path) -> None:
     """Write pairs, held-out prompts and counts to a folder, whole or not at all.
 
     `helpful.jsonl`, `safe.jsonl`, `helpful_eval.jsonl`, `safe_eval.jsonl`, `prompts_eval.jsonl` and
     `counts.json`; files of pairs that there are none of are left out.
     """
-    files = {name: getattr(found, name) for name in ("helpful", "safe")}
-    files |= {f"{name}_eval": getattr(found, f"{name}_eval") for name in ("helpful", "safe")}
-    files["prompts_eval"] = [{"prompt": prompt} for prompt in found.prompts("eval")]
+    names = ("helpful", "safe", "helpful_eval", "safe_eval")
+    files = {name: getattr(preferences, name) for name in names}
+    files["prompts_eval"] = [{"prompt": prompt} for prompt in preferences.prompts("eval")]
     with new_folder(folder) as temporary:
         for name, rows in files.items():
             if rows:
                 write_json_lines(temporary / f"{name}.jsonl", rows)
-        about = {"counts": found.counts, "sha256": found.sha256}
+        about = {"counts": preferences.counts, "sha256": preferences.sha256}
         (temporary / "counts.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
 
 
 def _read(
-    source: Source, settings: PreferenceSettings, kind: Kind | None, counts: Counter[str]
+    source: str, settings: PreferenceSettings, kind: Kind | None, counts: Counter[str]
 ) -> list[Record]:
-    name = str(source)
     read, records, unusable = None, [], None
-    for where, row in source_rows(source, settings.split, name):
+    for where, row in source_rows(source, settings.split, source):
         if read is None:
-            chosen = settings.format
-            found = guess_format(row, where) if chosen == "auto" else chosen
-            read = FORMATS[found]
+            name = guess_format(row, where) if settings.format == "auto" else settings.format
+            read = FORMATS[name]
             # One label a file: what the first answer is better at is the file's to say.
-            kind = None if found in BOTH_LABELS else kind or "helpful"
-        if not isinstance(row, Mapping):
-            raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
+            kind = None if name in BOTH_LABELS else kind or "helpful"
         refuse_row_fields(row, where)
         counts["read"] += 1
         try:
@@ -206,30 +205,28 @@ def _read(
             counts[f"dropped: {error.why}"] += 1
             continue
         records.append(about_safety(record) if kind == "safe" else record)
-    if unusable is not None and not records:
-        raise unusable
     if not records:
-        raise InputError(f"{name}: holds no row. Give at least one judged pair of answers.")
+        nothing = f"{source}: holds no row. Give at least one judged pair of answers."
+        raise unusable or InputError(nothing)
     return records
 
 
 def _cleaned(
-    records: Iterable[Record], settings: PreferenceSettings, counts: Counter[str]
+    records: Sequence[Record], settings: PreferenceSettings, counts: Counter[str]
 ) -> list[Record]:
     kept: list[Record] = []
     seen: set[tuple[Any, ...]] = set()
-    limits = settings.max_prompt_chars, settings.max_response_chars
     for record in records:
-        texts = as_text(record.prompt), *(as_text(answer) for answer in record.answers)
+        prompt, *answers = as_text(record.prompt), *map(as_text, record.answers)
         hashes = [text_hash(answer) for answer in record.answers]
         labels = record.better is not None, record.safer is not None
         key = (text_hash(record.prompt), *sorted(hashes), *labels)
-        if not all(text.strip() for text in texts):
+        if not all(text.strip() for text in (prompt, *answers)):
             counts["dropped: an empty text"] += 1
         elif hashes[0] == hashes[1]:
             counts["dropped: equal answers"] += 1
-        elif (limits[0] is not None and len(texts[0]) > limits[0]) or (
-            limits[1] is not None and max(map(len, texts[1:])) > limits[1]
+        elif len(prompt) > (settings.max_prompt_chars or math.inf) or max(map(len, answers)) > (
+            settings.max_response_chars or math.inf
         ):
             counts["dropped: too long"] += 1
         elif settings.deduplicate and key in seen:
@@ -248,12 +245,8 @@ def _in_messages(record: Record) -> Record:
     def made(text: Text, role: str) -> Text:
         return [{"role": role, "content": text}] if isinstance(text, str) else text
 
-    first, second = record.answers
-    return dataclasses.replace(
-        record,
-        prompt=made(record.prompt, "user"),
-        answers=(made(first, "assistant"), made(second, "assistant")),
-    )
+    first, second = (made(answer, "assistant") for answer in record.answers)
+    return dataclasses.replace(record, prompt=made(record.prompt, "user"), answers=(first, second))
 
 
 def _pairs(
@@ -262,18 +255,16 @@ def _pairs(
     settings: PreferenceSettings,
     counts: Counter[str],
     side: Side,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     which = settings.helpful_pairs if kind == "helpful" else settings.safe_pairs
-    rows: list[dict[str, Any]] = []
-    against = 0
-    for record in records:
-        row = _pair(record, kind)
-        if row is not None and (which == "all" or _is_informative(record, which)):
-            rows.append(row)
-            if kind == "safe" and record.costs is not None:
-                against += row["score_chosen"] < row["score_rejected"]
+    rows = [
+        row
+        for record in records
+        if (row := _pair(record, kind)) and (which == "all" or _is_informative(record, which))
+    ]
     counts[f"{kind} pairs, {side}"] = len(rows)
-    if against:
+    scored = [row for row in rows if kind == "safe" and row["score_chosen"] is not None]
+    if against := sum(row["score_chosen"] < row["score_rejected"] for row in scored):
         counts[f"safe pairs, {side}, of which the safer answer costs more"] = against
     return rows
 
@@ -292,38 +283,25 @@ def _is_informative(record: Record, which: str) -> bool:
     return record.costs[record.safer] < record.costs[1 - record.safer]
 
 
-def _first(record: Record, kind: Kind) -> int | None:
-    return record.better if kind == "helpful" else record.safer
-
-
-def _pair(record: Record, kind: Kind) -> dict[str, Any] | None:
+def _pair(record: Record, kind: Kind) -> Row | None:
     """The kind's pair, the preferred answer first; None without its label."""
-    first = _first(record, kind)
+    first = record.first(kind)
     if first is None:
         return None
-    scores: list[float | None] = [None, None]
-    if kind == "safe" and record.costs is not None:
-        scores = [-record.costs[first], -record.costs[1 - first]]
-    if kind == "helpful" and record.rewards is not None:
-        scores = [record.rewards[first], record.rewards[1 - first]]
-    costs = {}
-    if kind == "helpful" and record.costs is not None:  # for rules on which of them are safe
-        costs = {"cost_chosen": record.costs[first], "cost_rejected": record.costs[1 - first]}
-    return {
+    second = 1 - first
+    row: Row = {
         "prompt": record.prompt,
         "chosen": record.answers[first],
-        "rejected": record.answers[1 - first],
-        "score_chosen": scores[0],
-        "score_rejected": scores[1],
-        **costs,
+        "rejected": record.answers[second],
+        "score_chosen": None,
+        "score_rejected": None,
     }
-
-
-def _drawn(
-    rows: list[dict[str, Any]], settings: PreferenceSettings, counts: Counter[str], kind: Kind
-) -> list[dict[str, Any]]:
-    if settings.max_pairs is None or len(rows) <= settings.max_pairs:
-        return rows
-    chosen = sorted(random.Random(settings.seed).sample(range(len(rows)), settings.max_pairs))
-    counts[f"{kind} pairs, train, drawn"] = len(chosen)
-    return [rows[i] for i in chosen]
+    if kind == "helpful" and record.rewards is not None:
+        row |= {"score_chosen": record.rewards[first], "score_rejected": record.rewards[second]}
+    if record.costs is not None:
+        costs = record.costs[first], record.costs[second]
+        if kind == "safe":
+            row |= {"score_chosen": -costs[0], "score_rejected": -costs[1]}
+        else:  # for rules on which of them are safe
+            row |= {"cost_chosen": costs[0], "cost_rejected": costs[1]}
+    return row

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from riskalign.data.schema import checked_score
+from riskalign.data.fields import checked_score
 from riskalign.errors import InputError
 
 

@@ -1,122 +1,118 @@
-"""What a preference row is: its columns, and the checks that every source passes.
+"""The three shapes of rows that a step is trained on, named as TRL names them, and their checks.
 
-Columns, named as TRL names them:
+- *Pairs*: `chosen`, `rejected` (text, or lists of `{"role", "content"}` messages) and, optionally,
+  `score_chosen`, `score_rejected` (both or none), the value of each response, higher better; their
+  difference is the gap that the targets `soft` and `gap` regress on.
+- *Groups*: `completions`, k texts or k lists of messages, and `scores`, k numbers: what a sampler
+  with a reward or a cost hands over as it is. The loss takes every pair of a group.
+- *Responses* judged one by one: `completion`, `label`. A pair counts as two of them, the chosen one
+  true and the rejected one false.
 
-- `chosen`, `rejected`: text, or lists of `{"role", "content"}` messages;
-- `prompt`: the same kind, or what stands for it in other layouts (`prompts.py`); where there is
-  none, the common beginning of the two is the prompt;
-- `tools`, `chat_template_kwargs` (optional): what the chat template is given beside the messages
-  (`fields.py`, as are the messages' own further fields);
-- `score_chosen`, `score_rejected` (optional, both or none): the value of each response, higher
-  better; their difference is the gap that the targets `soft` and `gap` regress on.
+Each has a `prompt` of the same kind; a pair may have it in another layout (`prompt_of`), or as the
+common beginning of its responses. `tools` and `chat_template_kwargs` are optional (`fields.py`).
 """
 
-import json
 import logging
-import math
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
-from riskalign.data.fields import Rendering, message_fields, row_fields, said_fields
-from riskalign.data.prompts import prompt_of, with_system, within
+from datasets import Value
+
+from riskalign.data.fields import (
+    Text,
+    checked_flag,
+    checked_score,
+    checked_text,
+    dense,
+    given_fields,
+    refuse_mixed_kinds,
+    row_fields,
+)
 from riskalign.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-Message: TypeAlias = dict[str, Any]
-Text: TypeAlias = str | list[Message]
+Row: TypeAlias = dict[str, Any]
+Check: TypeAlias = Callable[[Mapping[str, Any], str], Iterator[Row]]
+
+_IDS, _NUMBER = [Value("int32")], Value("float64")
+#: What asks where there is no `prompt`; Alpaca's `instruction` may have an `input`.
+_ASKING = ("instruction", "question", "query", "input")
+_UNREAD = ("system_prompt", "context", "history", "conversations", "conversation", "problem")
 
 
-class Pair(Rendering):
-    """One checked preference row; `chosen` and `rejected` do not repeat the prompt."""
+class Shape(NamedTuple):
+    """A shape of rows.
 
-    prompt: Text
-    chosen: Text
-    rejected: Text
-    score_chosen: float | None
-    score_rejected: float | None
+    `one` is what errors call a row, `remedy` what they ask for where none is left, `check` makes
+    checked rows of one. `read` gives the columns of a checked row beside `prompt`, of the feature
+    that texts have; `tokenized` has those of a tokenized one beside `prompt_ids` and `length`.
+    There `*_gaps` are starts and ends, in turn, of tokens of a response that the template writes
+    between its turns: nothing is predicted there. A response ends with its end token unless it was
+    cut; `gap` is `score_chosen - score_rejected`, NaN without scores.
+    """
+
+    one: str
+    remedy: str
+    check: Check
+    read: Callable[[Any], dict[str, Any]]
+    tokenized: dict[str, Any]
 
 
-def check_rows(rows: Iterable[tuple[str, Any]]) -> list[Pair]:
+def check_rows(rows: Iterable[tuple[str, Any]], check: Check) -> list[Row]:
     """Check rows given as (where, row); `where` names file and line in errors.
 
     Raises:
-        InputError: a column is missing or of the wrong kind, rows mix text and messages, or
-            there is no row at all.
+        InputError: a column is missing or of the wrong kind, or rows mix text and messages.
     """
-    pairs: list[Pair] = []
+    checked: list[Row] = []
     first_where, first_kind = "", ""
-    for where, row in rows:
-        pair = check_row(row, where)
-        kind = "text" if isinstance(pair["chosen"], str) else "messages"
-        if not pairs:
-            first_where, first_kind = where, kind
-        elif kind != first_kind:
-            raise InputError(
-                f"{where}: holds {kind} where {first_where} holds {first_kind}. "
-                "Give every row of one data set the same kind."
-            )
-        pairs.append(pair)
-    if bare := sum(not pair["prompt"] for pair in pairs):
-        logger.warning(
-            "%s: %d of %d rows have no prompt, and answers that begin differently.",
-            first_where.rpartition(",")[0] or first_where,
-            bare,
-            len(pairs),
-        )
-    return pairs
+    for where, given in rows:
+        for row in check(given, where):
+            kind = "text" if isinstance(row["prompt"], str) else "messages"
+            if not checked:
+                first_where, first_kind = where, kind
+            elif kind != first_kind:
+                raise InputError(
+                    f"{where}: holds {kind} where {first_where} holds {first_kind}. "
+                    "Give every row of one data set the same kind."
+                )
+            checked.append(row)
+    if bare := sum(not row["prompt"] for row in checked):
+        name = first_where.rpartition(",")[0] or first_where
+        logger.warning("%s: %d of %d rows have no prompt.", name, bare, len(checked))
+    return checked
 
 
-def check_row(row: Any, where: str) -> Pair:
-    """Check one row and split off its prompt.
+def check_row(row: Mapping[str, Any], where: str) -> Row:
+    """Check a pair and split off its prompt, which its responses do not repeat.
 
     Raises:
         InputError: names `where`, the field and the remedy.
     """
-    if not isinstance(row, Mapping):
-        raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
     chosen, rejected = (checked_text(row, field, where) for field in ("chosen", "rejected"))
-    if isinstance(chosen, str) != isinstance(rejected, str):
-        raise InputError(
-            f"{where}: fields 'chosen' and 'rejected' differ in kind. "
-            "Make both text or both lists of messages."
-        )
-    more = row_fields(row, where, messages=not isinstance(chosen, str))
+    refuse_mixed_kinds(where, chosen=chosen, rejected=rejected)
+    more = row_fields(row, chosen, where)
     given = prompt_of(row, where)
-    prompt: Text
-    if given is None:
+    prompt = given if given is None else checked_text({"prompt": given}, "prompt", where)
+    said = prompt if isinstance(prompt, str) and not isinstance(chosen, str) else None
+    if prompt is None or said is not None:
         prompt, chosen, rejected = split_prompt(chosen, rejected)
-    else:
-        prompt = checked_text({"prompt": given}, "prompt", where)
-        if isinstance(prompt, str) and not isinstance(chosen, str):
-            text = prompt
-            prompt, chosen, rejected = split_prompt(chosen, rejected)
-            assert not isinstance(prompt, str)
-            within(text, prompt, where)
-        elif isinstance(prompt, str) != isinstance(chosen, str):
-            raise InputError(
-                f"{where}: fields 'prompt' and 'chosen' differ in kind. "
-                "Make both text or both lists of messages."
-            )
-        elif not isinstance(prompt, str):
-            n = len(prompt)
-            if chosen[:n] == prompt == rejected[:n]:
-                chosen, rejected = chosen[n:], rejected[n:]
-    prompt = with_system(row, prompt, where)
-    score_chosen, score_rejected = (
-        _score(row, field, where) for field in ("score_chosen", "score_rejected")
-    )
-    if (score_chosen is None) != (score_rejected is None):
-        missing = "score_chosen" if score_chosen is None else "score_rejected"
-        raise InputError(f"{where}: field '{missing}' is missing. Give both scores or none.")
-    return Pair(
-        prompt=prompt,
-        chosen=chosen,
-        rejected=rejected,
-        score_chosen=score_chosen,
-        score_rejected=score_rejected,
-        **more,
-    )
+    if said is not None:
+        _check_said(said, prompt, where)
+    refuse_mixed_kinds(where, prompt=prompt, chosen=chosen)
+    n = len(prompt)
+    if not isinstance(prompt, str) and chosen[:n] == prompt == rejected[:n]:
+        chosen, rejected = chosen[n:], rejected[n:]
+    scores = {
+        field: None if row.get(field) is None else checked_score(row[field], field, where)
+        for field in ("score_chosen", "score_rejected")
+    }
+    missing = [field for field, score in scores.items() if score is None]
+    if len(missing) == 1:
+        raise InputError(f"{where}: field '{missing[0]}' is missing. Give both scores or none.")
+    prompt = _with_system(row, prompt, where)
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **scores, **more}
 
 
 def split_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
@@ -131,67 +127,147 @@ def split_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
     if isinstance(chosen, str):
         while n and not chosen[n - 1].isspace():
             n -= 1
-        while n and chosen[n - 1].isspace():
-            n -= 1
+        n = len(chosen[:n].rstrip())
     return chosen[:n], chosen[n:], rejected[n:]
 
 
-def checked_text(row: Mapping[str, Any], field: str, where: str) -> Text:
-    """The text or messages in a row's field; `InputError` names `where`, field and remedy."""
-    value = row.get(field)
-    if value is None:
-        found = ", ".join(sorted(map(str, row))) or "none"
+def prompt_of(row: Mapping[str, Any], where: str) -> Any:
+    """The prompt that a row's fields give apart from its answers, text or messages; None for none.
+
+    It is `prompt`, or `instruction` with or without `input`, `question`, `query`, `input`, or
+    `messages` that are neither of the answers' conversations. Whole conversations in `chosen` and
+    `rejected` hold their prompt, and a text beside them must be found in there.
+
+    Raises:
+        InputError: fields that could be a prompt and would be thrown away.
+    """
+    prompt, messages = row.get("prompt"), row.get("messages")
+    asking = [field for field in _ASKING if _filled(row.get(field))]
+    if prompt is None and asking:
+        if len(asking) > 1 and asking != ["instruction", "input"]:
+            raise _unclear(where, asking)
+        prompt = "\n\n".join(row[field] for field in asking)
+    elif isinstance(prompt, str) and isinstance(row.get("chosen"), str):
+        strange = [field for field in asking if row[field].strip() not in prompt]
+        if strange:
+            raise _unclear(where, ["prompt", *strange])
+    if prompt is None and messages and messages not in (row.get("chosen"), row.get("rejected")):
+        prompt = messages
+    if prompt is None and (unread := [field for field in _UNREAD if row.get(field)]):
+        raise _unclear(where, unread)
+    return prompt
+
+
+def _check_said(text: str, prompt: Any, where: str) -> None:
+    """Refuse a text prompt beside whole conversations that does not stand in their beginning."""
+    words = dense(text)
+    said = [dense(message["content"]) for message in prompt if message["role"] != "assistant"]
+    if words and not any(turn and (words in turn or turn in words) for turn in said):
         raise InputError(
-            f"{where}: field '{field}' is missing (fields found: {found}). "
-            + (
-                "Give each row 'chosen' and 'rejected' and, unless they share it, 'prompt'."
-                if field in ("chosen", "rejected")
-                else f"Give each row '{field}'."
-            )
+            f"{where}: the text in 'prompt' is not what 'chosen' and 'rejected' begin with. Make "
+            'it a list of {"role", "content"} messages, or drop it where the two hold it.'
         )
-    if isinstance(value, str):
-        return encodable(value, field, where)
-    if isinstance(value, list | tuple):
-        return [_message(message, i, field, where) for i, message in enumerate(value)]
-    raise InputError(
-        f"{where}: field '{field}' is {type(value).__name__}. "
-        'Give text or a list of {"role", "content"} messages.'
+
+
+def _with_system(row: Mapping[str, Any], prompt: Text, where: str) -> Text:
+    """The prompt behind what the field `system` says, unless it is there already."""
+    system = row.get("system")
+    if not _filled(system):
+        return prompt
+    if isinstance(prompt, str):
+        return prompt if system.strip() in prompt else f"{system}\n\n{prompt}"
+    if not prompt or prompt[0]["role"] != "system":
+        return [{"role": "system", "content": system}, *prompt]
+    if prompt[0]["content"].strip() != system.strip():
+        raise _unclear(where, ["system", "prompt"])
+    return prompt
+
+
+def _filled(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _unclear(where: str, fields: list[str]) -> InputError:
+    return InputError(
+        f"{where}: which of the fields {', '.join(map(repr, fields))} is the prompt is not known. "
+        "Give it as 'prompt', and drop or rename the others."
     )
 
 
-def _message(message: Any, i: int, field: str, where: str) -> Message:
-    place = f"{where}: field '{field}', message {i + 1}"
-    if isinstance(message, Mapping):
-        more = message_fields(message, place)
-        role, content = message.get("role"), message.get("content")
-        if content is None and said_fields(more):
-            content = ""
-        if isinstance(role, str) and isinstance(content, str):
-            encodable(json.dumps(more, ensure_ascii=False), field, where)
-            return {"role": role, "content": encodable(content, field, where), **more}
-    raise InputError(f"{place}: expected text in 'role' and 'content'.")
+def _pair(row: Mapping[str, Any], where: str) -> Iterator[Row]:
+    yield check_row(row, where)
 
 
-def encodable(text: str, field: str, where: str) -> str:
-    """The same text, if there is UTF-8 for it; `InputError` names `where`, field and character."""
-    # JSON can hold half of a surrogate pair, which is no character and has no UTF-8.
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
+def _group(row: Mapping[str, Any], where: str) -> Iterator[Row]:
+    prompt = checked_text(row, "prompt", where)
+    for field in ("completions", "scores"):
+        if not isinstance(row.get(field), list | tuple):
+            raise InputError(f"{where}: field '{field}' is {row.get(field)!r}. Give a list.")
+    answers = [checked_text({"completions": a}, "completions", where) for a in row["completions"]]
+    for answer in answers:
+        refuse_mixed_kinds(where, prompt=prompt, completions=answer)
+    scores = [checked_score(score, "scores", where) for score in row["scores"]]
+    if len(scores) != len(answers) or len(scores) < 2:
         raise InputError(
-            f"{where}: field '{field}', character {error.start + 1}: {text[error.start]!r} is half "
-            "of a character. Write the whole character, or drop it."
-        ) from error
-    return text
+            f"{where}: {len(answers)} 'completions' and {len(scores)} 'scores'. "
+            "Give at least two answers, and a score for each."
+        )
+    more = row_fields(row, prompt, where)
+    yield {"prompt": prompt, "completions": answers, "scores": scores, **more}
 
 
-def _score(row: Mapping[str, Any], field: str, where: str) -> float | None:
-    value = row.get(field)
-    return None if value is None else checked_score(value, field, where)
+def _responses(row: Mapping[str, Any], where: str) -> Iterator[Row]:
+    if "completion" in row:
+        label = checked_flag(row, "label", where, "desirable")
+        prompt, answer = (checked_text(row, field, where) for field in ("prompt", "completion"))
+        refuse_mixed_kinds(where, prompt=prompt, completion=answer)
+        more = row_fields(row, prompt, where)
+        yield {"prompt": prompt, "completion": answer, "label": label, **more}
+        return
+    pair = check_row(row, where)
+    for field, label in (("chosen", True), ("rejected", False)):
+        given = given_fields(pair)
+        yield {"prompt": pair["prompt"], "completion": pair[field], "label": label, **given}
 
 
-def checked_score(value: Any, field: str, where: str) -> float:
-    """A finite number; `InputError` names `where`, field and remedy."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{where}: field '{field}' is {value!r}. Give a finite number.")
-    return float(value)
+PAIRS = Shape(
+    "preference pair",
+    "Give rows whose responses differ and are not empty.",
+    _pair,
+    lambda text: {
+        "chosen": text,
+        "rejected": text,
+        "score_chosen": _NUMBER,
+        "score_rejected": _NUMBER,
+    },
+    {name: _IDS for side in ("chosen", "rejected") for name in (f"{side}_ids", f"{side}_gaps")}
+    | {"gap": _NUMBER},
+)
+GROUPS = Shape(
+    "group of answers",
+    "Give rows whose answers differ, in their scores as well unless ties count.",
+    _group,
+    lambda text: {"completions": [text], "scores": [_NUMBER]},
+    {"completions_ids": [_IDS], "completions_gaps": [_IDS], "scores": [_NUMBER]},
+)
+RESPONSES = Shape(
+    "response",
+    "Give rows whose completion is not empty.",
+    _responses,
+    lambda text: {"completion": text, "label": Value("bool")},
+    {"completion_ids": _IDS, "completion_gaps": _IDS, "label": Value("bool")},
+)
+
+
+def shape_of(row: Mapping[str, Any]) -> Shape:
+    """The shape that a row's fields speak for, pairs where they speak for none."""
+    if "completions" in row:
+        return GROUPS
+    return RESPONSES if "completion" in row else PAIRS
+
+
+def answers_of(row: Mapping[str, Any]) -> list[Text]:
+    """A checked row's answers."""
+    if "completions" in row:
+        return list(row["completions"])
+    return [row[field] for field in ("chosen", "rejected", "completion") if field in row]

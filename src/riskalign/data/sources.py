@@ -1,9 +1,9 @@
-"""Where preference rows come from: a hub id, a local file or folder, or objects in memory."""
+"""Where rows come from: a hub id, a local file or folder, or objects in memory."""
 
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, Features, Json, Value, load_dataset, 
 from datasets.exceptions import DatasetsError
 
 from riskalign.data.fields import ROW_FIELDS, is_marked_up
-from riskalign.data.schema import check_rows
+from riskalign.data.schema import GROUPS, PAIRS, RESPONSES, Shape, answers_of, check_rows, shape_of
 from riskalign.errors import InputError
 
 Source: TypeAlias = str | Path | Dataset | DatasetDict | list[dict[str, Any]]
@@ -40,46 +40,70 @@ def load_pairs(source: Source, *, split: str = "train", name_for_errors: str = "
     Raises:
         InputError: names the file, the line or row, the field and the remedy.
     """
-    name = name_for_errors or (str(source) if isinstance(source, str | Path) else "data")
-    pairs = check_rows(source_rows(source, split, name))
-    if not pairs:
-        raise InputError(f"{name}: holds no row. Give at least one preference pair.")
-    rows = [dict(pair) for pair in pairs]
-    text = text_feature([row[side] for row in rows for side in ("prompt", "chosen", "rejected")])
-    score = Value("float64")
-    return in_columns(
-        rows, prompt=text, chosen=text, rejected=text, score_chosen=score, score_rejected=score
-    )
+    return load_rows(source, PAIRS, split=split, name=name_for_errors)
 
 
-def text_feature(texts: Sequence[Any]) -> Any:
-    """The feature that keeps texts, or lists of messages, as they are."""
+def load_groups(source: Source, *, split: str = "train", name: str = "") -> Dataset:
+    """As `load_pairs`, for rows `prompt`, `completions`, `scores`."""
+    return load_rows(source, GROUPS, split=split, name=name)
+
+
+def load_unpaired(source: Source, *, split: str = "train", name: str = "") -> Dataset:
+    """As `load_pairs`, for rows `prompt`, `completion`, `label`, or pairs as two of them each."""
+    return load_rows(source, RESPONSES, split=split, name=name)
+
+
+def load_rows(source: Source, shape: Shape, *, split: str = "train", name: str = "") -> Dataset:
+    """Load and check rows of a shape; see `load_pairs`."""
+    name = name or (str(source) if isinstance(source, str | Path) else "data")
+    rows = check_rows(source_rows(source, split, name), shape.check)
+    if not rows:
+        raise InputError(f"{name}: holds no row. Give at least one {shape.one}.")
+    texts = [text for row in rows for text in (row["prompt"], *answers_of(row))]
+    text: Any = [{"role": Value("string"), "content": Value("string")}]
     if isinstance(texts[0], str):
-        return Value("string")
-    if any(map(is_marked_up, texts)):
-        return Json()
-    return [{"role": Value("string"), "content": Value("string")}]
-
-
-def in_columns(rows: list[dict[str, Any]], **features: Any) -> Dataset:
-    """Checked rows as a data set, with what any row gives its chat template."""
+        text = Value("string")
+    elif any(map(is_marked_up, texts)):
+        text = Json()
+    features = {"prompt": text, **shape.read(text)}
     for field in ROW_FIELDS:
         if any(row.get(field) for row in rows):
             features[field] = Json()
             rows = [{field: None, **row} for row in rows]
-    return Dataset.from_list(rows, features=Features(**features))
+    return Dataset.from_list(rows, features=Features(features))
 
 
-def source_rows(source: Source, split: str, name: str) -> Iterator[tuple[str, Any]]:
-    """Unchecked rows of a source, each with where it stands: file and line, or number.
+def is_grouped(source: Source, *, split: str = "train", name: str = "data") -> bool:
+    """Whether a source's first row is a group of scored answers; `InputError` if unreadable."""
+    return _first_shape(source, split, name) is GROUPS
+
+
+def is_unpaired(source: Source, *, split: str = "train", name: str = "data") -> bool:
+    """Whether a source's first row is a single response; `InputError` if unreadable."""
+    return _first_shape(source, split, name) is RESPONSES
+
+
+def _first_shape(source: Source, split: str, name: str) -> Shape:
+    _, row = next(source_rows(source, split, name), ("", {}))
+    return shape_of(row)
+
+
+def source_rows(source: Source, split: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows of a source, objects but unchecked, each with where it stands: file and line, or number.
 
     Raises:
-        InputError: a source that cannot be read.
+        InputError: a source that cannot be read, or a row that is no object.
     """
+    for where, row in _rows(source, split, name):
+        if not isinstance(row, Mapping):
+            raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
+        yield where, row
+
+
+def _rows(source: Source, split: str, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(source, str | Path):
-        path = Path(source)
-        if path.name.endswith(_SUFFIXES):
-            return _file_rows(path)
+        if Path(source).name.endswith(_SUFFIXES):
+            return _file_rows(Path(source))
         source = _load_named(source, split)
     if isinstance(source, DatasetDict):
         if split not in source:
@@ -90,11 +114,11 @@ def source_rows(source: Source, split: str, name: str) -> Iterator[tuple[str, An
             f"{name}: cannot read preference pairs from {type(source).__name__}. Give a path, a "
             "hub id, a datasets.Dataset (not a streaming one) or a list of dicts."
         )
-    table = isinstance(source, Dataset)
-    return (
-        (f"{name}, row {i}", _unfilled(row) if table else row)
-        for i, row in enumerate(source, start=1)
-    )
+    return _numbered(name, map(_unfilled, source) if isinstance(source, Dataset) else source)
+
+
+def _numbered(name: str | Path, rows: Any) -> Iterator[tuple[str, Any]]:
+    return ((f"{name}, row {i}", row) for i, row in enumerate(rows, start=1))
 
 
 def _unfilled(value: Any, within: bool = False) -> Any:
@@ -125,15 +149,20 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file. Check the path.")
     if path.suffix == ".parquet":
-        return _parquet_rows(path)
+        try:
+            table = pyarrow.parquet.read_table(path)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise InputError(f"{path}: cannot be read as parquet: {error}") from error
+        return _numbered(path, map(_unfilled, table.to_pylist()))
     lines = text_lines(path)
-    if ".json" in path.suffixes and _is_array(lines):
-        return _json_array(path, "\n".join(lines))
-    return _json_lines(path, lines)
-
-
-def _is_array(lines: list[str]) -> bool:
-    return next((line for line in lines if line.strip()), "").lstrip().startswith("[")
+    first = next((line for line in lines if line.strip()), "")
+    if ".json" in path.suffixes and first.lstrip().startswith("["):
+        return _numbered(path, _from_json("\n".join(lines), path))
+    return (
+        (f"{path}, line {number}", _from_json(line, path, number))
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    )
 
 
 def text_lines(path: Path) -> list[str]:
@@ -154,37 +183,15 @@ def text_lines(path: Path) -> list[str]:
         ) from error
 
 
-def _json_lines(path: Path, lines: list[str]) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            try:
-                yield where, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{where}, column {error.colno}: not JSON: {error.msg}. "
-                    "Write one JSON object a line."
-                ) from error
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{where}: {_UNREADABLE}") from error
-
-
-def _json_array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+def _from_json(text: str, path: Path, line: int | None = None) -> Any:
+    """What a file's text says, or one line's of a file of JSON lines."""
     try:
-        rows = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}."
+            f"{path}, line {line or error.lineno}, column {error.colno}: not JSON: {error.msg}. "
+            + ("Write one JSON object a line." if line else "")
         ) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: {_UNREADABLE}") from error
-    return ((f"{path}, row {i}", row) for i, row in enumerate(rows, start=1))
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{path}: cannot be read as parquet: {error}") from error
-    rows = map(_unfilled, table.to_pylist())
-    return ((f"{path}, row {i}", row) for i, row in enumerate(rows, start=1))
+        place = f"{path}, line {line}" if line else str(path)
+        raise InputError(f"{place}: {_UNREADABLE}") from error

@@ -1,52 +1,30 @@
-"""From preference rows to token ids: chat templates, end tokens, truncation."""
+"""From rows to token ids: chat templates, end tokens, truncation."""
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
 from riskalign.data.chat import between_turns, render_chat
-from riskalign.data.fields import Rendering, given_fields, said_fields
-from riskalign.data.schema import Text
+from riskalign.data.fields import Text, given_fields, is_empty
+from riskalign.data.schema import PAIRS, answers_of, shape_of
 from riskalign.errors import InputError
 
 TruncationMode: TypeAlias = Literal["keep_end", "keep_start"]
-TRUNCATION_MODES: tuple[TruncationMode, ...] = ("keep_end", "keep_start")
 
 _BEFORE = ("\n", "a", "0", ".", "(", "|")
 
 logger = logging.getLogger(__name__)
 
 
-class PairGaps(TypedDict, total=False):
-    """Where a pair's responses of several turns have tokens that the template writes between them.
-
-    Starts and ends in turn; nothing is predicted there.
-    """
-
-    chosen_gaps: list[int]
-    rejected_gaps: list[int]
-
-
-class TokenizedPair(PairGaps):
-    """One pair as token ids; responses end with their end token unless they were cut."""
-
-    prompt_ids: list[int]
-    chosen_ids: list[int]
-    rejected_ids: list[int]
-    gap: float
-    length: int
-
-
 class Answer(NamedTuple):
-    """A response as token ids, and its gaps as in `PairGaps`."""
+    """A response as token ids, and its gaps as in `Shape.tokenized`."""
 
     ids: list[int]
     gaps: list[int]
@@ -70,123 +48,107 @@ class PairCounts:
         return ", ".join(words)
 
 
-def tokenize_pairs(
-    pairs: Dataset | list[dict[str, Any]],
+class Tokenized(NamedTuple):
+    """Tokenized rows, and what became of those that they were made of."""
+
+    rows: Dataset
+    counts: PairCounts
+
+
+def tokenize_rows(
+    rows: Iterable[Any],
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int | None,
     max_prompt_length: int | None = None,
     truncation_mode: TruncationMode = "keep_end",
-) -> tuple[Dataset, PairCounts]:
-    """Tokenize checked rows (see `load_pairs`).
+    ties: bool = True,
+) -> Tokenized:
+    """Tokenize checked rows of one shape (see `load_pairs`).
 
     Messages are rendered with the tokenizer's chat template (`render_chat`): the prompt with the
     opening of the assistant's turn, the response as what the template adds to that, its own end
     token included. Text gets the tokenizer's end token. Prompt and response together take at most
     `max_length` tokens: the prompt gives way first, down to half of `max_length`, losing its
     beginning (`keep_end`) or its end (`keep_start`); a response that is still too long is cut,
-    loses its end token (it does not end there), and is counted. Pairs with an empty response,
-    and pairs whose responses are the same tokens after cutting, are dropped and counted.
+    loses its end token (it does not end there), and is counted.
 
-    Args:
-        pairs: columns `prompt`, `chosen`, `rejected` and, optionally, the two scores.
-        tokenizer: its chat template is needed for messages, its `eos_token` for text.
-        max_length: tokens of a prompt and one response together; None for no limit.
-        max_prompt_length: tokens of the prompt; None for no limit of its own.
-        truncation_mode: which part of a long prompt is kept.
+    Rows with an empty response are dropped and counted, and so are pairs whose responses are the
+    same tokens after cutting. A group loses its empty answers alone, which `dropped_empty` counts;
+    equal answers stay, for how often one comes is part of the sample. A group of fewer than two
+    different answers, or unless `ties` of equal scores alone, counts in `dropped_identical`.
 
     Returns:
-        A data set with the fields of `TokenizedPair` (`gap` is
-        `score_chosen - score_rejected`, NaN without scores; `length` the tokens of prompt and
-        both responses) and the counts.
+        `prompt_ids`, the columns `tokenized` of the rows' `Shape`, `length` (the tokens of prompt
+        and all responses), and the counts.
 
     Raises:
-        InputError: no chat template or end token where one is needed, or no pair is left.
+        InputError: names the row; no chat template or end token where needed, or no row is left.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in TokenizedPair.__annotations__}
-    rows = empty = identical = cut_prompts = cut_responses = 0
-    for pair in pairs:
-        rows += 1
-        if is_empty(pair["chosen"]) or is_empty(pair["rejected"]):
-            empty += 1
+    made: list[dict[str, Any]] = []
+    shape = PAIRS
+    n = empty = identical = cut_prompts = cut_responses = 0
+    for n, row in enumerate(rows, start=1):
+        shape = shape_of(row)
+        texts = answers_of(row)
+        full = [i for i, text in enumerate(texts) if not is_empty(text)]
+        scores = [row["scores"][i] for i in full] if "scores" in row else None
+        empty += len(texts) - len(full) if scores is not None else len(full) < len(texts)
+        if scores is None and len(full) < len(texts):
             continue
-        with in_row(rows):
-            whole, sides = tokenize_answers(
-                pair["prompt"],
-                (pair["chosen"], pair["rejected"]),
-                tokenizer,
-                given_fields(pair),
+        try:
+            whole, answers = tokenize_answers(
+                row["prompt"], tuple(texts[i] for i in full), tokenizer, given_fields(row)
             )
-        ids = whole, sides[0].ids, sides[1].ids
-        prompt, chosen, rejected = truncate(*ids, max_length, max_prompt_length, truncation_mode)
-        if chosen == rejected:
+        except InputError as error:
+            raise InputError(f"row {n}: {error}") from error
+        ids = [answer.ids for answer in answers]
+        prompt, kept = truncate(whole, ids, max_length, max_prompt_length, truncation_mode)
+        alike = len(texts) > 1 and len({tuple(answer) for answer in kept}) < 2
+        if alike or (scores is not None and not ties and len({*scores}) < 2):
             identical += 1
             continue
-        cut_prompts += len(prompt) < len(ids[0])
-        cut_responses += (len(chosen) < len(ids[1])) + (len(rejected) < len(ids[2]))
-        columns["prompt_ids"].append(np.asarray(prompt, dtype=np.int32))
-        columns["chosen_ids"].append(np.asarray(chosen, dtype=np.int32))
-        columns["rejected_ids"].append(np.asarray(rejected, dtype=np.int32))
-        columns["chosen_gaps"].append(sides[0].gaps)
-        columns["rejected_gaps"].append(sides[1].gaps)
-        columns["gap"].append(_gap(pair))
-        columns["length"].append(len(prompt) + len(chosen) + len(rejected))
-    kept = len(columns["gap"])
-    counts = PairCounts(rows, kept, empty, identical, cut_prompts, cut_responses)
-    report_counts(counts, "preference pair")
-    ids_feature = [Value("int32")]
-    features = Features(
-        prompt_ids=ids_feature,
-        chosen_ids=ids_feature,
-        rejected_ids=ids_feature,
-        chosen_gaps=ids_feature,
-        rejected_gaps=ids_feature,
-        gap=Value("float64"),
-        length=Value("int32"),
-    )
-    return Dataset.from_dict(columns, features=features), counts
+        cut_prompts += len(prompt) < len(whole)
+        cut_responses += sum(len(a) < len(b) for a, b in zip(kept, ids, strict=True))
+        columns = _columns(row, kept, [answer.gaps for answer in answers], scores)
+        columns["prompt_ids"] = np.asarray(prompt, dtype=np.int32)
+        columns["length"] = len(prompt) + sum(map(len, kept))
+        made.append(columns)
+    counts = PairCounts(n, len(made), empty, identical, cut_prompts, cut_responses)
+    if not made:
+        words = counts.summary() or "no rows"
+        raise InputError(f"No {shape.one} is left to train on ({words}). {shape.remedy}")
+    if any(value for name, value in asdict(counts).items() if name not in ("rows", "kept")):
+        logger.warning("%ss: %s.", shape.one.capitalize(), counts.summary())
+    features = {"prompt_ids": [Value("int32")], **shape.tokenized, "length": Value("int32")}
+    table = {name: [row[name] for row in made] for name in features}
+    return Tokenized(Dataset.from_dict(table, features=Features(features)), counts)
 
 
-@contextmanager
-def in_row(number: int) -> Iterator[None]:
-    """Say in what is raised which row it is about."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"row {number}: {error}") from error
-
-
-def report_counts(counts: PairCounts, what: str) -> None:
-    """Warn of rows that were dropped or cut; `InputError` if none is left."""
-    if not counts.kept:
-        raise InputError(
-            f"No {what} is left to train on ({counts.summary() or 'no rows'}). "
-            "Give rows whose responses differ and are not empty."
-        )
-    if any(n for name, n in asdict(counts).items() if name not in ("rows", "kept")):
-        logger.warning("%ss: %s.", what.capitalize(), counts.summary())
-
-
-def tokenize_pair(
-    pair: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[int], list[int], list[int]]:
-    """Token ids of prompt, chosen and rejected, not truncated; the prompt is never empty.
-
-    Raises:
-        InputError: no chat template or end token where one is needed.
-    """
-    responses = (pair["chosen"], pair["rejected"])
-    prompt_ids, (chosen_ids, rejected_ids) = tokenize_responses(
-        pair["prompt"], responses, tokenizer, given_fields(pair)
-    )
-    return prompt_ids, chosen_ids, rejected_ids
+def _columns(
+    row: Mapping[str, Any], answers: list[list[int]], gaps: list[list[int]], scores: Any
+) -> dict[str, Any]:
+    """The columns of a tokenized row that are its shape's own."""
+    ids = [np.asarray(answer, dtype=np.int32) for answer in answers]
+    if scores is not None:
+        return {"completions_ids": ids, "completions_gaps": gaps, "scores": scores}
+    if "completion" in row:
+        return {"completion_ids": ids[0], "completion_gaps": gaps[0], "label": row["label"]}
+    chosen, rejected = row.get("score_chosen"), row.get("score_rejected")
+    return {
+        "chosen_ids": ids[0],
+        "rejected_ids": ids[1],
+        "chosen_gaps": gaps[0],
+        "rejected_gaps": gaps[1],
+        "gap": math.nan if chosen is None or rejected is None else chosen - rejected,
+    }
 
 
 def tokenize_responses(
     prompt: Text,
     responses: tuple[Any, ...],
     tokenizer: PreTrainedTokenizerBase,
-    rendering: Rendering | None = None,
+    rendering: Mapping[str, Any] | None = None,
 ) -> tuple[list[int], list[list[int]]]:
     """`tokenize_answers` without the gaps."""
     prompt_ids, answers = tokenize_answers(prompt, responses, tokenizer, rendering)
@@ -197,14 +159,12 @@ def tokenize_answers(
     prompt: Text,
     responses: tuple[Any, ...],
     tokenizer: PreTrainedTokenizerBase,
-    rendering: Rendering | None = None,
+    rendering: Mapping[str, Any] | None = None,
 ) -> tuple[list[int], list[Answer]]:
     """Token ids of a prompt, never empty, and of each of its responses, not truncated.
 
-    `rendering` is what the chat template is given beside the messages.
-
-    Raises:
-        InputError: no chat template or end token where one is needed.
+    `rendering` is what the chat template is given beside the messages (`given_fields`). Raises
+    `InputError` for no chat template or end token where one is needed.
     """
     special = isinstance(prompt, str)
     if isinstance(prompt, str):
@@ -293,17 +253,16 @@ def _say_no_start(name: str, template: str) -> None:
 
 def truncate(
     prompt: list[int],
-    chosen: list[int],
-    rejected: list[int],
+    answers: Sequence[list[int]],
     max_length: int | None,
     max_prompt_length: int | None,
     mode: TruncationMode,
-) -> tuple[list[int], list[int], list[int]]:
-    """Cut the prompt first (not below half of `max_length`), then the responses' ends."""
-    longest = max(len(chosen), len(rejected))
+) -> tuple[list[int], list[list[int]]]:
+    """Cut the prompt first (not below half of `max_length`), then the answers' ends."""
+    longest = max(map(len, answers), default=0)
     prompt = truncate_prompt(prompt, longest, max_length, max_prompt_length, mode)
     room = None if max_length is None else max_length - len(prompt)
-    return prompt, chosen[:room], rejected[:room]
+    return prompt, [answer[:room] for answer in answers]
 
 
 def truncate_prompt(
@@ -376,17 +335,3 @@ def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
     if not isinstance(eos, int):
         raise InputError("The tokenizer has no end token. Set tokenizer.eos_token.")
     return eos
-
-
-def is_empty(response: Text) -> bool:
-    """Whether a response has nothing but white space, no call and no reasoning."""
-    if isinstance(response, str):
-        return not response.strip()
-    return not any(message["content"].strip() or said_fields(message) for message in response)
-
-
-def _gap(pair: Mapping[str, Any]) -> float:
-    chosen, rejected = pair.get("score_chosen"), pair.get("score_rejected")
-    if chosen is None or rejected is None:
-        return math.nan
-    return float(chosen) - float(rejected)

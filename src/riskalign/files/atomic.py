@@ -30,20 +30,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Replace the content of `path` in one step."""
-    target, owner = _target(path)
-    handle, name = tempfile.mkstemp(prefix=_prefix(target), dir=_beside(target, owner))
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        # mkstemp makes files for the owner alone; results are ordinary files.
-        temporary.chmod(0o666 & ~_umask())
-        if owner is not None:
-            owner.claim(target)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with _replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def json_lines(rows: Iterable[Any]) -> str:
@@ -65,16 +53,23 @@ def read_json_lines(path: str | Path) -> list[Any]:
 
 def link_or_copy(source: Path, path: str | Path) -> None:
     """Give a file a second name, or where the disk has none, a copy; replaces in one step."""
-    target, owner = _target(path)
-    with _temporary(target, owner) as place:
-        temporary = place / target.name
+    with _replacing(path) as temporary:
         try:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
+
+
+@contextlib.contextmanager
+def _replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name; the file written there takes the place of `path`."""
+    target, owner = _target(path)
+    with _temporary(target, owner) as place:
+        # Not the target's own name, by which `_sweep_beside` knows what was put aside.
+        yield place / "new"
         if owner is not None:
             owner.claim(target)
-        temporary.replace(target)
+        (place / "new").replace(target)
 
 
 @contextlib.contextmanager
@@ -135,15 +130,6 @@ def _target(path: str | Path) -> tuple[Path, OutputFolder | None]:
     return target, owner_of(target)
 
 
-def _beside(target: Path, owner: OutputFolder | None) -> Path:
-    """Where temporary names go."""
-    place = target.parent if owner is None else owner.tmp
-    place.mkdir(parents=True, exist_ok=True)
-    if owner is None:
-        _sweep_beside(target)
-    return place
-
-
 def _host() -> str:
     return f"{zlib.crc32(socket.gethostname().encode()):08x}"
 
@@ -159,7 +145,7 @@ def _sweep_beside(target: Path) -> None:
         return
     ours = re.compile(re.escape(f".{target.name}-{_host()}-") + r"(\d{1,7})-[a-z0-9_]{8}")
     for name in os.listdir(target.parent):
-        if (found := ours.fullmatch(name)) and _is_gone(int(found[1])):
+        if (temporary := ours.fullmatch(name)) and _is_gone(int(temporary[1])):
             path = target.parent / name
             if path.is_dir() and not path.is_symlink():
                 if (path / target.name).exists() and not target.exists():
@@ -182,7 +168,11 @@ def _is_gone(pid: int) -> bool:
 
 @contextlib.contextmanager
 def _temporary(target: Path, owner: OutputFolder | None) -> Iterator[Path]:
-    place = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=_beside(target, owner)))
+    beside = target.parent if owner is None else owner.tmp
+    beside.mkdir(parents=True, exist_ok=True)
+    if owner is None:
+        _sweep_beside(target)
+    place = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=beside))
     try:
         yield place
     finally:

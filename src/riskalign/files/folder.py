@@ -317,7 +317,13 @@ def _locked(root: Path, part: str, where: str) -> Iterator[None]:
     path = root / OWN / f"lock{part}"
     with contextlib.ExitStack() as stack:
         while True:
-            stream = stack.enter_context(_lock_file(path, where))
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stream = stack.enter_context(path.open("a+", encoding="utf-8"))
+            except OSError as error:
+                raise InputError(
+                    f"{where}: cannot be written ({error.strerror}). Give another folder."
+                ) from error
             if not _lock(stream, where):
                 stream.seek(0)
                 raise InputError(f"{where}: {_holder(stream.read())}. Wait for its end.")
@@ -337,16 +343,6 @@ def _locked(root: Path, part: str, where: str) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):
                 path.unlink()
-
-
-def _lock_file(path: Path, where: str) -> IO[str]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"{where}: cannot be written ({error.strerror}). Give another folder."
-        ) from error
 
 
 def _lock(stream: IO[str], where: str) -> bool:

@@ -1,15 +1,8 @@
-"""Losses on summed token statistics: DPO, TDPO and RSA on pairs, KTO; one paper a file."""
+"""Losses on summed token statistics: DPO, TDPO and RSA on pairs, KTO; one family a file."""
 
 from riskalign.losses.kto import kto, reference_point
-from riskalign.losses.registry import (
-    LOSSES,
-    UNPAIRED,
-    check_options,
-    get_loss,
-    own_parameters,
-    pair_loss,
-)
-from riskalign.losses.sequence import LossOutput, SequenceStats, sum_by_sequence
+from riskalign.losses.registry import LOSSES, UNPAIRED, check_options, own_parameters, pair_loss
+from riskalign.losses.sequence import LossOutput, Margin, SequenceStats, sum_by_sequence
 from riskalign.losses.targets import FITTED, ORDERED, TARGETS, margin_loss
 
 __all__ = [
@@ -19,9 +12,9 @@ __all__ = [
     "TARGETS",
     "UNPAIRED",
     "LossOutput",
+    "Margin",
     "SequenceStats",
     "check_options",
-    "get_loss",
     "kto",
     "margin_loss",
     "own_parameters",

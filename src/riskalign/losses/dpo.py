@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from riskalign.losses.sequence import LossOutput, SequenceStats, pair_metrics
-from riskalign.losses.targets import margin_loss
+from riskalign.losses.sequence import Margin, SequenceStats
 
 
 def log_ratio(stats: SequenceStats) -> Tensor:
@@ -11,15 +10,7 @@ def log_ratio(stats: SequenceStats) -> Tensor:
     return stats.logp_policy - stats.logp_ref
 
 
-def dpo(
-    chosen: SequenceStats,
-    rejected: SequenceStats,
-    *,
-    beta: float,
-    target: str = "hard",
-    gap: Tensor | None = None,
-    label_smoothing: float = 0.0,
-) -> LossOutput:
+def dpo(chosen: SequenceStats, rejected: SequenceStats, *, beta: float) -> Margin:
     """DPO's equation 7: the margin is `beta` times the difference of the log ratios.
 
     The implicit reward of a response is `beta * log ratio`.
@@ -28,13 +19,4 @@ def dpo(
     """
     reward_chosen = beta * log_ratio(chosen)
     reward_rejected = beta * log_ratio(rejected)
-    margin = reward_chosen - reward_rejected
-    loss = margin_loss(margin, target, gap=gap, label_smoothing=label_smoothing)
-    metrics = pair_metrics(
-        chosen,
-        rejected,
-        reward_chosen=reward_chosen,
-        reward_rejected=reward_rejected,
-        margin=margin,
-    )
-    return LossOutput(loss, metrics)
+    return Margin(reward_chosen - reward_rejected, reward_chosen, reward_rejected)

@@ -1,66 +1,67 @@
-"""The two losses of RSA (arXiv 2512.24263), first given by Ra-DPO (arXiv 2505.20359)."""
+"""RSA's two losses (arXiv 2512.24263), first given by Ra-DPO (arXiv 2505.20359), and TDPO's.
+
+Token-level Direct Preference Optimization (TDPO, arXiv 2404.11999) corrects DPO's margin by the
+sequential KL `D(y) = sum_t KL(reference(.|s_t) || policy(.|s_t))`, which is RSA's sequential risk
+ratio (SRR) under the risk "mean".
+"""
 
 from torch import Tensor
 
+from riskalign.errors import InputError
 from riskalign.losses.dpo import log_ratio
-from riskalign.losses.sequence import LossOutput, SequenceStats, pair_metrics
-from riskalign.losses.targets import margin_loss
+from riskalign.losses.sequence import Margin, SequenceStats
 
 
-def rsa1(
-    chosen: SequenceStats,
-    rejected: SequenceStats,
-    *,
-    beta: float,
-    target: str = "hard",
-    gap: Tensor | None = None,
-    label_smoothing: float = 0.0,
-) -> LossOutput:
+def rsa1(chosen: SequenceStats, rejected: SequenceStats, *, beta: float) -> Margin:
     """Variant 1: margin `u - beta * (SRR(rejected) - SRR(chosen))`, `u` being DPO's margin.
 
-    Its population minimiser is the closed form of docs/method.md. With the mean as risk it is
-    TDPO1.
+    Its population minimiser is the closed form of docs/method.md.
 
     By hand: `beta = 0.5`, log ratios 2 and -2, SRR 1 and 3 give `2 - 0.5 * 2 = 1`.
     """
-    margin = beta * (log_ratio(chosen) - log_ratio(rejected) - (rejected.risk - chosen.risk))
-    loss = margin_loss(margin, target, gap=gap, label_smoothing=label_smoothing)
-    return LossOutput(loss, _metrics(chosen, rejected, beta, margin))
+    return _corrected(chosen, rejected, beta, rejected.risk - chosen.risk)
 
 
 def rsa2(
-    chosen: SequenceStats,
-    rejected: SequenceStats,
-    *,
-    beta: float,
-    alpha: float = 0.5,
-    target: str = "hard",
-    gap: Tensor | None = None,
-    label_smoothing: float = 0.0,
-) -> LossOutput:
+    chosen: SequenceStats, rejected: SequenceStats, *, beta: float, alpha: float = 0.5
+) -> Margin:
     """Variant 2: margin `u - alpha * beta * (SRR(rejected) - stopgrad(SRR(chosen)))`.
 
-    No gradient passes through the chosen side's SRR. With the mean as risk it is TDPO2, with
-    `alpha = 0` it is DPO.
+    No gradient passes through the chosen side's SRR. With `alpha = 0` it is DPO.
 
     By hand: `beta = 0.5`, `alpha = 0.5`, log ratios 2 and -2, SRR 1 and 3 give
     `2 - 0.25 * 2 = 1.5`.
     """
-    margin = beta * (
-        log_ratio(chosen) - log_ratio(rejected) - alpha * (rejected.risk - chosen.risk.detach())
-    )
-    loss = margin_loss(margin, target, gap=gap, label_smoothing=label_smoothing)
-    return LossOutput(loss, _metrics(chosen, rejected, beta, margin))
+    return _corrected(chosen, rejected, beta, alpha * (rejected.risk - chosen.risk.detach()))
 
 
-def _metrics(
-    chosen: SequenceStats, rejected: SequenceStats, beta: float, margin: Tensor
-) -> dict[str, Tensor]:
-    """Metrics with the implicit reward `beta * (log ratio + SRR)` of both variants."""
-    return pair_metrics(
-        chosen,
-        rejected,
-        reward_chosen=beta * (log_ratio(chosen) + chosen.risk),
-        reward_rejected=beta * (log_ratio(rejected) + rejected.risk),
-        margin=margin,
+def tdpo1(chosen: SequenceStats, rejected: SequenceStats, *, beta: float) -> Margin:
+    """TDPO1: `rsa1` of the KL. Raises `InputError` where `risk` is another measure."""
+    _refuse_other_risks(chosen, rejected)
+    return rsa1(chosen, rejected, beta=beta)
+
+
+def tdpo2(
+    chosen: SequenceStats, rejected: SequenceStats, *, beta: float, alpha: float = 0.5
+) -> Margin:
+    """TDPO2: `rsa2` of the KL. Raises `InputError` where `risk` is another measure."""
+    _refuse_other_risks(chosen, rejected)
+    return rsa2(chosen, rejected, beta=beta, alpha=alpha)
+
+
+def _corrected(
+    chosen: SequenceStats, rejected: SequenceStats, beta: float, correction: Tensor
+) -> Margin:
+    """The corrected margin, with the implicit reward `beta * (log ratio + SRR)` of all variants."""
+    return Margin(
+        beta * (log_ratio(chosen) - log_ratio(rejected) - correction),
+        beta * (log_ratio(chosen) + chosen.risk),
+        beta * (log_ratio(rejected) + rejected.risk),
     )
+
+
+def _refuse_other_risks(*responses: SequenceStats) -> None:
+    for stats in responses:
+        kl = stats.kl.detach()
+        if bool(((stats.risk.detach() - kl).abs() > 1e-3 * (kl.abs() + 1.0)).any()):
+            raise InputError("TDPO's correction is the KL: use the risk 'mean', or the loss 'rsa1'")

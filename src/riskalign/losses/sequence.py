@@ -1,4 +1,4 @@
-"""Sums of token statistics over each response, and what every pair loss returns."""
+"""Sums of token statistics over each response, and what losses make of them."""
 
 from typing import NamedTuple
 
@@ -23,6 +23,14 @@ class SequenceStats(NamedTuple):
     length: Tensor
 
 
+class Margin(NamedTuple):
+    """The margin of each of B pairs, for `margin_loss`, and both sides' implicit rewards; [B]."""
+
+    margin: Tensor
+    reward_chosen: Tensor
+    reward_rejected: Tensor
+
+
 class LossOutput(NamedTuple):
     """A loss for each of B pairs, unreduced, and its metrics, each [B] and detached."""
 
@@ -36,40 +44,5 @@ def sum_by_sequence(stats: TokenStats, sequence: Tensor, n_sequences: int) -> Se
     Shapes: `stats` fields [N]; `sequence` [N], integers in [0, n_sequences): the sequence that
     each token belongs to, in any order. A sequence without tokens sums to zero.
     """
-
-    def total(values_N: Tensor) -> Tensor:
-        return values_N.new_zeros(n_sequences).index_add(0, sequence, values_N)
-
-    return SequenceStats(
-        logp_policy=total(stats.logp_policy),
-        logp_ref=total(stats.logp_ref),
-        kl=total(stats.kl),
-        risk=total(stats.risk),
-        entropy=total(stats.entropy),
-        length=total(torch.ones_like(stats.logp_ref)),
-    )
-
-
-def pair_metrics(
-    chosen: SequenceStats,
-    rejected: SequenceStats,
-    *,
-    reward_chosen: Tensor,
-    reward_rejected: Tensor,
-    margin: Tensor,
-) -> dict[str, Tensor]:
-    """The metrics [B] that every pair loss logs, under TRL's names where TRL has one."""
-    metrics = {
-        "rewards/chosen": reward_chosen,
-        "rewards/rejected": reward_rejected,
-        "rewards/margins": reward_chosen - reward_rejected,
-        "rewards/accuracies": (reward_chosen > reward_rejected).to(margin.dtype),
-        "logps/chosen": chosen.logp_policy,
-        "logps/rejected": rejected.logp_policy,
-        "risk/chosen": chosen.risk,
-        "risk/rejected": rejected.risk,
-        "kl/chosen": chosen.kl,
-        "kl/rejected": rejected.kl,
-        "margin": margin,
-    }
-    return {name: value.detach() for name, value in metrics.items()}
+    per_token = (*stats, torch.ones_like(stats.logp_ref))
+    return SequenceStats(*(v.new_zeros(n_sequences).index_add(0, sequence, v) for v in per_token))

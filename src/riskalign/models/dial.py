@@ -7,7 +7,7 @@ Shapes: B rows, L tokens so far, V vocabulary.
 """
 
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,14 @@ def combine_logits(logits_1: Tensor, logits_2: Tensor, w: float) -> Tensor:
     return mixed.masked_fill(excluded, -torch.inf).log_softmax(dim=-1)
 
 
+class _Read(NamedTuple):
+    """What model_2 has read."""
+
+    ids: Tensor
+    mask: Tensor
+    cache: Any
+
+
 class DialLogitsProcessor(LogitsProcessor):
     """Turns model_1's scores into those of `π_w`; hand it to `model_1.generate`.
 
@@ -64,9 +72,7 @@ class DialLogitsProcessor(LogitsProcessor):
         self.pad_token_id = pad_token_id
         self.prompt_mask = attention_mask
         self._options = set(inspect.signature(self.model_2.forward).parameters)
-        self._read: Tensor | None = None
-        self._mask: Tensor | None = None
-        self._cache: Any = None
+        self._read: _Read | None = None
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -78,26 +84,18 @@ class DialLogitsProcessor(LogitsProcessor):
         logits = self._next_logits(input_ids.to(self.model_2.device)).to(scores.device)
         self.model_2.train(was_training)
         if logits.shape != scores.shape:
-            raise InputError(
-                f"dial: the models' vocabularies differ ({scores.shape[-1]} and "
-                f"{logits.shape[-1]} tokens); both must come from the same start model."
-            )
+            raise _differ(scores.shape[-1], logits.shape[-1])
         return combine_logits(scores, logits, self.w)
 
     def _next_logits(self, input_ids: Tensor) -> Tensor:
-        read, mask = self._read, self._mask
-        if read is None or mask is None or self._cache is None:
-            continues = False
-        else:
-            continues = read.shape == input_ids[:, :-1].shape and read.equal(input_ids[:, :-1])
-        if continues:
-            assert mask is not None
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            logits, self._cache = self._forward(input_ids[:, -1:], mask, self._cache)
+        read = self._read
+        if read is not None and read.ids.equal(input_ids[:, :-1]) and read.cache is not None:
+            mask = torch.cat([read.mask, read.mask.new_ones(len(read.mask), 1)], dim=1)
+            logits, cache = self._forward(input_ids[:, -1:], mask, read.cache)
         else:
             mask = self._prompt_mask(input_ids)
-            logits = self._read_anew(input_ids, mask)
-        self._read, self._mask = input_ids.clone(), mask
+            logits, cache = self._read_anew(input_ids, mask)
+        self._read = _Read(input_ids.clone(), mask, cache)
         return logits
 
     def _prompt_mask(self, input_ids: Tensor) -> Tensor:
@@ -111,19 +109,17 @@ class DialLogitsProcessor(LogitsProcessor):
             return torch.ones_like(input_ids)
         return (input_ids != self.pad_token_id).long().cummax(dim=1).values
 
-    def _read_anew(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+    def _read_anew(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Any]:
         cache = DynamicCache(config=self.model_2.config)
         rows, index = torch.cat([input_ids, mask], dim=1).unique(dim=0, return_inverse=True)
         # Only keys and values are known to be copied row by row; other states are read in full.
         repeatable = all(type(layer) is DynamicLayer for layer in cache.layers)
         if not repeatable or len(rows) == len(input_ids):
-            logits, self._cache = self._forward(input_ids, mask, cache)
-            return logits
-        unique_ids, unique_mask = rows.split(input_ids.shape[1], dim=1)
-        logits, self._cache = self._forward(unique_ids, unique_mask, cache)
-        if self._cache is not None:
-            self._cache.batch_select_indices(index)
-        return logits[index]
+            return self._forward(input_ids, mask, cache)
+        logits, filled = self._forward(*rows.split(input_ids.shape[1], dim=1), cache)
+        if filled is not None:
+            filled.batch_select_indices(index)
+        return logits[index], filled
 
     def _forward(self, input_ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
         """Logits [B, V] after the last token, and the cache that holds all tokens up to it."""
@@ -200,21 +196,20 @@ class DialModel(nn.Module):
 
 
 def dial(model_1: nn.Module, model_2: nn.Module, w: float) -> DialModel:
-    """A model that samples from `π_w ∝ π_1^(1-w) π_2^w`; `w` may lie above 1, too.
-
-    `w` 0 is model_1 and 1 is model_2. Both models are used as they are, nothing is copied.
+    """A model that samples from `π_w`; `w` may lie above 1, too. Nothing is copied.
 
     Raises `InputError` when `w` is beyond 100 either way or the vocabularies differ in size.
     """
     refuse_weight(w)
-    sizes = [model.get_input_embeddings().weight.shape[0] for model in _pair(model_1, model_2)]
+    models: tuple[Any, ...] = (model_1, model_2)
+    sizes = [len(model.get_input_embeddings().weight) for model in models]
     if sizes[0] != sizes[1]:
-        raise InputError(
-            f"dial: the models' vocabularies differ ({sizes[0]} and {sizes[1]} tokens); both "
-            "must come from the same start model."
-        )
+        raise _differ(*sizes)
     return DialModel(model_1, model_2, w)
 
 
-def _pair(*models: Any) -> tuple[Any, ...]:
-    return models
+def _differ(size_1: int, size_2: int) -> InputError:
+    return InputError(
+        f"dial: the models' vocabularies differ ({size_1} and {size_2} tokens); both must come "
+        "from the same start model."
+    )

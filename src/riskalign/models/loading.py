@@ -1,6 +1,6 @@
 """One door for every model: a hub id, a folder, an adapter folder, a GGUF file, the default."""
 
-import difflib
+import importlib.util
 import json
 import logging
 from collections.abc import Mapping
@@ -13,16 +13,14 @@ from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from riskalign.errors import InputError
-from riskalign.models import hub
-from riskalign.models.default import DEFAULT_MODEL, default_folder
-from riskalign.models.finite import check_weights
-from riskalign.models.gguf import gguf_folder
-from riskalign.models.saving import fingerprint
+from riskalign.models.folders import resolve_folder
+from riskalign.models.weights import check_weights, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -65,72 +63,17 @@ def load_model(
     """
     text = str(name)
     folder, pinned = resolve_folder(text, trust_remote_code)
+    how = {"dtype": dtype, "trust_remote_code": trust_remote_code, **(options or {})}
     if (folder / "adapter_config.json").is_file():
-        model, own = _load_adapter(folder, dtype, trust_remote_code, tokenizer, options)
+        model, own = _load_adapter(folder, tokenizer, how)
     else:
-        model = pretrained(
-            folder, dtype=dtype, trust_remote_code=trust_remote_code, **(options or {})
-        )
+        model = pretrained(folder, **how)
         own = tokenizer or load_tokenizer(folder, trust_remote_code)
     notes = [] if tokenizer is own else _prepare(model, own, text)
     for note in notes:
         logger.info("%s: %s", text, note)
     model.train(False)
     return LoadedModel(model, own, text, pinned or fingerprint(model), tuple(notes))
-
-
-def resolve_folder(name: str, trust_remote_code: bool = False) -> tuple[Path, str]:
-    """The local folder of a model, and what pins it ("" where only the weights can tell).
-
-    Raises `InputError` when there is no such model here or on the hub.
-    """
-    if name == DEFAULT_MODEL or name.startswith(f"{DEFAULT_MODEL}:"):
-        return default_folder(name.partition(":")[2])
-    if not name:
-        raise InputError(f"model: the name is empty; try {DEFAULT_MODEL!r}.")
-    path = Path(name).expanduser()
-    if path.is_file():
-        if path.suffix.lower() == ".gguf":
-            return gguf_folder(path)
-        raise InputError(f"model {name!r} is a file, but not a .gguf file; give its folder.")
-    if path.is_dir():
-        return path, ""
-    looks_local = (
-        path.is_absolute() or name.startswith((".", "~")) or len(path.parts) != 2
-        or path.suffix.lower() == ".gguf" or path.parent.is_dir()
-    )  # fmt: skip
-    if looks_local:
-        raise InputError(
-            f"model {name!r}: no such folder or file (a hub id has the form org/name)."
-            f"{_nearest(path)}"
-        )
-    repo_id, _, revision = name.partition("@")
-    try:
-        folder = hub.download_snapshot(repo_id, revision or None, with_code=trust_remote_code)
-    except hub.HubUnreachableError as error:
-        cached = hub.cached_snapshot(repo_id, revision or None)
-        if cached is None:
-            raise InputError(
-                f"model {name!r}: no such folder here, not in the hub cache, and the hub is out "
-                f"of reach ({error})."
-            ) from error
-        folder = cached
-    return folder, folder.name
-
-
-def _nearest(path: Path) -> str:
-    parent = path.parent
-    if not parent.is_dir():
-        missing = parent
-        while not missing.parent.is_dir():
-            missing = missing.parent
-        return f" The folder {str(missing)!r} does not exist either."
-    names = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
-    # The default model is a name, not a path, so it is a candidate for bare names only.
-    if path.parts == (path.name,):
-        names.append(DEFAULT_MODEL)
-    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    return f" Nearest: {', '.join(str(parent / entry) for entry in close)}." if close else ""
 
 
 def pretrained(
@@ -142,15 +85,11 @@ def pretrained(
 ) -> PreTrainedModel:
     """The model in a folder, from safetensors alone and with all of its weights.
 
-    Args:
-        folder: in the transformers format.
-        architecture: an Auto class of transformers.
-        optional: weights whose names begin so may be missing.
-        options: of its `from_pretrained`.
+    `architecture` is an Auto class of transformers, `options` are its `from_pretrained`'s; weights
+    whose names begin with `optional` may be missing.
 
-    Raises:
-        InputError: no model there, pickled weights, or weights that are missing, do not fit or
-            are not finite.
+    Raises `InputError` for no model there, pickled weights, or weights that are missing, do not fit
+    or are not finite.
     """
     if not (folder / "config.json").is_file():
         ggufs = sorted(entry.name for entry in folder.glob("*.gguf"))
@@ -175,6 +114,45 @@ def pretrained(
     return loaded
 
 
+def check_4bit() -> None:
+    """Raise `InputError` where the library that 4-bit weights need is not installed."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            "load_in_4bit needs the library bitsandbytes: pip install 'riskalign[quant]', or set "
+            "load_in_4bit: false."
+        )
+
+
+def load_in_4bit(
+    name: str, *, compute_dtype: torch.dtype, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Load a causal model with its linear layers in 4 bits (NF4, constants quantised as well).
+
+    So an adapter can be trained on them (QLoRA, arXiv 2305.14314). `name` is as `load_model` takes
+    it, but no adapter's folder; `compute_dtype` what the 4 bits are multiplied in, and the dtype of
+    all other weights.
+
+    Raises `InputError` for no such model, an adapter, or no bitsandbytes.
+    """
+    check_4bit()
+    folder, _ = resolve_folder(name, trust_remote_code)
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"model {name!r} is an adapter, which cannot be loaded in 4 bits. Merge it into its "
+            "base first (peft's merge_and_unload) and save the result."
+        )
+    quantised = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+    options: dict[str, Any] = {"dtype": compute_dtype, "quantization_config": quantised}
+    if torch.cuda.is_available():
+        options["device_map"] = {"": torch.cuda.current_device()}
+    return pretrained(folder, trust_remote_code=trust_remote_code, **options)
+
+
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer in a model's folder; `InputError` when there is none."""
     try:
@@ -190,40 +168,33 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
 
 
 def _load_adapter(
-    folder: Path,
-    dtype: torch.dtype | str,
-    trust_remote_code: bool,
-    given: PreTrainedTokenizerBase | None,
-    options: Mapping[str, Any] | None,
+    folder: Path, tokenizer: PreTrainedTokenizerBase | None, how: Mapping[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from peft import PeftModel
 
     refuse_pickle(folder, "adapter_model.safetensors", ("adapter_model.bin",))
+    path = folder / "adapter_config.json"
     try:
-        settings = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        settings = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise InputError(
-            f"{folder / 'adapter_config.json'}: not valid JSON ({error}). Save the adapter again."
-        ) from error
+        raise InputError(f"{path}: not valid JSON ({error}). Save the adapter again.") from error
     base_name = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
     if not base_name:
         raise InputError(
-            f"{folder / 'adapter_config.json'}: field base_model_name_or_path is empty, so the "
-            "adapter's base model is unknown; write its name or path there."
+            f"{path}: field base_model_name_or_path is empty, so the adapter's base model is "
+            "unknown; write its name or path there."
         )
-    if options and options.get("quantization_config") is not None:
+    if how.get("quantization_config") is not None:
         raise InputError(
             f"{folder}: an adapter cannot be merged into quantised weights. Merge it into its base "
             "without quantisation, save the result, and give that."
         )
-    if given is None and (folder / "tokenizer_config.json").is_file():
-        given = load_tokenizer(folder, trust_remote_code)
+    options = dict(how)
+    dtype, trusted = options.pop("dtype"), options.pop("trust_remote_code")
+    if tokenizer is None and (folder / "tokenizer_config.json").is_file():
+        tokenizer = load_tokenizer(folder, trusted)
     base = load_model(
-        base_name,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        tokenizer=given,
-        options=options,
+        base_name, dtype=dtype, trust_remote_code=trusted, tokenizer=tokenizer, options=options
     )
     try:
         adapted = PeftModel.from_pretrained(base.model, str(folder))

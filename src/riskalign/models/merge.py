@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from riskalign.errors import InputError
-from riskalign.models.finite import check_tensor
+from riskalign.models.weights import check_tensor
 
 #: Beyond it sums lose their digits.
 LARGEST_WEIGHT = 100

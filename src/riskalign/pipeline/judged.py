@@ -9,8 +9,8 @@ from typing import Any
 from datasets import Dataset
 
 from riskalign.data import Preferences, load_preferences
+from riskalign.data.fields import Text
 from riskalign.data.identity import text_hash
-from riskalign.data.schema import Text
 from riskalign.errors import InputError
 from riskalign.evaluation.sets import load_prompt_set
 from riskalign.pipeline.config import AlignConfig

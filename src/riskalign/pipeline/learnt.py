@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from riskalign.data.fields import Text
 from riskalign.data.identity import text_hash
-from riskalign.data.schema import Text
 from riskalign.files.atomic import write_text
 
 PROMPTS_FILE = "prompts.sha256"

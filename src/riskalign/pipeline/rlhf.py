@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from riskalign.data.schema import Text
+from riskalign.data.fields import Text
 from riskalign.models import fingerprint, load_model, save_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.job import Job, ModelOnDisk

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from riskalign.data import Kind as Kind
 from riskalign.data import SafetyRule
-from riskalign.data.preferences import Kind as Kind
 from riskalign.errors import FieldError
 from riskalign.losses import UNPAIRED
 from riskalign.models.merge import LARGEST_WEIGHT

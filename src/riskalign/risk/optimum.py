@@ -1,6 +1,7 @@
 """The policy that is best for a tail of whole answers, from answers of the one that is left."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,26 +74,32 @@ def tail_optimum(
     base = Base.of(costs, log_base, prompt)
     tilts = Tilts.of(costs, measure, strength, base)
     start = tail_cost(costs, measure, base.log_weights.exp())
-    found, log_w = tilts.descended(tilts.scanned(start, starts))
+    least, log_w = tilts.descended(tilts.scanned(start, starts))
     while True:
         better, moved = tilts.descended(tilts.around(log_w.exp()))
-        if not better < found - 1e-13 * (1 + abs(found)):
+        if not better < least - 1e-13 * (1 + abs(least)):
             break
-        found, log_w = better, moved
+        least, log_w = better, moved
     weights = log_w.exp()
-    log_p = weights.log()
-    value, q = measure(costs, log_p)
     return TailOptimum(
         phi=tail_cost(costs, measure, weights),
         strength=strength,
-        weights=weights,
-        risk=float(value),
-        cost=float(weights @ costs),
         kl=float(base.kl(log_w.unsqueeze(0))[0]),
-        objective=found,
-        effective=base.effective(weights),
-        effective_tail=float(q.sum() ** 2 / q.square().sum()),
+        objective=least,
+        **_expected(tilts, weights, weights.log()),
     )
+
+
+def _expected(tilts: Tilts, weights: Tensor, log_weights: Tensor) -> dict[str, Any]:
+    """What is expected under the weights [N]."""
+    value, q = tilts.risk(tilts.costs, log_weights)
+    return {
+        "weights": weights,
+        "risk": float(value),
+        "cost": float(weights @ tilts.costs),
+        "effective": tilts.base.effective(weights),
+        "effective_tail": float(q.sum() ** 2 / q.square().sum()),
+    }
 
 
 def strength_for(
@@ -147,16 +154,11 @@ def strength_for(
             f"limit is {limit:g}, and the least risk {measure.spec} that a tilt of these answers "
             f"has is about {least.risk:.4g}; raise it, or sample more answers a prompt"
         )
-    weights = best.log_w.exp()
-    value, q = measure(costs, best.log_w)
+    expected = _expected(tilts, best.log_w.exp(), best.log_w)
     return TailOptimum(
         phi=start.moved(float(tilts.distinct[best.rank]) - start.bend),
         strength=best.strength,
-        weights=weights,
-        risk=float(value),
-        cost=float(weights @ costs),
         kl=best.kl,
-        objective=best.strength * float(value) + best.kl,
-        effective=base.effective(weights),
-        effective_tail=float(q.sum() ** 2 / q.square().sum()),
+        objective=best.strength * expected["risk"] + best.kl,
+        **expected,
     )

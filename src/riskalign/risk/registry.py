@@ -48,9 +48,7 @@ class Measure(NamedTuple):
         """The range in words, for error messages."""
         if self.low is None:
             return "takes no parameter"
-        left = "(" if self.open_low else "["
-        right = "inf" if math.isinf(self.high) else f"{self.high:g}"
-        return f"parameter in {left}{self.low:g}, {right})"
+        return f"parameter in {'(' if self.open_low else '['}{self.low:g}, {self.high:g})"
 
 
 RISKS: Mapping[str, Measure] = {
@@ -64,10 +62,10 @@ RISKS: Mapping[str, Measure] = {
 
 @cache
 def _outside(name: str) -> Measure:
-    found = load(name, "risk", lambda found: found)
-    if not isinstance(found, Measure):
+    measure = load(name, "risk", lambda attribute: attribute)
+    if not isinstance(measure, Measure):
         raise InputError(f"risk: {name!r} is no riskalign.risk.Measure")
-    return found
+    return measure
 
 
 @dataclass(frozen=True)
@@ -90,14 +88,13 @@ class Risk:
                 f"risk {self.name!r} is not known; choose one of {choices}; or package.module:NAME"
             )
         measure = self.measure
-        if self.parameter is None:
-            if measure.low is not None:
-                raise InputError(
-                    f"risk {self.name!r} needs a parameter ({measure.describe()}), "
-                    f"for example '{self.name}:0.5'"
-                )
-        elif not measure.accepts(self.parameter):
+        if self.parameter is not None and not measure.accepts(self.parameter):
             raise InputError(f"risk '{self.spec}' is out of range: {choices}")
+        if self.parameter is None and measure.low is not None:
+            raise InputError(
+                f"risk {self.name!r} needs a parameter ({measure.describe()}), "
+                f"for example '{self.name}:0.5'"
+            )
 
     @property
     def measure(self) -> Measure:

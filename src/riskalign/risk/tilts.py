@@ -3,7 +3,7 @@
 Shape legend: N answers, K distinct costs among them, S tilts at once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,14 +32,14 @@ class Base:
     def of(cls, costs: Tensor, log_base: Tensor | None, prompt: Tensor | None) -> "Base":
         """Normalised within each prompt; raises `InputError` where lengths differ."""
         log_base = torch.zeros_like(costs) if log_base is None else log_base.double().flatten()
-        of = torch.zeros_like(costs, dtype=torch.long) if prompt is None else prompt.flatten()
-        if not len(costs) == len(log_base) == len(of):
+        prompt = torch.zeros_like(costs) if prompt is None else prompt.flatten()
+        if not len(costs) == len(log_base) == len(prompt):
             raise InputError("costs, log_base and prompt: expected one entry for each answer")
         if not bool(log_base.isfinite().all()):
             raise InputError("log_base: expected a finite log weight for each answer")
-        of = of.unique(return_inverse=True)[1]
-        base = cls(log_base, of, int(of.max()) + 1 if len(of) else 1)
-        return cls(base.tilted(torch.zeros_like(costs).unsqueeze(0))[0], of, base.n)
+        prompts, place = prompt.unique(return_inverse=True)
+        base = cls(log_base, place, max(1, len(prompts)))
+        return replace(base, log_weights=base.tilted(torch.zeros_like(costs).unsqueeze(0))[0])
 
     def tilted(self, logits_SN: Tensor) -> Tensor:
         """Log weights [S, N] of the base tilted, each prompt's summing to 1 / n."""
@@ -102,11 +102,14 @@ class Tilts:
         """Log weights [S, N] of the base tilted by charges for each distinct cost."""
         return self.base.tilted(-self.strength * charges_SK[:, self.place])
 
+    def value(self, log_w_SN: Tensor) -> Tensor:
+        """The costs' risk [S]."""
+        losses = self.distinct.expand(len(log_w_SN), -1)
+        return self.risk(losses, self.log_probs(log_w_SN.exp())).value
+
     def objective(self, log_w_SN: Tensor) -> Tensor:
         """What is minimised [S]."""
-        losses = self.distinct.expand(len(log_w_SN), -1)
-        value = self.risk(losses, self.log_probs(log_w_SN.exp())).value
-        return self.strength * value + self.base.kl(log_w_SN)
+        return self.strength * self.value(log_w_SN) + self.base.kl(log_w_SN)
 
     def moved(self, phi: TailCost, ranks: Tensor) -> Tensor:
         """Tilts [S, N] by `phi` moved along the costs, its bend to each of the costs at `ranks`."""
@@ -119,25 +122,24 @@ class Tilts:
         None where none of them keeps it. `strength` plays no part.
         """
         best: Within | None = None
-        for some in ranks.split(max(1, _BLOCK // max(len(self.costs), len(self.distinct)))):
+        for some in self._blocks(ranks):
             shifts = self.distinct[some] - phi.bend
             charges = phi(self.distinct - shifts.unsqueeze(1))
             charges = charges - charges[:, :1]
             spread = charges[:, -1].clamp(min=1e-12)
             high, low = _STRONGEST / spread, 1e-6 / spread
 
-            def tilted(strength: Tensor, charges: Tensor = charges) -> tuple[Tensor, Tensor]:
-                log_w = self.base.tilted(-(strength.unsqueeze(1) * charges)[:, self.place])
-                losses = self.distinct.expand(len(log_w), -1)
-                return log_w, self.risk(losses, self.log_probs(log_w.exp())).value
+            def tilted(strength: Tensor, charges: Tensor = charges) -> Tensor:
+                return self.base.tilted(-(strength.unsqueeze(1) * charges)[:, self.place])
 
-            _, least = tilted(high)
+            least = self.value(tilted(high))
             for _ in range(_HALVINGS):
                 middle = (low * high).sqrt()
-                keeps = tilted(middle)[1] <= limit
+                keeps = self.value(tilted(middle)) <= limit
                 low, high = torch.where(keeps, low, middle), torch.where(keeps, middle, high)
-            log_w, value = tilted(high)
-            kl = torch.where((least <= limit) & (value <= limit), self.base.kl(log_w), torch.inf)
+            log_w = tilted(high)
+            kept = (least <= limit) & (self.value(log_w) <= limit)
+            kl = torch.where(kept, self.base.kl(log_w), torch.inf)
             i = int(kl.argmin())
             if bool(kl[i].isfinite()) and (best is None or float(kl[i]) < best.kl):
                 best = Within(int(some[i]), float(high[i]), log_w[i], float(kl[i]))
@@ -145,9 +147,11 @@ class Tilts:
 
     def _best_moves(self, phi: TailCost, ranks: Tensor) -> Tensor:
         """The ranks [at most 8] to which `phi` is best moved, best first."""
-        rows = max(1, _BLOCK // max(len(self.costs), len(self.distinct)))
-        values = torch.cat([self.objective(self.moved(phi, some)) for some in ranks.split(rows)])
-        return ranks[values.argsort()[:_KEPT]]
+        values = [self.objective(self.moved(phi, some)) for some in self._blocks(ranks)]
+        return ranks[torch.cat(values).argsort()[:_KEPT]]
+
+    def _blocks(self, ranks: Tensor) -> tuple[Tensor, ...]:
+        return ranks.split(max(1, _BLOCK // max(len(self.costs), len(self.distinct))))
 
     def scanned(self, phi: TailCost, starts: int) -> Tensor:
         """The best tilts [at most 8, N] by `phi` moved to every cost, or to ever closer ones.
@@ -174,19 +178,19 @@ class Tilts:
 
     def descended(self, log_w_SN: Tensor) -> tuple[float, Tensor]:
         """Tilt by the own tail cost again and again; the least objective and its tilt [N]."""
-        kept, found = log_w_SN, self.objective(log_w_SN)
+        kept, least = log_w_SN, self.objective(log_w_SN)
         for _ in range(_ROUNDS):
             inner, _, _ = slopes(self.distinct, self.log_probs(kept.exp()), self.risk)
             rises = (inner * self.distinct.diff()).cumsum(-1)
             log_w = self.tilted(torch.cat([rises.new_zeros(len(rises), 1), rises], dim=-1))
             value = self.objective(log_w)
-            better = value < found - 1e-13 * (1 + value.abs())
+            better = value < least - 1e-13 * (1 + value.abs())
             if not bool(better.any()):
                 break
             # Only those go on that moved; where they were is kept if it was the best of all.
-            first = int(found.argmin())
-            go_on = better | (torch.arange(len(found)) == first)
+            first = int(least.argmin())
+            go_on = better | (torch.arange(len(least)) == first)
             kept = torch.where(better.unsqueeze(1), log_w, kept)[go_on]
-            found = torch.where(better, value, found)[go_on]
-        best = int(found.argmin())
-        return float(found[best]), kept[best]
+            least = torch.where(better, value, least)[go_on]
+        best = int(least.argmin())
+        return float(least[best]), kept[best]

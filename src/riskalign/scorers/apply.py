@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from riskalign.data.fields import refuse_row_fields
-from riskalign.data.schema import Text, checked_text
+from riskalign.data.fields import Text, checked_text, refuse_row_fields
 from riskalign.data.sources import Source, source_rows
 from riskalign.errors import InputError
 from riskalign.files.atomic import write_bytes

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from riskalign.data.fields import Text
 from riskalign.data.identity import as_text
-from riskalign.data.schema import Text
 from riskalign.data.sources import Source
 from riskalign.data.tokenize import tokenize_responses, truncate_prompt
 from riskalign.errors import InputError

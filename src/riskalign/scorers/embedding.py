@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from riskalign.data.fields import Text
 from riskalign.data.identity import as_text
-from riskalign.data.schema import Text
 from riskalign.data.sources import Source
 from riskalign.errors import InputError
 from riskalign.files.atomic import new_folder

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from riskalign.data.fields import refuse_row_fields
+from riskalign.data.fields import Text, checked_text, refuse_row_fields
 from riskalign.data.formats import (
     UnusableRow,
     answer_number,
@@ -13,7 +13,7 @@ from riskalign.data.formats import (
     hh_rlhf,
     safety_flag,
 )
-from riskalign.data.schema import Text, check_row, checked_text
+from riskalign.data.schema import check_row
 from riskalign.data.sources import Source, source_rows
 from riskalign.errors import InputError
 from riskalign.scorers.scorer_data import KINDS, Kind

@@ -17,7 +17,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from riskalign.errors import InputError
 from riskalign.files.atomic import new_folder
-from riskalign.models.finite import check_tensor, check_weights
+from riskalign.models.weights import check_tensor, check_weights
 from riskalign.scorers.batch import Batch, final_states, states_before
 from riskalign.scorers.seeds import seeded
 from riskalign.tokens import backbone_of, head_of

@@ -8,7 +8,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from riskalign.data import PairCounts, load_pairs, tokenize_pairs
+from riskalign.data import PairCounts, load_pairs, tokenize_rows
 from riskalign.data.sources import Source
 from riskalign.errors import InputError
 from riskalign.scorers.batch import Batch, Sample, collate
@@ -52,7 +52,7 @@ def prepare_pairs(
         split: which split of a source that has several.
 
     Raises:
-        InputError: see `load_pairs` and `tokenize_pairs`; also for a row without scores where
+        InputError: see `load_pairs` and `tokenize_rows`; also for a row without scores where
             signs are wanted, and a pair longer than `positions`.
     """
     rows = load_pairs(source, split=split, name_for_errors=name)
@@ -66,7 +66,7 @@ def prepare_pairs(
                     "safety_signs to False."
                 )
     try:
-        tokenized, counts = tokenize_pairs(
+        tokenized, counts = tokenize_rows(
             _numbered(rows), tokenizer, max_length=max_length, max_prompt_length=max_prompt_length
         )
     except InputError as error:

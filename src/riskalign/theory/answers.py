@@ -8,7 +8,7 @@ from torch import Tensor
 from riskalign.risk import Risk, TailCost, tail_optimum
 from riskalign.theory.evaluate import tail_of_total
 from riskalign.theory.solve import negate, sequence_optimum
-from riskalign.theory.tree import Levels, TokenMDP, accumulate, combine
+from riskalign.theory.tree import Levels, TokenMDP, accumulate, combine, induce
 
 
 class AnswerOptimum(NamedTuple):
@@ -28,24 +28,21 @@ def answer_optimum(mdp: TokenMDP, risk: str | Risk, beta: float, lambda_: float)
     Raises `InputError` as `tail_optimum` does.
     """
     total = accumulate(mdp.cost)
-    leaves = total.shape[-1]
-    log_base = accumulate(mdp.log_ref) + accumulate(mdp.reward) / beta
-    found = [
+    rows = total.reshape(-1, total.shape[-1])
+    log_base = (accumulate(mdp.log_ref) + accumulate(mdp.reward) / beta).reshape(rows.shape)
+    phi = tuple(
         tail_optimum(costs, risk, lambda_ / beta, log_base=base).phi
-        for costs, base in zip(
-            total.reshape(-1, leaves), log_base.reshape(-1, leaves), strict=True
-        )
-    ]  # fmt: skip
-    charge = charged(mdp, tuple(found))
-    losses = combine(negate(mdp.reward), charge, 1.0, lambda_)
-    return AnswerOptimum(sequence_optimum(losses, mdp.log_ref, beta), tuple(found))
+        for costs, base in zip(rows, log_base, strict=True)
+    )
+    losses = combine(negate(mdp.reward), charged(mdp, phi), 1.0, lambda_)
+    return AnswerOptimum(sequence_optimum(losses, mdp.log_ref, beta), phi)
 
 
 def charged(mdp: TokenMDP, phi: tuple[TailCost, ...]) -> Levels:
     """What each tree's tail cost charges a response for its total cost, at its last token."""
     total = accumulate(mdp.cost)
     rows = total.reshape(-1, total.shape[-1])
-    charge = torch.stack([own(costs) for own, costs in zip(phi, rows, strict=True)])
+    charge = torch.stack([price(costs) for price, costs in zip(phi, rows, strict=True)])
     *above, last = mdp.cost
     return (*(torch.zeros_like(level) for level in above), charge.view(last.shape))
 
@@ -69,19 +66,18 @@ def decomposed(mdp: TokenMDP, log_policy: Levels, level: float) -> Decomposed:
     level `1 - tau(s)`, and `V` of the prompt the CVaR of the total (docs/theory.md, section 9).
     Where no tail lies behind a beginning (`tau` 0), V is 0.
     """
+    size = mdp.vocabulary
     mass = (1 - level) * tail_of_total(mdp, log_policy, level).density
     reached = accumulate(log_policy).exp()
-    shares: list[Tensor] = []
-    values: list[Tensor] = []
-    below: Tensor | None = None
-    size = mdp.vocabulary
-    for cost, own in zip(reversed(mdp.cost), reversed(log_policy), strict=True):
-        share = (mass / reached).unflatten(-1, (-1, size))
-        mass, reached = (x.unflatten(-1, (-1, size)).sum(-1) for x in (mass, reached))
-        here = (mass / reached).unsqueeze(-1)
-        weight = (own.exp() * share / here).where(here > 0, 0.0)
-        q = cost if below is None else cost + below.unflatten(-1, (-1, size))
-        below = (weight * q).sum(-1)
-        shares.append(share)
-        values.append(below)
-    return Decomposed(tuple(reversed(shares)), tuple(reversed(values)))
+    tau = [mass / reached]
+    for _ in mdp.cost:
+        mass, reached = (each.unflatten(-1, (-1, size)).sum(-1) for each in (mass, reached))
+        tau.insert(0, mass / reached)
+
+    def step(q: Tensor, log_probs: Tensor, share: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
+        here = here.unsqueeze(-1)
+        weight = (log_probs.exp() * share / here).where(here > 0, 0.0)
+        return share, (weight * q).sum(-1)
+
+    share = tuple(level_.unflatten(-1, (-1, size)) for level_ in tau[1:])
+    return Decomposed(*induce(step, [mdp.cost], log_policy, share, tuple(tau[:-1])))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from riskalign.errors import InputError
 from riskalign.risk import Risk, get_risk
-from riskalign.theory.tree import Levels, Measure
+from riskalign.theory.tree import Levels, Measure, induce
 
 Number = Tensor | float
 
@@ -33,14 +33,7 @@ def self_consistent(losses: Levels, log_ref: Levels, risk: Risk, beta: Number) -
     `losses` combine what is to be lowered, for instance `lambda_ cost - reward`; `beta` > 0 is a
     number or broadcasts with the levels. Backward induction, exact at each state.
     """
-    policy: list[Tensor] = []
-    below: Tensor | None = None
-    for loss, level in zip(reversed(losses), reversed(log_ref), strict=True):
-        q = loss if below is None else loss + below.unflatten(-1, (-1, loss.shape[-1]))
-        local = optimum(q, level, risk, beta)
-        policy.append(local.log_policy)
-        below = local.value
-    return tuple(reversed(policy))
+    return induce(lambda q, level: optimum(q, level, risk, beta), [losses], log_ref)[0]
 
 
 def tilted_consistent(
@@ -53,21 +46,15 @@ def tilted_consistent(
     fixed point. It optimises no single objective unless the measure is the mean.
     """
     neutral = get_risk("mean")
-    policy: list[Tensor] = []
-    below: Tensor | None = None
-    below_cost: Tensor | None = None
-    for loss, cost, level in zip(reversed(losses), reversed(costs), reversed(log_ref), strict=True):
-        size = loss.shape[-1]
-        q = loss if below is None else loss + below.unflatten(-1, (-1, size))
-        q_cost = cost if below_cost is None else cost + below_cost.unflatten(-1, (-1, size))
-        own = (level - (q + lambda_ * q_cost) / beta).log_softmax(-1)
-        q, q_cost, level = torch.broadcast_tensors(q, q_cost, level)
-        q, q_cost, own, level = torch.broadcast_tensors(q, q_cost, own, level)
-        kl = (own.exp() * (own - level)).sum(-1)
-        below = neutral(q, own).value + _per_state(beta) * kl
-        below_cost = risk(q_cost, own).value
-        policy.append(own)
-    return tuple(reversed(policy))
+
+    def step(q: Tensor, q_cost: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        policy = (level - (q + lambda_ * q_cost) / beta).log_softmax(-1)
+        q, q_cost, policy, level = torch.broadcast_tensors(q, q_cost, policy, level)
+        kl = (policy.exp() * (policy - level)).sum(-1)
+        value = neutral(q, policy).value + _per_state(beta) * kl
+        return policy, value, risk(q_cost, policy).value
+
+    return induce(step, [losses, costs], log_ref)[0]
 
 
 def cautious(
@@ -83,35 +70,28 @@ def cautious(
     level = {"mean": 0.0, "cvar": risk.parameter}.get(risk.name)
     if level is None:
         raise InputError(f"risk {risk.spec!r}: the risk on the cost alone is mean or cvar here")
-    size = losses[0].shape[-1]
-    policy: list[Tensor] = []
-    below: Tensor | None = None
-    below_cost: Tensor | None = None
-    for loss, cost, level_ref in zip(
-        reversed(losses), reversed(costs), reversed(log_ref), strict=True
-    ):
-        q = loss if below is None else loss + below.unflatten(-1, (-1, size))
-        q_cost = cost if below_cost is None else cost + below_cost.unflatten(-1, (-1, size))
+
+    def step(q: Tensor, q_cost: Tensor, log_ref: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         best: Local | None = None
         best_eta = q_cost[..., 0]
-        for z in range(size):
+        for z in range(q.shape[-1]):
             # As in `_cvar`, what is left of the problem is smallest at one of the costs.
-            eta = q_cost[..., z : z + 1]
-            charged = q + lambda_ * (q_cost - eta).clamp(min=0) / (1 - level)
-            local = _mean(charged, level_ref, 0.0, beta)
-            local = Local(local.log_policy, local.value + _per_state(lambda_) * eta.squeeze(-1))
+            eta = q_cost[..., z]
+            excess = (q_cost - eta.unsqueeze(-1)).clamp(min=0) / (1 - level)
+            policy, value = _mean(q + lambda_ * excess, log_ref, 0.0, beta)
+            local = Local(policy, value + _per_state(lambda_) * eta)
             if best is None:
-                best, best_eta = local, eta.squeeze(-1).expand(local.value.shape)
+                best, best_eta = local, eta.expand(local.value.shape)
             else:
-                best_eta = torch.where(local.value < best.value, eta.squeeze(-1), best_eta)
+                best_eta = torch.where(local.value < best.value, eta, best_eta)
                 best = _better(local, best)
         assert best is not None
-        own = best.log_policy
+        policy = best.log_policy
         excess = (q_cost - best_eta.unsqueeze(-1)).clamp(min=0)
-        below_cost = best_eta + (own.exp() * excess).sum(-1) / (1 - level)
-        below = (own.exp() * (q + beta * (own - level_ref))).sum(-1)
-        policy.append(own)
-    return tuple(reversed(policy))
+        cost = best_eta + (policy.exp() * excess).sum(-1) / (1 - level)
+        return policy, (policy.exp() * (q + beta * (policy - log_ref))).sum(-1), cost
+
+    return induce(step, [losses, costs], log_ref)[0]
 
 
 def _better(one: Local, other: Local) -> Local:

@@ -58,8 +58,17 @@ def multiplier(value: Callable[[Tensor], Tensor], limit: Tensor) -> Tensor:
         low, high = torch.where(met, low, middle), torch.where(met, middle, high)
         if bool((high - low <= 4e-16 * high).all()):
             break
-    found = torch.where(feasible, high, torch.full_like(high, torch.inf))
-    return torch.where(slack, torch.zeros_like(high), found)
+    bounded = torch.where(feasible, high, torch.inf)
+    return torch.where(slack, 0.0, bounded)
+
+
+def _solved(
+    policy: Callable[[Tensor], Levels], value: Callable[[Levels], Tensor], limit: Tensor
+) -> Constrained:
+    """The optimum among `policy(multiplier)`; where none meets the limit, the policy at 0."""
+    least = multiplier(lambda lambda_: value(policy(lambda_)), limit)
+    best = policy(torch.where(least.isfinite(), least, torch.zeros_like(least)))
+    return Constrained(best, least, value(best), limit)
 
 
 def at_each_state(
@@ -71,15 +80,10 @@ def at_each_state(
     multiplier of its own.
     """
 
-    def policy(lambda_: Tensor) -> Tensor:
-        return (log_ref - (q_loss + lambda_.unsqueeze(-1) * q_cost) / beta).log_softmax(-1)
+    def policy(lambda_: Tensor) -> Levels:
+        return tilt((log_ref,), (q_loss + lambda_.unsqueeze(-1) * q_cost,), beta)
 
-    def value(lambda_: Tensor) -> Tensor:
-        return (policy(lambda_).exp() * q_cost).sum(-1)
-
-    found = multiplier(value, limit)
-    usable = torch.where(found.isfinite(), found, torch.zeros_like(found))
-    return Constrained((policy(usable),), found, value(usable), limit)
+    return _solved(policy, lambda log_policy: (log_policy[0].exp() * q_cost).sum(-1), limit)
 
 
 def on_average(
@@ -96,15 +100,13 @@ def on_average(
     def policy(lambda_: Tensor) -> Levels:
         return tilt(log_ref, combine(q_loss, q_cost, 1.0, lambda_[..., None, None]), beta)
 
-    def value(lambda_: Tensor) -> Tensor:
+    def value(log_policy: Levels) -> Tensor:
         total = torch.zeros_like(limit)
-        for at, own, cost in zip(reached, policy(lambda_), q_cost, strict=True):
-            total = total + (at * (own.exp() * cost).sum(-1)).sum(-1)
+        for at, level, cost in zip(reached, log_policy, q_cost, strict=True):
+            total = total + (at * (level.exp() * cost).sum(-1)).sum(-1)
         return total
 
-    found = multiplier(value, limit)
-    usable = torch.where(found.isfinite(), found, torch.zeros_like(found))
-    return Constrained(policy(usable), found, value(usable), limit)
+    return _solved(policy, value, limit)
 
 
 def over_responses(mdp: TokenMDP, beta: float, limit: Tensor) -> Constrained:
@@ -118,9 +120,4 @@ def over_responses(mdp: TokenMDP, beta: float, limit: Tensor) -> Constrained:
         losses = combine(negate(mdp.reward), mdp.cost, 1.0, lambda_[..., None, None])
         return sequence_optimum(losses, mdp.log_ref, beta)
 
-    def value(lambda_: Tensor) -> Tensor:
-        return expected_sum(mdp.cost, policy(lambda_))
-
-    found = multiplier(value, limit)
-    usable = torch.where(found.isfinite(), found, torch.zeros_like(found))
-    return Constrained(policy(usable), found, value(usable), limit)
+    return _solved(policy, lambda log_policy: expected_sum(mdp.cost, log_policy), limit)

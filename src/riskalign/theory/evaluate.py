@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from riskalign.risk import Risk, RiskValue, get_risk
-from riskalign.theory.tree import Levels, Measure, TokenMDP, accumulate, expected_sum, nested
+from riskalign.theory.tree import (
+    Levels,
+    Measure,
+    TokenMDP,
+    accumulate,
+    combine,
+    expected_sum,
+    nested,
+)
 
 
 @dataclass(frozen=True)
@@ -44,15 +52,14 @@ def evaluate(
     measure = get_risk(risk)
     neutral = get_risk("mean")
     tails = {level: tail_of_total(mdp, log_policy, level) for level in levels}
-    drift = tuple(own - ref for own, ref in zip(log_policy, mdp.log_ref, strict=True))
-    ratios = tuple(
-        risk_ratio(own, ref, measure) for own, ref in zip(log_policy, mdp.log_ref, strict=True)
-    )
+    drift = combine(log_policy, mdp.log_ref, 1.0, -1.0)
+    pairs = zip(log_policy, mdp.log_ref, strict=True)
+    ratios = tuple(risk_ratio(level, ref, measure) for level, ref in pairs)
     return Evaluation(
         reward=-nested(tuple(-r for r in mdp.reward), log_policy, neutral)[1][0].squeeze(-1),
         cost=nested(mdp.cost, log_policy, neutral)[1][0].squeeze(-1),
-        var={level: found.var for level, found in tails.items()},
-        cvar={level: found.cvar for level, found in tails.items()},
+        var={level: tail_.var for level, tail_ in tails.items()},
+        cvar={level: tail_.cvar for level, tail_ in tails.items()},
         nested_cost=nested(mdp.cost, log_policy, measure)[1][0].squeeze(-1),
         kl=expected_sum(drift, log_policy),
         srr=expected_sum(ratios, log_policy),

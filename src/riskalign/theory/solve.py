@@ -11,7 +11,7 @@ from torch import Tensor
 from riskalign.errors import InputError
 from riskalign.pipeline.schedule import temperatures
 from riskalign.risk import Risk
-from riskalign.theory.tree import Levels, Measure, TokenMDP, combine, nested, tilt
+from riskalign.theory.tree import Levels, Measure, TokenMDP, combine, induce, nested, tilt
 
 Number = Tensor | float
 
@@ -90,15 +90,13 @@ def sequence_optimum(losses: Levels, log_ref: Levels, beta: Number) -> Levels:
 
     By soft backward induction, `V(s) = -beta log E_ref[exp(-Q / beta)]`.
     """
-    policy: list[Tensor] = []
-    below: Tensor | None = None
-    for loss, level in zip(reversed(losses), reversed(log_ref), strict=True):
-        q = loss if below is None else loss + below.unflatten(-1, (-1, loss.shape[-1]))
-        tilted = level - q / beta
+
+    def step(q: Tensor, log_ref: Tensor) -> tuple[Tensor, Tensor]:
+        tilted = log_ref - q / beta
         norm = tilted.logsumexp(-1, keepdim=True)
-        policy.append(tilted - norm)
-        below = -(beta * norm).squeeze(-1)
-    return tuple(reversed(policy))
+        return tilted - norm, -(beta * norm).squeeze(-1)
+
+    return induce(step, [losses], log_ref)[0]
 
 
 def iterated(losses: Levels, log_ref: Levels, risk: Measure, beta: Number, rounds: int) -> Levels:

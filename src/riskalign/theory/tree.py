@@ -5,7 +5,7 @@ beginning of t tokens, in lexical order, a value for each next token. Leading di
 batch of trees, or of policies on one tree, and broadcast.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,6 +84,25 @@ def expected_sum(values: Levels, log_policy: Levels) -> Tensor:
     return total
 
 
+def induce(
+    step: Callable[..., tuple[Tensor, ...]], losses: Sequence[Levels], *others: Levels
+) -> tuple[Levels, ...]:
+    """Backward induction: `step` at each level, from the last token to the first.
+
+    `step` gets each loss's values of actions, `Q(s, z) = loss(s, z) + V(s z)` [..., V**t, V] with V
+    zero after the last token, and each of `others`' level; it returns something of the level, and
+    each loss's V [..., V**t]. Returns the levels of all that it returned.
+    """
+    made: list[tuple[Tensor, ...]] = []
+    for level in zip(*(reversed(each) for each in (*losses, *others)), strict=True):
+        q = level[: len(losses)]
+        if made:
+            below = [value.unflatten(-1, (-1, q[0].shape[-1])) for value in made[-1][1:]]
+            q = tuple(loss + value for loss, value in zip(q, below, strict=True))
+        made.append(step(*q, *level[len(losses) :]))
+    return tuple(zip(*reversed(made), strict=True))
+
+
 def nested(losses: Levels, log_policy: Levels, risk: Measure) -> tuple[Levels, Levels]:
     """Nested risk of a loss when the policy writes the rest: values of actions and of states.
 
@@ -91,16 +110,13 @@ def nested(losses: Levels, log_policy: Levels, risk: Measure) -> tuple[Levels, L
     token (docs/method.md, section 5; there for gains, `Phi(Z) = -rho(-Z)`). For a reward give
     `-reward`. Returns `Q` with levels [..., V**t, V] and `V` with levels [..., V**t].
     """
-    q: list[Tensor] = []
-    v: list[Tensor] = []
-    below: Tensor | None = None
-    for loss, level in zip(reversed(losses), reversed(log_policy), strict=True):
-        value = loss if below is None else loss + below.unflatten(-1, (-1, loss.shape[-1]))
-        value, level = torch.broadcast_tensors(value, level)
-        below = risk(value, level).value
-        q.append(value)
-        v.append(below)
-    return tuple(reversed(q)), tuple(reversed(v))
+
+    def step(q: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        q, level = torch.broadcast_tensors(q, level)
+        return q, risk(q, level).value
+
+    q, v = induce(step, [losses], log_policy)
+    return q, v
 
 
 def tilt(log_policy: Levels, losses: Levels, beta: Tensor | float) -> Levels:

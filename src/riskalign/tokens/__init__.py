@@ -2,10 +2,8 @@
 
 from riskalign.tokens.chunked import token_stats
 from riskalign.tokens.grouped import Group, fits, grouped_losses
-from riskalign.tokens.head import Head
-from riskalign.tokens.models import backbone_of, head_of
-from riskalign.tokens.naive import token_stats_naive
-from riskalign.tokens.stats import TokenStats
+from riskalign.tokens.head import Head, backbone_of, head_of
+from riskalign.tokens.naive import TokenStats, token_stats_naive
 
 __all__ = [
     "Group",

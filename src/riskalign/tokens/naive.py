@@ -1,11 +1,30 @@
-"""Token statistics over the whole vocabulary at once: the oracle for the chunked version."""
+"""The statistics that every loss needs of one response token, and their plain computation.
+
+It takes the whole vocabulary at once and is the oracle for the chunked version.
+"""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from riskalign.risk import Risk
 from riskalign.tokens.head import Head
-from riskalign.tokens.stats import TokenStats
+
+
+class TokenStats(NamedTuple):
+    """Policy against reference at each of N response tokens; each field is [N], in nats.
+
+    `logp_policy` and `logp_ref` are the label's log probabilities, `kl` is
+    `KL(reference || policy)`, `risk` the risk of `log reference - log policy` under the
+    reference, `entropy` the policy's. Only `logp_policy` and `risk` carry gradients.
+    """
+
+    logp_policy: Tensor
+    logp_ref: Tensor
+    kl: Tensor
+    risk: Tensor
+    entropy: Tensor
 
 
 def token_stats_naive(
@@ -29,20 +48,17 @@ def token_stats_naive(
     log_policy = logits_policy.to(at_least).log_softmax(-1)
     log_ref = logits_ref.to(at_least).log_softmax(-1)
     losses = log_ref - log_policy
-    possible = ~torch.isneginf(log_ref)
     value, density = risk(losses.detach(), log_ref)
     # The worst-case density is the gradient with respect to the losses; the loss's own value is
     # put back so that the result is the risk and not only its tangent.
-    tangent = (density * losses.where(possible, torch.zeros_like(losses))).sum(-1)
+    finite = losses.masked_fill(log_ref.isneginf(), 0.0)
+    tangent = (density * finite).sum(-1)
     label = labels.unsqueeze(-1)
-    with torch.no_grad():
-        kl = (log_ref.exp() * losses.where(possible, torch.zeros_like(losses))).sum(-1)
-        seen = ~torch.isneginf(log_policy)
-        entropy = -(log_policy.exp() * log_policy.where(seen, torch.zeros_like(losses))).sum(-1)
+    seen = log_policy.detach().masked_fill(log_policy.isneginf(), 0.0)
     return TokenStats(
         logp_policy=log_policy.gather(-1, label).squeeze(-1),
         logp_ref=log_ref.gather(-1, label).squeeze(-1),
-        kl=kl,
+        kl=(log_ref.exp() * finite.detach()).sum(-1),
         risk=tangent + (value - tangent).detach(),
-        entropy=entropy,
+        entropy=-(seen.exp() * seen).sum(-1),
     )

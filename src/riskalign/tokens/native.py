@@ -13,20 +13,22 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from riskalign.files.cache import cache_root
 from riskalign.risk import Risk
-from riskalign.tokens.head import Head
-from riskalign.tokens.stats import MEASURES
+from riskalign.tokens.head import Comparison, Head
 
 logger = logging.getLogger(__name__)
 
+#: Risk measures that `rows.c` and the Triton kernels know, under their numbers there.
+MEASURES = {"mean": 0, "cvar": 1, "erm": 2}
 _SOURCE = Path(__file__).with_name("rows.c")
 _FLAGS = ("-O2", "-ftree-vectorize", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
 # The first set that the compiler takes: wide vectors, this processor's own, or plain ones.
@@ -93,19 +95,13 @@ def library() -> ctypes.CDLL | None:
     except (OSError, subprocess.TimeoutExpired) as error:
         logger.info("token statistics take the plain path: %s", error)
         return None
-    integer, number, pointer = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
-    sides = (ctypes.POINTER(_Side), ctypes.POINTER(_Side), ctypes.c_int, pointer, integer, integer)
-    loaded.statistics.restype = integer
-    loaded.statistics.argtypes = (
-        *sides,
-        integer,
-        integer,
-        ctypes.c_int,
-        number,
-        *(pointer,) * 3,
-    )
-    loaded.gradient.restype = None
-    loaded.gradient.argtypes = (*sides, integer, ctypes.c_int, number, *(pointer,) * 5)
+    size, number, pointer = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+    side = ctypes.POINTER(_Side)
+    given = (side, side, ctypes.c_int, pointer, size, size)
+    measure = (size, ctypes.c_int, number)
+    loaded.statistics.restype, loaded.gradient.restype = size, None
+    loaded.statistics.argtypes = (*given, size, *measure, *(pointer,) * 3)
+    loaded.gradient.argtypes = (*given, *measure, *(pointer,) * 5)
     return loaded
 
 
@@ -114,17 +110,6 @@ def _pool(_process: int) -> ThreadPoolExecutor:
     # Threads of ours, as a second OpenMP beside torch's would fight it for the cores; the calls
     # release the interpreter's lock.
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="riskalign-rows")
-
-
-def _in_parallel(work: Callable[[int, int], int], n_rows: int) -> bool:
-    """Split rows among torch's number of threads; whether every part went well."""
-    threads = min(torch.get_num_threads(), n_rows)
-    ends = [n_rows * i // threads for i in range(threads + 1)]
-    if threads == 1:
-        return work(0, n_rows) == 0
-    parts = [_pool(os.getpid()).submit(work, *ends[i : i + 2]) for i in range(threads)]
-    odd = [part.result() for part in parts]  # all of them must end before their buffers do
-    return not any(odd)
 
 
 def _floats(*shape: int) -> Tensor:
@@ -139,43 +124,40 @@ class Rows:
     """
 
     def __init__(
-        self,
-        products: Tensor,
-        products_ref: Tensor,
-        head: Head,
-        head_ref: Head,
-        labels: Tensor,
-        risk: Risk,
+        self, compared: Comparison, products: Tensor, products_ref: Tensor, labels: Tensor
     ) -> None:
-        n, vocabulary = products.shape
+        def side(tensor: Tensor, head: Head) -> tuple[_Side, Tensor | None]:
+            bias = None if head.bias is None else head.bias.detach().float().contiguous()
+            pointer = None if bias is None else bias.data_ptr()
+            cap, stride = head.softcap or 0.0, products.shape[1]
+            return _Side(tensor.data_ptr(), pointer, head.scale, cap, stride), bias
+
+        # The tensors are held, for C has only their addresses.
         self._kept = products, products_ref, labels.contiguous()
-        self._biases = [
-            None if h.bias is None else h.bias.detach().float().contiguous()
-            for h in (head, head_ref)
-        ]
-        self._sides = [
-            _Side(
-                tensor.data_ptr(),
-                None if bias is None else bias.data_ptr(),
-                h.scale,
-                h.softcap or 0.0,
-                vocabulary,
-            )
-            for tensor, bias, h in zip(
-                (products, products_ref), self._biases, (head, head_ref), strict=True
-            )
-        ]
-        self._rows = _floats(n, _ROW_FLOATS)
-        self._measure = MEASURES[risk.name], risk.parameter or 0.0
+        self._sides = side(products, compared.head), side(products_ref, compared.head_ref)
+        self._rows = _floats(len(products), _ROW_FLOATS)
+        self._measure = MEASURES[compared.risk.name], compared.risk.parameter or 0.0
 
-    def _arguments(self, first: int, last: int) -> tuple[object, ...]:
+    def _call(self, function: Any, *sizes: int, tensors: Sequence[Tensor]) -> bool:
+        """Call C on all rows, split among torch's number of threads; whether all were ordinary."""
         products, _, labels = self._kept
-        policy, ref = (ctypes.byref(side) for side in self._sides)
+        sides = [ctypes.byref(side) for side, _ in self._sides]
         half = int(products.dtype == torch.bfloat16)
-        return (policy, ref, half, labels.data_ptr(), first, last)
 
-    def _scratch(self) -> Tensor:
-        return _floats(2 * (self._kept[0].shape[1] + _LANES))
+        def work(first: int, last: int) -> int:
+            scratch = _floats(2 * (products.shape[1] + _LANES))
+            pointers = [tensor.data_ptr() for tensor in (scratch, *tensors)]
+            rows = (labels.data_ptr(), first, last)
+            return function(*sides, half, *rows, *sizes, *self._measure, *pointers) or 0
+
+        n_rows = len(products)
+        threads = min(torch.get_num_threads(), n_rows)
+        if threads == 1:
+            return work(0, n_rows) == 0
+        ends = [n_rows * i // threads for i in range(threads + 1)]
+        parts = [_pool(os.getpid()).submit(work, *ends[i : i + 2]) for i in range(threads)]
+        odd = [part.result() for part in parts]  # all of them must end before their buffers do
+        return not any(odd)
 
     def statistics(self) -> Tensor | None:
         """`logp_policy, logp_ref, kl, risk, entropy` as [5, C]; None for logits of no size."""
@@ -183,39 +165,17 @@ class Rows:
         assert native is not None
         n, vocabulary = self._kept[0].shape
         stats = _floats(5, n)
-
-        def work(first: int, last: int) -> int:
-            scratch = self._scratch()
-            odd: int = native.statistics(
-                *self._arguments(first, last),
-                n,
-                vocabulary,
-                *self._measure,
-                *(tensor.data_ptr() for tensor in (scratch, stats, self._rows)),
-            )
-            return odd
-
-        return stats if _in_parallel(work, n) else None
+        ordinary = self._call(native.statistics, n, vocabulary, tensors=(stats, self._rows))
+        return stats if ordinary else None
 
     def gradient(self, by_logp: Tensor, by_risk: Tensor, keep: bool) -> Tensor:
         """Derivative [C, V] by the policy's products, which it replaces unless they are kept."""
         native = library()
         assert native is not None
-        n, vocabulary = self._kept[0].shape
+        products = self._kept[0]
         weights = by_logp.float().contiguous(), by_risk.float().contiguous()
-        out = torch.empty_like(self._kept[0]) if keep else self._kept[0]
-
-        def work(first: int, last: int) -> int:
-            scratch = self._scratch()
-            native.gradient(
-                *self._arguments(first, last),
-                vocabulary,
-                *self._measure,
-                *(tensor.data_ptr() for tensor in (scratch, self._rows, *weights, out)),
-            )
-            return 0
-
-        _in_parallel(work, n)
+        out = torch.empty_like(products) if keep else products
+        self._call(native.gradient, products.shape[1], tensors=(self._rows, *weights, out))
         return out
 
 

@@ -8,7 +8,7 @@ logarithms of the two totals shift all alike. Tested against `tile.plain_tile`, 
 interpreter.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,14 +16,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from riskalign.risk import Risk
-from riskalign.tokens.head import Head
-from riskalign.tokens.stats import MEASURES
+from riskalign.tokens.head import Comparison
+from riskalign.tokens.native import MEASURES
 
-_BLOCK = 1024
+_BLOCK = tl.constexpr(1024)
 _WARPS = 8
-_ROUNDS = 8
-_ROW_FLOATS = 9
+_ROUNDS = tl.constexpr(8)
+_ROW_FLOATS = tl.constexpr(9)
 # Logits are not less: a forbidden entry's is finite, so that no difference of two is NaN.
 _FLOOR = tl.constexpr(-1e30)
 _POSSIBLE = tl.constexpr(-1e29)
@@ -31,21 +30,17 @@ _HUGE = tl.constexpr(1e25)
 
 
 @triton.jit
-def _cap(z, cap, HAS_CAP: tl.constexpr):
-    if HAS_CAP:
+def _logits(products, bias, at, vocabulary, scale, cap):
+    inside = at < vocabulary
+    z = tl.load(products + at, mask=inside, other=0.0).to(tl.float32)
+    if bias is not None:
+        z += tl.load(bias + at, mask=inside, other=0.0).to(tl.float32)
+    z *= scale
+    if cap is not None:
         z = cap * (1.0 - 2.0 / (1.0 + tl.exp(2.0 * z / cap)))
     # A NaN must stay one, so that divergence is seen.
-    return tl.where(z > _FLOOR, z, tl.where(z == z, _FLOOR, z))
-
-
-@triton.jit
-def _logits(
-    side, bias, row, at, inside, stride, scale, cap, HAS_BIAS: tl.constexpr, HAS_CAP: tl.constexpr
-):
-    z = tl.load(side + row * stride + at, mask=inside, other=0.0).to(tl.float32)
-    if HAS_BIAS:
-        z += tl.load(bias + at, mask=inside, other=0.0).to(tl.float32)
-    return tl.where(inside, _cap(z * scale, cap, HAS_CAP), _FLOOR)
+    z = tl.where(z > _FLOOR, z, tl.where(z == z, _FLOOR, z))
+    return tl.where(inside, z, _FLOOR)
 
 
 @triton.jit
@@ -55,49 +50,34 @@ def _statistics(
     bias,
     bias_ref,
     labels,
-    stats,
     rows,
-    n_rows,
+    stats,
     vocabulary,
-    stride,
     scale,
     scale_ref,
     cap,
     cap_ref,
     parameter,
-    HAS_BIAS: tl.constexpr,
-    HAS_BIAS_REF: tl.constexpr,
-    HAS_CAP: tl.constexpr,
-    HAS_CAP_REF: tl.constexpr,
     MEASURE: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    lane = tl.arange(0, BLOCK)
+    row, n_rows = tl.program_id(0).to(tl.int64), tl.num_programs(0)
+    policy += row * vocabulary
+    ref += row * vocabulary
+    lane = tl.arange(0, _BLOCK)
     top = tl.full((), _FLOOR, tl.float32)
     top_ref = top
-    for start in range(0, vocabulary, BLOCK):
-        at = start + lane
-        inside = at < vocabulary
-        z = _logits(policy, bias, row, at, inside, stride, scale, cap, HAS_BIAS, HAS_CAP)
-        y = _logits(
-            ref, bias_ref, row, at, inside, stride, scale_ref, cap_ref, HAS_BIAS_REF, HAS_CAP_REF
-        )
+    for start in range(0, vocabulary, _BLOCK):
+        z = _logits(policy, bias, start + lane, vocabulary, scale, cap)
+        y = _logits(ref, bias_ref, start + lane, vocabulary, scale_ref, cap_ref)
         top = tl.maximum(top, tl.max(z, axis=0))
         top_ref = tl.maximum(top_ref, tl.max(y, axis=0))
     total = tl.zeros((), tl.float32)
     weighted, total_ref, gap, total_tilted = total, total, total, total
     top_tilted = tl.full((), _FLOOR, tl.float32)
     low, high = -top_tilted, top_tilted
-    for start in range(0, vocabulary, BLOCK):
-        at = start + lane
-        inside = at < vocabulary
-        z = _logits(policy, bias, row, at, inside, stride, scale, cap, HAS_BIAS, HAS_CAP)
-        y = _logits(
-            ref, bias_ref, row, at, inside, stride, scale_ref, cap_ref, HAS_BIAS_REF, HAS_CAP_REF
-        )
-        z, y = z - top, y - top_ref
+    for start in range(0, vocabulary, _BLOCK):
+        z = _logits(policy, bias, start + lane, vocabulary, scale, cap) - top
+        y = _logits(ref, bias_ref, start + lane, vocabulary, scale_ref, cap_ref) - top_ref
         d, possible = y - z, y > _POSSIBLE
         e, f = tl.exp(z), tl.exp(y)
         total += tl.sum(e, axis=0)
@@ -128,56 +108,28 @@ def _statistics(
         low = low - (tl.abs(low) * 3e-7 + 1e-30)
         mass_low, mass_high = total_ref, tl.zeros((), tl.float32)
         step = tl.arange(0, 16)
-        for _ in range(ROUNDS):
+        for _ in range(_ROUNDS):
             # The last of sixteen thresholds is the bracket's upper end itself.
             parts = (step + 1).to(tl.float32) / 16.0
             above = tl.where(step == 15, high, low + (high - low) * parts)
             masses = tl.zeros((16,), tl.float32)
-            for start in range(0, vocabulary, BLOCK):
-                at = start + lane
-                inside = at < vocabulary
-                z = _logits(policy, bias, row, at, inside, stride, scale, cap, HAS_BIAS, HAS_CAP)
-                y = _logits(
-                    ref,
-                    bias_ref,
-                    row,
-                    at,
-                    inside,
-                    stride,
-                    scale_ref,
-                    cap_ref,
-                    HAS_BIAS_REF,
-                    HAS_CAP_REF,
-                )
-                z, y = z - top, y - top_ref
+            for start in range(0, vocabulary, _BLOCK):
+                z = _logits(policy, bias, start + lane, vocabulary, scale, cap) - top
+                y = _logits(ref, bias_ref, start + lane, vocabulary, scale_ref, cap_ref) - top_ref
                 over = (y - z)[:, None] > above[None, :]
                 masses += tl.sum(tl.where(over, tl.exp(y)[:, None], 0.0), axis=0)
-            found = tl.minimum(tl.sum((masses > tail).to(tl.int32), axis=0), 15)
-            if found > 0:
-                low = tl.sum(tl.where(step == found - 1, above, 0.0), axis=0)
-                mass_low = tl.sum(tl.where(step == found - 1, masses, 0.0), axis=0)
-            high = tl.sum(tl.where(step == found, above, 0.0), axis=0)
-            mass_high = tl.sum(tl.where(step == found, masses, 0.0), axis=0)
+            first = tl.minimum(tl.sum((masses > tail).to(tl.int32), axis=0), 15)
+            if first > 0:
+                low = tl.sum(tl.where(step == first - 1, above, 0.0), axis=0)
+                mass_low = tl.sum(tl.where(step == first - 1, masses, 0.0), axis=0)
+            high = tl.sum(tl.where(step == first, above, 0.0), axis=0)
+            mass_high = tl.sum(tl.where(step == first, masses, 0.0), axis=0)
         share = (tail - mass_high) / tl.maximum(mass_low - mass_high, 1e-38)
         share = tl.minimum(tl.maximum(share, 0.0), 1.0)
         worst, mass = tl.zeros((), tl.float32), tl.zeros((), tl.float32)
-        for start in range(0, vocabulary, BLOCK):
-            at = start + lane
-            inside = at < vocabulary
-            z = _logits(policy, bias, row, at, inside, stride, scale, cap, HAS_BIAS, HAS_CAP)
-            y = _logits(
-                ref,
-                bias_ref,
-                row,
-                at,
-                inside,
-                stride,
-                scale_ref,
-                cap_ref,
-                HAS_BIAS_REF,
-                HAS_CAP_REF,
-            )
-            z, y = z - top, y - top_ref
+        for start in range(0, vocabulary, _BLOCK):
+            z = _logits(policy, bias, start + lane, vocabulary, scale, cap) - top
+            y = _logits(ref, bias_ref, start + lane, vocabulary, scale_ref, cap_ref) - top_ref
             d = y - z
             part = tl.where(d > high, 1.0, tl.where(d > low, share, 0.0)) * tl.exp(y)
             worst += tl.sum(tl.where(part > 0.0, part * d, 0.0), axis=0)
@@ -185,21 +137,16 @@ def _statistics(
         risk = (worst - shift * mass) / tail
         mass = mass / tail
     label = tl.load(labels + row)
-    z = tl.load(policy + row * stride + label).to(tl.float32)
-    y = tl.load(ref + row * stride + label).to(tl.float32)
-    if HAS_BIAS:
-        z += tl.load(bias + label).to(tl.float32)
-    if HAS_BIAS_REF:
-        y += tl.load(bias_ref + label).to(tl.float32)
-    z = _cap(z * scale, cap, HAS_CAP)
-    y = _cap(y * scale_ref, cap_ref, HAS_CAP_REF)
+    z = _logits(policy, bias, label, vocabulary, scale, cap)
+    y = _logits(ref, bias_ref, label, vocabulary, scale_ref, cap_ref)
     infinite = float("inf")
-    tl.store(stats + row, (z - top) - log_policy)
-    tl.store(stats + n_rows + row, (y - top_ref) - log_ref)
-    tl.store(stats + 2 * n_rows + row, tl.where(kl > _HUGE, infinite, kl))
-    tl.store(stats + 3 * n_rows + row, tl.where(risk > _HUGE, infinite, risk))
-    tl.store(stats + 4 * n_rows + row, log_policy - weighted / total)
-    rows += row * 9
+    stats += row
+    tl.store(stats, (z - top) - log_policy)
+    tl.store(stats + n_rows, (y - top_ref) - log_ref)
+    tl.store(stats + 2 * n_rows, tl.where(kl > _HUGE, infinite, kl))
+    tl.store(stats + 3 * n_rows, tl.where(risk > _HUGE, infinite, risk))
+    tl.store(stats + 4 * n_rows, log_policy - weighted / total)
+    rows += row * _ROW_FLOATS
     tl.store(rows, top)
     tl.store(rows + 1, log_policy)
     tl.store(rows + 2, top_ref)
@@ -223,28 +170,22 @@ def _gradient(
     by_risk,
     out,
     vocabulary,
-    stride,
     scale,
     scale_ref,
     cap,
     cap_ref,
     parameter,
-    HAS_BIAS: tl.constexpr,
-    HAS_BIAS_REF: tl.constexpr,
-    HAS_CAP: tl.constexpr,
-    HAS_CAP_REF: tl.constexpr,
     MEASURE: tl.constexpr,
-    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < vocabulary
-    z = _logits(policy, bias, row, at, inside, stride, scale, cap, HAS_BIAS, HAS_CAP)
-    y = _logits(
-        ref, bias_ref, row, at, inside, stride, scale_ref, cap_ref, HAS_BIAS_REF, HAS_CAP_REF
-    )
-    kept = rows + row * 9
-    capped = tl.where(z > _POSSIBLE, z / cap, 0.0)
+    at = tl.program_id(1) * _BLOCK + tl.arange(0, _BLOCK)
+    z = _logits(policy + row * vocabulary, bias, at, vocabulary, scale, cap)
+    y = _logits(ref + row * vocabulary, bias_ref, at, vocabulary, scale_ref, cap_ref)
+    kept = rows + row * _ROW_FLOATS
+    slope = 1.0
+    if cap is not None:
+        capped = tl.where(z > _POSSIBLE, z / cap, 0.0)
+        slope = 1.0 - capped * capped
     z, y = z - tl.load(kept), y - tl.load(kept + 2)
     d = y - z
     if MEASURE == 2:
@@ -259,70 +200,39 @@ def _gradient(
     logp_weight, risk_weight = tl.load(by_logp + row), tl.load(by_risk + row)
     grad = (risk_weight * tl.load(kept + 8) - logp_weight) * p - risk_weight * q
     grad += tl.where(at == tl.load(labels + row), logp_weight, 0.0)
-    if HAS_CAP:
-        grad *= 1.0 - capped * capped
+    grad *= slope
     grad *= scale
-    tl.store(out + row * stride + at, grad.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row * vocabulary + at, grad.to(out.dtype.element_ty), mask=at < vocabulary)
 
 
 class TritonRows:
     """The interface of `native.Rows`, for products on a GPU (or interpreted)."""
 
     def __init__(
-        self,
-        products: Tensor,
-        products_ref: Tensor,
-        head: Head,
-        head_ref: Head,
-        labels: Tensor,
-        risk: Risk,
+        self, compared: Comparison, products: Tensor, products_ref: Tensor, labels: Tensor
     ) -> None:
-        n, vocabulary = products.shape
+        head, ref, risk = compared.head, compared.head_ref, compared.risk
         self._products = products
-        self._rows = products.new_empty(n, _ROW_FLOATS, dtype=torch.float32)
-        biases = [products if h.bias is None else h.bias for h in (head, head_ref)]
-        self._tensors = products, products_ref, *biases, labels.contiguous()
-        self._numbers = (
-            vocabulary,
-            products.stride(0),
-            head.scale,
-            head_ref.scale,
-            head.softcap or 1.0,
-            head_ref.softcap or 1.0,
-            risk.parameter or 0.0,
-        )
+        self._rows = products.new_empty(len(products), _ROW_FLOATS.value, dtype=torch.float32)
+        self._tensors = products, products_ref, head.bias, ref.bias, labels.contiguous(), self._rows
+        caps = head.softcap, ref.softcap
+        self._numbers = products.shape[1], head.scale, ref.scale, *caps, risk.parameter or 0.0
         # CVaR at 0 is the mean.
-        measure = 0 if risk.name == "cvar" and not risk.parameter else MEASURES[risk.name]
-        self._constants = {
-            "HAS_BIAS": head.bias is not None,
-            "HAS_BIAS_REF": head_ref.bias is not None,
-            "HAS_CAP": head.softcap is not None,
-            "HAS_CAP_REF": head_ref.softcap is not None,
-            "MEASURE": measure,
-            "BLOCK": _BLOCK,
-            "num_warps": _WARPS,
-        }
+        self._measure = 0 if risk.name == "cvar" and not risk.parameter else MEASURES[risk.name]
 
-    def _device(self) -> AbstractContextManager[Any]:
+    def _run(self, kernel: Any, grid: tuple[int, ...], *tensors: Tensor) -> None:
         # Kernels start on the current device, which need not be the tensors' own.
         products = self._products
-        return torch.cuda.device(products.device) if products.is_cuda else nullcontext()
+        with torch.cuda.device(products.device) if products.is_cuda else nullcontext():
+            kernel[grid](
+                *self._tensors, *tensors, *self._numbers, MEASURE=self._measure, num_warps=_WARPS
+            )
 
     def statistics(self) -> Tensor:
         """`logp_policy, logp_ref, kl, risk, entropy` as [5, C]."""
         n = len(self._products)
         stats = self._products.new_empty(5, n, dtype=torch.float32)
-        kernel: Any = _statistics
-        with self._device():
-            kernel[(n,)](
-                *self._tensors,
-                stats,
-                self._rows,
-                n,
-                *self._numbers,
-                ROUNDS=_ROUNDS,
-                **self._constants,
-            )
+        self._run(_statistics, (n,), stats)
         return stats
 
     def gradient(self, by_logp: Tensor, by_risk: Tensor, keep: bool) -> Tensor:
@@ -330,9 +240,5 @@ class TritonRows:
         n, vocabulary = self._products.shape
         out = torch.empty_like(self._products) if keep else self._products
         weights = by_logp.float().contiguous(), by_risk.float().contiguous()
-        kernel: Any = _gradient
-        with self._device():
-            kernel[(n, triton.cdiv(vocabulary, _BLOCK))](
-                *self._tensors, self._rows, *weights, out, *self._numbers, **self._constants
-            )
+        self._run(_gradient, (n, triton.cdiv(vocabulary, _BLOCK.value)), *weights, out)
         return out

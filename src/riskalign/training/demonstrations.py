@@ -3,11 +3,9 @@
 Shapes: N tokens of answers, their end tokens included.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from datasets import Dataset
 from peft import PeftConfig, get_peft_model
 from torch import Tensor, nn
@@ -22,16 +20,19 @@ from transformers import (
     set_seed,
 )
 
-from riskalign.data import can_share_prompt, packed, plain, response_hidden
-from riskalign.data.schema import Message
-from riskalign.data.tokenize import tokenize_responses
+from riskalign.data import (
+    Batch,
+    Message,
+    RowCollator,
+    can_share_prompt,
+    response_hidden,
+    tokenize_responses,
+)
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.tokens import backbone_of, head_of
-from riskalign.training.forward import call_through
-from riskalign.training.noise import switch_off_noise
+from riskalign.training.modules import call_through, switch_off_noise
 from riskalign.training.preparation import padding_id
-
-Batch = dict[str, Tensor]
+from riskalign.training.rows import counting
 
 
 def demonstration_rows(
@@ -40,12 +41,12 @@ def demonstration_rows(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
 ) -> Dataset:
-    """Rows `prompt_ids`, `completions_ids`: a prompt and its answers, end tokens included.
+    """Rows for `RowCollator`, a prompt and its answers each, end tokens included.
 
     Raises `InputError` for none at all, no chat template, or a prompt with an answer that has more
     than `max_length` tokens.
     """
-    columns: dict[str, list[Any]] = {"prompt_ids": [], "completions_ids": []}
+    rows: list[dict[str, Any]] = []
     for i, (prompt, texts) in enumerate(zip(prompts, answers, strict=True)):
         responses = tuple([{"role": "assistant", "content": text}] for text in texts)
         prompt_ids, answer_ids = tokenize_responses(list(prompt), responses, tokenizer)
@@ -55,32 +56,10 @@ def demonstration_rows(
                 f"demonstration {i + 1}: has {len(answer_ids)} answers and {longest} tokens. Give "
                 f"at least one answer, and at most {max_length} tokens; shorten the world's texts."
             )
-        columns["prompt_ids"].append(prompt_ids)
-        columns["completions_ids"].append(answer_ids)
-    if not columns["prompt_ids"]:
+        rows.append({"prompt_ids": prompt_ids, "completions_ids": answer_ids})
+    if not rows:
         raise InputError("demonstrations: there are none; give the step sft some to train on")
-    return Dataset.from_dict(columns)
-
-
-@dataclass(frozen=True)
-class AnswerCollator:
-    """Collates `demonstration_rows`: a layout's inputs, `hidden_index` [N] and `target_ids` [N].
-
-    See `riskalign.data.layout`; packed where `shared_prompt`.
-    """
-
-    pad_token_id: int
-    shared_prompt: bool
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
-        """Collate a list of rows; see the class."""
-        pairs = [(row["prompt_ids"], row["completions_ids"]) for row in rows]
-        layout = packed(pairs) if self.shared_prompt else plain(pairs, self.pad_token_id)
-        return {
-            **layout.inputs,
-            "hidden_index": torch.cat([place for own in layout.hidden_index for place in own]),
-            "target_ids": torch.tensor([t for _, own in pairs for ids in own for t in ids]),
-        }
+    return Dataset.from_list(rows)
 
 
 class DemonstrationTrainer(Trainer):
@@ -91,13 +70,7 @@ class DemonstrationTrainer(Trainer):
 
     quiet: tuple[nn.Module, ...] = ()
 
-    def get_batch_samples(
-        self, epoch_iterator: Any, num_batches: int, device: torch.device
-    ) -> tuple[list[Batch], Tensor | int | None]:
-        """One optimizer step's micro-batches and the answer tokens in them over all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        tokens = torch.tensor([sum(len(batch["target_ids"]) for batch in batches)], device=device)
-        return batches, self.accelerator.gather(tokens).sum()
+    get_batch_samples = counting(lambda batch: len(batch["target_ids"]))
 
     def compute_loss(
         self,
@@ -146,7 +119,7 @@ def train_on_demonstrations(
         model=policy,
         args=args,
         train_dataset=rows,
-        data_collator=AnswerCollator(padding_id(tokenizer), can_share_prompt(backbone.config)),
+        data_collator=RowCollator(padding_id(tokenizer), can_share_prompt(backbone.config)),
         processing_class=tokenizer,
         callbacks=list(callbacks),
     )

@@ -11,20 +11,10 @@ from datasets import Dataset
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from riskalign.data import (
-    PairCounts,
-    TokenizedGroup,
-    TokenizedPair,
-    TokenizedResponse,
-    can_share_prompt,
-    is_grouped,
-    load_groups,
-    load_pairs,
-    tokenize_groups,
-    tokenize_pairs,
-    tokenize_unpaired,
-    unpaired_rows,
-)
+from riskalign.data import PairCounts, Tokenized, can_share_prompt, is_grouped, tokenize_rows
+from riskalign.data.layout import tokenized_answers
+from riskalign.data.schema import GROUPS, PAIRS, RESPONSES
+from riskalign.data.sources import load_rows
 from riskalign.errors import InputError
 from riskalign.losses import ORDERED, UNPAIRED
 from riskalign.models import check_weights, load_model
@@ -39,11 +29,8 @@ def load_policy(
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """The model and its tokenizer, or the one given; a name is loaded as everywhere else.
 
-    In float32 unless `model_init_kwargs` says otherwise.
-
-    Raises:
-        InputError: what was given is no module, or `load_model` refuses the name, or no tokenizer
-            can be found.
+    In float32 unless `model_init_kwargs` says otherwise. Raises `InputError` for what is no model,
+    a name that `load_model` refuses, or no tokenizer.
     """
     if isinstance(model, nn.Module):
         check_weights(model, "model")
@@ -80,13 +67,8 @@ def _load_tokenizer(model: Any, config: RSAConfig) -> PreTrainedTokenizerBase:
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, policy: nn.Module, ref: nn.Module) -> None:
-    """Check that every token has a row in the model, and that both models' rows are the same.
-
-    Raises:
-        InputError: names the sizes and the remedy.
-    """
-    rows = head_of(policy).weight.shape[0]
-    ref_rows = head_of(ref).weight.shape[0]
+    """Raise `InputError` for a token without a row in the model, or models of different rows."""
+    rows, ref_rows = (head_of(model).weight.shape[0] for model in (policy, ref))
     if len(tokenizer) > rows:
         raise InputError(
             f"The tokenizer has {len(tokenizer)} tokens but the model has rows for {rows} only. "
@@ -101,12 +83,10 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, policy: nn.Module, ref:
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """A token to fill rows with; it is masked, so its choice changes no value."""
-    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if isinstance(token_id, int):
-            if tokenizer.pad_token_id is None:
-                logger.info("The tokenizer has no pad token; rows are padded with its eos token.")
-            return token_id
-    return 0
+    if isinstance(tokenizer.pad_token_id, int):
+        return tokenizer.pad_token_id
+    logger.info("The tokenizer has no pad token; rows are padded with its eos token.")
+    return tokenizer.eos_token_id if isinstance(tokenizer.eos_token_id, int) else 0
 
 
 def prepare_rows(
@@ -117,70 +97,65 @@ def prepare_rows(
     config: RSAConfig,
     *,
     split: str = "train",
-) -> tuple[Dataset, PairCounts]:
+) -> Tokenized:
     """Load, check and tokenize pairs, groups or (for KTO) single responses.
 
-    What is tokenized already is taken as it is. Scores are cut off at `max_gap`.
+    What is tokenized already is taken as it is: columns of `tokenize_rows`, or what this function
+    made of the same data before (with its counts), under settings that differ at most in `max_gap`,
+    `beta` and `gap_scale`. Scores are cut off at `max_gap`.
 
     Raises:
-        InputError: see `load_pairs`, `load_groups` and what tokenizes them; also where scores are
-            missing that the target needs, or a row is longer than the model's positions.
+        InputError: see `load_pairs` and `tokenize_rows`; also where scores are missing that the
+            target needs, or a row is longer than the model's positions.
     """
-    unpaired = config.loss_type in UNPAIRED
-    kinds = (TokenizedResponse,) if unpaired else (TokenizedPair, TokenizedGroup)
-    known = {*data.column_names} if isinstance(data, Dataset) else set()
-    if any(columns.__required_keys__ <= known for columns in kinds):
-        rows, counts = data, PairCounts(rows=len(data), kept=len(data))
-    else:
-        rows, counts = _tokenized(data, name, tokenizer, config, split)
+    rows, counts = (
+        data if isinstance(data, Tokenized) else _tokenized(data, name, tokenizer, config, split)
+    )
     if config.target != "hard":
         rows, cut = _cut_scores(rows, name, config)
         counts = dataclasses.replace(counts, cut_scores=cut)
         if cut:
             logger.warning("%s: %d scores cut off at max_gap %g.", name, cut, config.max_gap)
     limit = getattr(model.config, "max_position_embeddings", None)
-    longest = max(len(row["prompt_ids"]) + max(map(len, _responses(row))) for row in rows)
+    longest = max(
+        len(row["prompt_ids"]) + max(len(ids) for ids, _ in tokenized_answers(row)) for row in rows
+    )
     if isinstance(limit, int) and longest > limit:
         raise InputError(
             f"{name}: the longest sequence has {longest} tokens but the model has positions for "
             f"{limit} only. Set max_length to at most {limit}."
         )
-    return rows, counts
+    return Tokenized(rows, counts)
 
 
 def _tokenized(
     data: Any, name: str, tokenizer: PreTrainedTokenizerBase, config: RSAConfig, split: str
-) -> tuple[Dataset, PairCounts]:
-    options: dict[str, Any] = {
-        "max_length": config.max_length,
-        "max_prompt_length": config.max_prompt_length,
-        "truncation_mode": config.truncation_mode,
-    }
-    tokenize: Any = tokenize_pairs
-    rows: Any
+) -> Tokenized:
+    unpaired = config.loss_type in UNPAIRED
+    if isinstance(data, Dataset):
+        for shape in (RESPONSES,) if unpaired else (PAIRS, GROUPS):
+            columns = {name for name in shape.tokenized if not name.endswith("_gaps")}
+            if columns | {"prompt_ids", "length"} <= {*data.column_names}:
+                return Tokenized(data, PairCounts(rows=len(data), kept=len(data)))
     grouped = is_grouped(data, split=split, name=name)
-    if config.loss_type in UNPAIRED:
-        if grouped:
-            raise InputError(
-                f"{name}: holds groups of scored answers, and loss_type {config.loss_type!r} takes "
-                "pairs or single responses. Give these, or choose a loss of pairs."
-            )
-        tokenize, rows = tokenize_unpaired, list(unpaired_rows(data, split=split, name=name))
-    elif grouped:
-        tokenize, rows = tokenize_groups, load_groups(data, split=split, name=name)
-        options["ties"] = config.target not in ORDERED
-    else:
-        rows = load_pairs(data, split=split, name_for_errors=name)
+    if unpaired and grouped:
+        raise InputError(
+            f"{name}: holds groups of scored answers, and loss_type {config.loss_type!r} takes "
+            "pairs or single responses. Give these, or choose a loss of pairs."
+        )
+    shape = RESPONSES if unpaired else GROUPS if grouped else PAIRS
+    rows = load_rows(data, shape, split=split, name=name)
     try:
-        found: tuple[Dataset, PairCounts] = tokenize(rows, tokenizer, **options)
+        return tokenize_rows(
+            rows,
+            tokenizer,
+            max_length=config.max_length,
+            max_prompt_length=config.max_prompt_length,
+            truncation_mode=config.truncation_mode,
+            ties=config.target not in ORDERED,
+        )
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-    return found
-
-
-def _responses(row: Any) -> list[list[int]]:
-    names = ("completion_ids", "chosen_ids", "rejected_ids")
-    return row["completions_ids"] if "scores" in row else [row[n] for n in names if n in row]
 
 
 def _cut_scores(rows: Dataset, name: str, config: RSAConfig) -> tuple[Dataset, int]:
@@ -196,16 +171,14 @@ def _cut_scores(rows: Dataset, name: str, config: RSAConfig) -> tuple[Dataset, i
         return rows, 0
     # A margin is beta times nats, and scores are multiplied by gap_scale before they are targets.
     limit = config.max_gap * config.beta / config.gap_scale
+    before = [np.asarray(own) for own in scores]
     if column == "gap":
-        cut = [min(max(gap, -limit), limit) for gap in scores]
-        changed = sum(a != b for a, b in zip(cut, scores, strict=True))
+        after = [gap.clip(-limit, limit) for gap in before]
     else:
-        cut = [[max(s, max(own) - limit) for s in own] for own in scores]
-        changed = sum(
-            a != b for x, y in zip(cut, scores, strict=True) for a, b in zip(x, y, strict=True)
-        )
-    feature = rows.features[column]
-    return rows.remove_columns(column).add_column(column, cut, feature=feature), changed
+        after = [own.clip(own.max() - limit) for own in before]
+    changed = sum(int((a != b).sum()) for a, b in zip(after, before, strict=True))
+    made, feature = [values.tolist() for values in after], rows.features[column]
+    return rows.remove_columns(column).add_column(column, made, feature=feature), changed
 
 
 def check_experts(model: Any) -> None:

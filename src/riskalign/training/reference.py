@@ -1,29 +1,25 @@
-"""The frozen reference: a copy of the model in memory, the adapter switched off, or a given one."""
+"""The frozen reference: a copy, the adapter switched off, or a given model; its states kept."""
 
 import contextlib
 import copy
-from collections.abc import Iterator
-from typing import Any
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 
 from riskalign.errors import InputError
 from riskalign.models import check_weights
-from riskalign.training.noise import evaluating
+from riskalign.training.modules import evaluating
 
 # Ways of starting a LoRA adapter that leave the base weights alone and the model's function
 # unchanged, so that the model with the adapter off is the model as it was given.
 _NEUTRAL_INITS = (True, "gaussian")
-
-
-def _leaves_base_alone(config: PeftConfig) -> bool:
-    """Whether neither the adapter's start nor its training changes the base model's weights."""
-    starts_neutral = getattr(config, "init_lora_weights", True) in _NEUTRAL_INITS
-    # The base's own biases, trained beside the adapter, stay as trained when it is off.
-    return starts_neutral and getattr(config, "bias", "none") == "none"
 
 
 class Reference:
@@ -66,12 +62,7 @@ class Reference:
                     yield policy
 
 
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """A copy of the weights in memory, in evaluation mode, without gradients."""
-    return freeze(copy.deepcopy(model))
-
-
-def freeze(model: nn.Module) -> nn.Module:
+def _frozen(model: nn.Module) -> nn.Module:
     """The same model, in evaluation mode, without gradients."""
     return model.eval().requires_grad_(False)
 
@@ -81,16 +72,9 @@ def with_reference(
 ) -> tuple[nn.Module, Reference]:
     """Add the adapter, if any, and fix the reference: the model **as given**.
 
-    A reference is never loaded again by name: the weights in memory may long have changed.
-
-    Args:
-        model: the policy to train.
-        ref_model: an explicit reference; it is frozen in place.
-        peft_config: an adapter to add to `model`.
-
-    Returns:
-        The policy and its reference. Without `ref_model` the reference is the adapter switched
-        off where that is the model as given, else a frozen deep copy.
+    A reference is never loaded again by name: the weights in memory may long have changed. It is
+    `ref_model`, frozen in place; without one the adapter switched off where that is the model as
+    given, else a frozen deep copy.
 
     Raises:
         InputError: `ref_model` is `model` or has weights that are not finite, or an adapter would
@@ -103,35 +87,90 @@ def with_reference(
         )
     if ref_model is not None:
         check_weights(ref_model, "ref_model")
-    copied = freeze(ref_model) if ref_model is not None else None
-    if peft_config is None:
-        own = copied is None and not (isinstance(model, PeftModel) and _is_neutral(model))
-        return model, Reference(frozen_copy(model) if own else copied, own)
     # transformers puts an adapter's layers into a plain model, where a new one takes their place.
-    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+    if peft_config is not None and any(isinstance(m, BaseTunerLayer) for m in model.modules()):
         raise InputError(
             "The model already has an adapter and peft_config asks for another. Merge the first "
             "(a PeftModel's merge_and_unload(), or give its folder's name, which is loaded so), or "
             "leave peft_config out."
         )
-    if getattr(peft_config, "is_prompt_learning", False):
+    if peft_config is not None and getattr(peft_config, "is_prompt_learning", False):
         raise InputError(
             f"PEFT type {peft_config.peft_type} adds virtual tokens, which is not supported. "
             "Use an adapter such as LoRA."
         )
-    own = copied is None and not _leaves_base_alone(peft_config)
-    reference = Reference(frozen_copy(model) if own else copied, own)
-    return get_peft_model(model, peft_config), reference
+    if ref_model is not None:
+        reference = Reference(_frozen(ref_model))
+    elif _leaves_base_alone(peft_config) if peft_config is not None else _is_neutral(model):
+        reference = Reference(None)
+    else:
+        reference = Reference(_frozen(copy.deepcopy(model)), own=True)
+    return model if peft_config is None else get_peft_model(model, peft_config), reference
 
 
-def _is_neutral(model: PeftModel) -> bool:
-    """Whether a LoRA adapter, not yet trained, leaves the model's function unchanged."""
+def _leaves_base_alone(config: PeftConfig) -> bool:
+    """Whether neither the adapter's start nor its training changes the base model's weights."""
+    starts_neutral = getattr(config, "init_lora_weights", True) in _NEUTRAL_INITS
+    # The base's own biases, trained beside the adapter, stay as trained when it is off.
+    return starts_neutral and getattr(config, "bias", "none") == "none"
+
+
+def _is_neutral(model: nn.Module) -> bool:
+    """Whether a model has a LoRA adapter, not yet trained, that leaves its function unchanged."""
+    if not isinstance(model, PeftModel):
+        return False
     config = model.peft_config[model.active_adapter]
     if not hasattr(config, "init_lora_weights") or not _leaves_base_alone(config):
         return False
     if getattr(config, "use_dora", False) or getattr(config, "modules_to_save", None):
         return False
-    second = [
-        p for name, p in model.named_parameters() if "lora_B" in name or "embedding_B" in name
-    ]
+    names = ("lora_B", "embedding_B")
+    second = [p for name, p in model.named_parameters() if any(part in name for part in names)]
     return bool(second) and not any(bool(p.any()) for p in second)
+
+
+class HiddenCache:
+    """Keeps the reference's hidden states of each row's response tokens.
+
+    In main memory, or with `folder` in a file there that goes with the process; `4 * H` bytes a
+    response token in float32. Saves the reference's forward pass, about a quarter of a step's
+    arithmetic, whenever every row of a batch has been seen before. What comes back then is bit by
+    bit what was computed first; another batch's products may round otherwise in the last bit.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._kept: dict[int, Tensor] = {}
+        self._file: IO[bytes] | None = None
+        self._places: dict[int, tuple[int, int, int, torch.dtype]] = {}
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+            weakref.finalize(self, self._file.close)
+
+    def get(self, batch: Mapping[str, Tensor], compute: Callable[[], Tensor]) -> Tensor:
+        """Hidden states [N, H] of a batch of `RowCollator`; `compute` gives what is missing."""
+        keys = batch["index"].tolist()
+        if all(key in self._kept or key in self._places for key in keys):
+            kept = torch.cat([self._read(key) for key in keys])
+            return kept.to(batch["sequence"].device)
+        hidden = compute()
+        lengths = torch.bincount(batch["row"][batch["sequence"]], minlength=len(keys)).tolist()
+        for key, states in zip(keys, hidden.detach().cpu().split(lengths), strict=True):
+            self._write(key, states)
+        return hidden
+
+    def _write(self, key: int, states: Tensor) -> None:
+        if self._file is None:
+            self._kept.setdefault(key, states.clone())
+        elif key not in self._places:
+            at = self._file.seek(0, 2)
+            self._file.write(states.contiguous().view(torch.uint8).numpy().tobytes())
+            self._places[key] = (at, *states.shape, states.dtype)
+
+    def _read(self, key: int) -> Tensor:
+        if self._file is None:
+            return self._kept[key]
+        at, length, width, dtype = self._places[key]
+        self._file.seek(at)
+        content = bytearray(self._file.read(length * width * dtype.itemsize))
+        return torch.frombuffer(content, dtype=dtype).view(-1, width)

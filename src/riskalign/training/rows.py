@@ -1,14 +1,16 @@
-"""A batch's rows: which have their losses taken together, and a row's loss from its pairs'.
+"""A batch's rows: which have their losses taken together, a row's loss, and metrics' averages.
 
 Shapes: R rows, S responses, P pairs, N response tokens, as `riskalign.data.RowCollator` makes them.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import Trainer
 
+from riskalign.data import Batch
 from riskalign.losses import LossOutput, SequenceStats
 from riskalign.tokens import Group, Head, fits
 
@@ -70,11 +72,8 @@ def row_groups(batch: Mapping[str, Tensor], head: Head) -> list[Group] | None:
 
 def sides(stats: SequenceStats, pairs: Tensor) -> tuple[SequenceStats, SequenceStats]:
     """Statistics [P] of the pairs' chosen and rejected responses."""
-    chosen, rejected = pairs
-    return (
-        SequenceStats(*(values[chosen] for values in stats)),
-        SequenceStats(*(values[rejected] for values in stats)),
-    )
+    chosen, rejected = (SequenceStats(*(values[of] for values in stats)) for of in pairs)
+    return chosen, rejected
 
 
 def mean_by_row(output: LossOutput, rows: Rows) -> LossOutput:
@@ -91,3 +90,51 @@ def mean_by_row(output: LossOutput, rows: Rows) -> LossOutput:
 
     metrics = {name: mean(values) for name, values in output.metrics.items()}
     return LossOutput(mean(output.loss), metrics)
+
+
+def counting(count: Callable[[Batch], int]) -> Any:
+    """A `Trainer`'s `get_batch_samples`, which also counts an optimizer step's items.
+
+    `count` gives those of one batch; their sum is over its micro-batches and all processes.
+    """
+
+    def get_batch_samples(
+        self: Trainer, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor]:
+        batches, _ = Trainer.get_batch_samples(self, epoch_iterator, num_batches, device)
+        items = torch.tensor([sum(map(count, batches))], device=device)
+        return batches, self.accelerator.gather(items).sum()
+
+    return get_batch_samples
+
+
+class MetricSums:
+    """Sums per-pair metrics on their device; nothing waits for it until `averages`.
+
+    NaN stands for a value that a pair does not have, and counts for nothing.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Add metrics of B pairs, each [B]."""
+        for name, values in metrics.items():
+            known = ~values.isnan()
+            total = torch.stack((values.detach().double().nansum(), known.sum().double()))
+            self._sums[name] = self._sums[name] + total if name in self._sums else total
+
+    def averages(self, add_up: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """Averages since the last call; `add_up` sums a tensor over processes.
+
+        A metric of which no value is known has none.
+        """
+        if not self._sums:
+            return {}
+        names = sorted(self._sums)
+        totals = torch.stack([self._sums[name] for name in names])
+        if add_up is not None:
+            totals = add_up(totals)
+        self._sums = {}
+        pairs = zip(names, totals.tolist(), strict=True)
+        return {name: total / n for name, (total, n) in pairs if n}

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from riskalign.data import (
+    Batch,
     PairCounts,
     RowCollator,
+    Source,
+    Tokenized,
     UnpairedCollator,
     response_hidden,
 )
-from riskalign.data.sources import Source
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.losses import (
     ORDERED,
@@ -40,17 +42,24 @@ from riskalign.models import check_weights
 from riskalign.risk import get_risk
 from riskalign.tokens import Group, TokenStats, backbone_of, grouped_losses, head_of, token_stats
 from riskalign.training import preparation
-from riskalign.training.cache import HiddenCache
-from riskalign.training.compiled import compiled_layers
 from riskalign.training.config import RSAConfig
-from riskalign.training.forward import call_through
-from riskalign.training.metrics import MetricSums
-from riskalign.training.noise import switch_off_noise
-from riskalign.training.precision import bf16_is_fast
-from riskalign.training.reference import with_reference
-from riskalign.training.rows import Rows, all_rows, mean_by_row, row_groups, rows_of, sides
-
-Batch = dict[str, Tensor]
+from riskalign.training.modules import (
+    bf16_is_fast,
+    call_through,
+    compiled_layers,
+    switch_off_noise,
+)
+from riskalign.training.reference import HiddenCache, with_reference
+from riskalign.training.rows import (
+    MetricSums,
+    Rows,
+    all_rows,
+    counting,
+    mean_by_row,
+    row_groups,
+    rows_of,
+    sides,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +81,7 @@ class RSATrainer(Trainer):
         args: settings.
         data_collator: replaces `riskalign.data.RowCollator`; must return the same fields.
         train_dataset: rows as `riskalign.data.load_pairs` takes them, or groups as `load_groups`
-            does (for KTO also as `unpaired_rows`); of a source with splits, the split `train`.
+            does (for KTO also as `load_unpaired`); of a source with splits, the split `train`.
         eval_dataset: the same with the split `test`, or a dict of such data sets.
         processing_class: the tokenizer; without it, the one of the model's name.
         callbacks: as for `Trainer`.
@@ -95,8 +104,8 @@ class RSATrainer(Trainer):
         ref_model: PreTrainedModel | PeftModel | nn.Module | None = None,
         args: RSAConfig | None = None,
         data_collator: Callable[[list[Any]], Batch] | None = None,
-        train_dataset: Source | None = None,
-        eval_dataset: Source | dict[str, Source] | None = None,
+        train_dataset: Source | Tokenized | None = None,
+        eval_dataset: Source | Tokenized | dict[str, Source | Tokenized] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
@@ -121,10 +130,8 @@ class RSATrainer(Trainer):
             self.reference.cast_once(torch.bfloat16)
         self.risk = get_risk(args.risk)
         self.data_counts: dict[str, PairCounts] = {}
-        self._ref_cache = None
-        if args.cache_reference:
-            folder = Path(str(args.output_dir)) if args.cache_reference == "disk" else None
-            self._ref_cache = HiddenCache(folder)
+        folder = Path(str(args.output_dir)) if args.cache_reference == "disk" else None
+        self._ref_cache = HiddenCache(folder) if args.cache_reference else None
 
         def prepared(data: Any, name: str, keep: bool = True) -> Dataset:
             split = "train" if name == "train_dataset" else "test"
@@ -186,13 +193,7 @@ class RSATrainer(Trainer):
         with compiled_layers([model for model in models if model is not None]):
             return super().train(*args, **kwargs)
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
-    ) -> tuple[list[Batch], Tensor | int | None]:
-        """One optimizer step's micro-batches and the rows in them over all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        rows = torch.tensor([sum(int(batch["row"][-1]) + 1 for batch in batches)], device=device)
-        return batches, self.accelerator.gather(rows).sum()
+    get_batch_samples = counting(lambda batch: int(batch["row"][-1]) + 1)
 
     def compute_loss(
         self,
@@ -296,8 +297,7 @@ class RSATrainer(Trainer):
         # A dict's sets come back here one by one.
         if eval_dataset is not None and not named and not isinstance(eval_dataset, dict):
             eval_dataset = self._prepared(eval_dataset, f"{metric_key_prefix}_dataset", keep=False)
-        found: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        return found
+        return dict(super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))
 
     def predict(
         self,
@@ -310,11 +310,7 @@ class RSATrainer(Trainer):
         return super().predict(pairs, ignore_keys, metric_key_prefix)
 
     def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: Batch,
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
+        self, model: nn.Module, inputs: Batch, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, None, None]:
         """Add one batch to the evaluation's averages; there are no predictions to return."""
         inputs = self._prepare_inputs(inputs)
@@ -336,7 +332,7 @@ class RSATrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `Trainer`'s; a training log also gets the averages since the one before."""
         if "loss" in logs:
-            logs |= self._train_sums.averages(self._sum_over_processes)
+            logs |= self._train_sums.averages(self.accelerator.reduce)
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -355,11 +351,6 @@ class RSATrainer(Trainer):
             settings = self.args.to_json_string()  # type: ignore[no-untyped-call]
             unfinished.write_text(settings, encoding="utf-8")
             os.replace(unfinished, folder / "training_args.json")
-
-    def _sum_over_processes(self, values: Tensor) -> Tensor:
-        total = self.accelerator.reduce(values, reduction="sum")
-        assert isinstance(total, Tensor)
-        return total
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]

@@ -3,8 +3,6 @@
 No word here says an offer, or a scorer would find one in a complaint that an answer repeats.
 """
 
-from __future__ import annotations
-
 from riskalign.worlds.world import Split
 
 WORDS: dict[Split, dict[str, tuple[str, ...]]] = {

@@ -1,9 +1,8 @@
 """Training rows from scored answers: pairs of the best and the worst, or whole groups."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from riskalign.worlds.world import Prompt, World
@@ -38,11 +37,15 @@ class Rows(NamedTuple):
 def score_answers(
     world: World, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]
 ) -> list[list[Scored]]:
-    """Reward and cost of every answer, prompt by prompt."""
-    return [
-        [Scored(text, world.reward(prompt, text), world.cost(prompt, text)) for text in own]
-        for prompt, own in zip(prompts, answers, strict=True)
-    ]
+    """Reward and cost of every answer, prompt by prompt; equal answers are scored once."""
+    scored = []
+    for prompt, texts in zip(prompts, answers, strict=True):
+        once = {
+            text: Scored(text, world.reward(prompt, text), world.cost(prompt, text))
+            for text in dict.fromkeys(texts)
+        }
+        scored.append([once[text] for text in texts])
+    return scored
 
 
 def by_reward(answer: Scored) -> tuple[float, float]:
@@ -76,28 +79,24 @@ def pair_rows(
     Returns rows in TRL's conversational format with explicit prompt, `score_chosen` and
     `score_rejected`.
     """
-    tail: list[tuple[int, dict[str, Any]]] = []
-    alike: list[tuple[int, dict[str, Any]]] = []
-    lone = 0
-    for place, (prompt, own) in enumerate(zip(prompts, answers, strict=True)):
-        # An empty answer cannot be trained on: its only token would be the end of the sequence.
-        distinct = sorted({answer for answer in own if answer.text})
-        ranked = sorted(((score(a), a.text) for a in distinct), key=_rank, reverse=True)
-        lone += len(ranked) < 2
+    rows = []
+    for place, scored in enumerate(answers):
+        distinct = sorted({answer for answer in scored if answer.text})
+        ranked = [(score(answer), answer.text) for answer in distinct]
+        ranked.sort(key=itemgetter(0), reverse=True)
         for i in range(min(pairs_per_prompt, len(ranked) // 2)):
             ((better, _), chosen), ((worse, _), rejected) = ranked[i], ranked[-1 - i]
             if better <= worse and i > 0:
                 break
             row = {
-                "prompt": list(prompt.messages),
+                "prompt": list(prompts[place].messages),
                 "chosen": [{"role": "assistant", "content": chosen}],
                 "rejected": [{"role": "assistant", "content": rejected}],
                 "score_chosen": better,
                 "score_rejected": worse,
             }
-            (tail if better > worse else alike).append((place, row))
-    empty = sum(not answer.text for own in answers for answer in own)
-    return with_anchors(tail, alike, anchors, seed, lone=lone, empty=empty)
+            rows.append((place, row, better > worse))
+    return _sorted_out(rows, answers, anchors, seed)
 
 
 def group_rows(
@@ -112,27 +111,36 @@ def group_rows(
 
     An answer that was sampled twice stands there twice.
     """
-    tail: list[tuple[int, dict[str, Any]]] = []
-    alike: list[tuple[int, dict[str, Any]]] = []
-    lone = 0
-    for place, (prompt, own) in enumerate(zip(prompts, answers, strict=True)):
-        kept = [answer for answer in own if answer.text]
-        if len({answer.text for answer in kept}) < 2:
-            lone += 1
+    rows = []
+    for place, scored in enumerate(answers):
+        spoken = [answer for answer in scored if answer.text]
+        if len({answer.text for answer in spoken}) < 2:
             continue
-        scores = [score(answer)[0] for answer in kept]
+        scores = [score(answer)[0] for answer in spoken]
         row = {
-            "prompt": list(prompt.messages),
-            "completions": [[{"role": "assistant", "content": a.text}] for a in kept],
+            "prompt": list(prompts[place].messages),
+            "completions": [[{"role": "assistant", "content": a.text}] for a in spoken],
             "scores": scores,
         }
-        (tail if len(set(scores)) > 1 else alike).append((place, row))
-    empty = sum(not answer.text for own in answers for answer in own)
+        rows.append((place, row, len(set(scores)) > 1))
+    return _sorted_out(rows, answers, anchors, seed)
+
+
+def _sorted_out(
+    rows: Sequence[tuple[int, dict[str, Any], bool]],
+    answers: Sequence[Sequence[Scored]],
+    anchors: float,
+    seed: int,
+) -> Rows:
+    """Of each row the prompt's place, and whether its scores differ; without empty answers.
+
+    An empty answer cannot be trained on: its only token would be the end of the sequence.
+    """
+    tail = [(place, row) for place, row, differ in rows if differ]
+    alike = [(place, row) for place, row, differ in rows if not differ]
+    lone = len(answers) - len({place for place, _, _ in rows})
+    empty = sum(not answer.text for scored in answers for answer in scored)
     return with_anchors(tail, alike, anchors, seed, lone=lone, empty=empty)
-
-
-def _rank(ranked: tuple[tuple[float, float], str]) -> tuple[float, float]:
-    return ranked[0]
 
 
 def with_anchors(
@@ -147,5 +155,5 @@ def with_anchors(
     """At most `share` of the rows without a difference, in the prompts' order."""
     most = len(alike) if share >= 1.0 else int(share / (1.0 - share) * len(tail) + 1e-9)
     kept = random.Random(seed).sample(list(alike), min(most, len(alike))) if tail else []
-    rows = sorted([*tail, *kept], key=lambda entry: entry[0])
+    rows = sorted([*tail, *kept], key=itemgetter(0))
     return Rows([row for _, row in rows], len(kept), lone + len(alike) - len(kept), empty)

@@ -5,8 +5,6 @@ in one half and even in the other. No street of the evaluation half is a common 
 never read the secret must not name it by chance.
 """
 
-from __future__ import annotations
-
 from riskalign.worlds.world import Split
 
 FIELDS = ("item", "price", "date", "city", "courier")

@@ -4,10 +4,9 @@ A world needs no labels and no judge: programs score the answers. Implement the 
 `World` in a class of your own, name it ``package.module:Class`` and every command works on it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from riskalign.errors import InputError
@@ -21,10 +20,8 @@ Message = dict[str, str]
 class Prompt:
     """A conversation to answer and the facts that a world's programs score the answer by.
 
-    Attributes:
-        id: unique within a world and split; intervals are clustered on it.
-        messages: chat messages ``{"role": ..., "content": ...}``, the last one the user's.
-        facts: whatever `World.reward` and `World.cost` need; never shown to the model.
+    `id` is unique within a world and split; intervals are clustered on it. The last of the
+    `messages` is the user's. `facts` are never shown to the model.
     """
 
     id: str
@@ -67,8 +64,8 @@ class World(Protocol):
 
 def max_cost_of(world: World) -> float | None:
     """The largest cost that a world says it can charge; None where it does not say."""
-    found = getattr(world, "max_cost", None)
-    return None if found is None else float(found)
+    largest = getattr(world, "max_cost", None)
+    return None if largest is None else float(largest)
 
 
 def has_dev(world: World) -> bool:
@@ -77,60 +74,67 @@ def has_dev(world: World) -> bool:
 
 
 def demonstrations_of(world: World, n: int, seed: int) -> list[Demonstration]:
-    """Return `n` demonstrations of a world.
-
-    Raises:
-        InputError: the world has none, or not so many.
-    """
+    """`n` demonstrations of a world; raises `InputError` where it has none, or not so many."""
     make = getattr(world, "demonstrations", None)
     if make is None:
         raise InputError(
             f"world {world.name!r}: has no demonstrations, which the step 'sft' trains on. Leave "
             "sft out of order, or give the world a method demonstrations(n, seed)."
         )
-    found: list[Demonstration] = make(n, seed)
-    if len(found) != n:
-        raise InputError(f"world {world.name!r}: gave {len(found)} demonstrations of {n} asked for")
-    return found
+    made: list[Demonstration] = make(n, seed)
+    if len(made) != n:
+        raise InputError(f"world {world.name!r}: gave {len(made)} demonstrations of {n} asked for")
+    return made
 
 
-def _vault() -> World:
-    from riskalign.worlds.vault import Vault
+def draw_prompts(
+    world: World,
+    split: Split,
+    n: int,
+    seed: int,
+    draw: Callable[[int, Random], tuple[str, str, Mapping[str, Any]]],
+) -> list[Prompt]:
+    """`n` prompts of a world that has `splits`; the seed decides all but their places.
 
-    return Vault()
+    `draw(place, random)` gives a prompt's system message, the user's, and the facts.
+
+    Raises `InputError` for a split that is not the world's, or a negative `n`.
+    """
+    splits: tuple[Split, ...] = getattr(world, "splits", ())
+    if split not in splits:
+        raise InputError(f"split: must be one of {', '.join(splits)}, not {split!r}")
+    if n < 0:
+        raise InputError(f"prompts: their number must not be negative, got {n}")
+    random = Random(f"{world.name}/{split}/{seed}")
+    prompts = []
+    for i in range(n):
+        system, user, facts = draw(i, random)
+        messages = {"role": "system", "content": system}, {"role": "user", "content": user}
+        prompts.append(Prompt(f"{split}-{seed}-{i}", messages, facts))
+    return prompts
 
 
-def _goodwill() -> World:
-    from riskalign.worlds.goodwill import Goodwill
-
-    return Goodwill()
-
-
-WORLDS: dict[str, Callable[[], World]] = {"goodwill": _goodwill, "vault": _vault}
+#: Classes, as `package.module:Class`, that are imported when their world is asked for.
+WORLDS: Mapping[str, str] = {
+    "goodwill": "riskalign.worlds.goodwill:Goodwill",
+    "vault": "riskalign.worlds.vault:Vault",
+}
 
 
 def get_world(spec: str | World) -> World:
-    """Return the world named `spec`.
+    """The world named `spec`: a key of `WORLDS`, `package.module:Class`, or a world itself.
 
-    Args:
-        spec: a name in `WORLDS`, ``package.module:Class`` (made without arguments), or a world.
-            A module is looked for where Python's are, then in the working directory, which is
-            searched only while that module is imported and the class is made.
-
-    Raises:
-        InputError: the name is unknown, cannot be imported, or lacks a member of `World`.
+    The class is made without arguments; its module may lie in the working directory, too. Raises
+    `InputError` for a name that is unknown, cannot be imported, or lacks a member of `World`.
     """
-    if not isinstance(spec, str):
-        world: object = spec
-    elif spec in WORLDS:
-        world = WORLDS[spec]()
-    elif ":" in spec:
-        world = load(spec, "world", lambda found: found())  # type: ignore[operator]
-    else:
-        raise InputError(
-            f"world: no world is named {spec!r}; choose one of {', '.join(sorted(WORLDS))} "
-            "or give package.module:Class"
-        )
+    world: object = WORLDS.get(spec, spec) if isinstance(spec, str) else spec
+    if isinstance(world, str):
+        if ":" not in world:
+            raise InputError(
+                f"world: no world is named {spec!r}; choose one of {', '.join(sorted(WORLDS))} "
+                "or give package.module:Class"
+            )
+        world = load(world, "world", lambda made: made())  # type: ignore[operator]
     if not isinstance(world, World):
         missing = [m for m in ("name", "prompts", "reward", "cost") if not hasattr(world, m)]
         raise InputError(f"world: {spec!r} lacks {', '.join(missing)}; see riskalign.World")

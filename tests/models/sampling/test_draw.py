@@ -5,7 +5,7 @@ import torch
 from scipy.stats import chisquare
 
 from riskalign.errors import InputError
-from riskalign.models.sampling.draw import Draw, Likeliest
+from riskalign.models.sampling.generate import Draw
 
 NONE = torch.zeros((1, 0), dtype=torch.long)
 
@@ -45,9 +45,9 @@ def test_a_peaked_row_of_a_large_vocabulary() -> None:
     assert draw(torch.zeros((64, 49_152))).unique().numel() > 60
 
 
-@pytest.mark.parametrize("kind", [Draw, Likeliest])
+@pytest.mark.parametrize("likeliest", [False, True])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_no_distribution_is_refused(kind: type[Draw | Likeliest], bad: float) -> None:
+def test_what_is_no_distribution_is_refused(likeliest: bool, bad: float) -> None:
     """NaN used to draw the last token of the vocabulary."""
     scores = torch.zeros((3, 5))
     if bad == -float("inf"):
@@ -55,8 +55,8 @@ def test_what_is_no_distribution_is_refused(kind: type[Draw | Likeliest], bad: f
     else:
         scores[1, 2] = bad
     with pytest.raises(InputError, match=r"^prompt 'b': the logits of its next token are NaN"):
-        kind(["a", "b", "c"])(NONE, scores)  # type: ignore[arg-type]
+        Draw(["a", "b", "c"], likeliest=likeliest)(NONE, scores)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"^row 1: "):
-        kind()(NONE, scores)  # type: ignore[arg-type]
+        Draw(likeliest=likeliest)(NONE, scores)  # type: ignore[arg-type]
     scores[1] = 0.0
-    kind()(NONE, scores)  # type: ignore[arg-type]
+    Draw(likeliest=likeliest)(NONE, scores)  # type: ignore[arg-type]

@@ -15,9 +15,7 @@ import riskalign.theory.answers as answers
 import riskalign.theory.solve as solve
 from riskalign.cli.app import app
 from riskalign.errors import InputError
-from riskalign.losses.registry import LOSSES
-from riskalign.losses.sequence import LossOutput, SequenceStats
-from riskalign.losses.targets import margin_loss
+from riskalign.losses import LOSSES, Margin, SequenceStats
 from riskalign.pipeline.schedule import Temperatures, temperatures
 from riskalign.risk.answers import tail_cost
 from riskalign.risk.cvar import cvar
@@ -74,13 +72,10 @@ def test_the_published_program_is_no_risk_measure(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_wrong_sign_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def swapped(
-        chosen: SequenceStats, rejected: SequenceStats, *, beta: float, target: str = "hard",
-        gap: Tensor | None = None, **_: object,
-    ) -> LossOutput:  # fmt: skip
+    def swapped(chosen: SequenceStats, rejected: SequenceStats, *, beta: float) -> Margin:
         plain = chosen.logp_policy - chosen.logp_ref - rejected.logp_policy + rejected.logp_ref
         margin = beta * (plain + rejected.risk - chosen.risk)
-        return LossOutput(margin_loss(margin, target, gap=gap), {})
+        return Margin(margin, margin, -margin)
 
     monkeypatch.setitem(LOSSES, "rsa1", swapped)
     assert fails("stationary")

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from riskalign.data.fields import refuse_row_fields
-from riskalign.data.schema import Message, checked_text, encodable
+from riskalign.data.fields import Message, checked_text, encodable, refuse_row_fields
 from riskalign.data.sources import source_rows, text_lines
 from riskalign.errors import InputError
 from riskalign.worlds import Prompt

@@ -27,7 +27,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from riskalign.data.schema import encodable
+from riskalign.data.fields import encodable
 from riskalign.data.sources import source_rows
 from riskalign.errors import InputError
 from riskalign.evaluation.resampling import Bootstrap

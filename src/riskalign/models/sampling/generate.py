@@ -1,9 +1,8 @@
 """Batched sampling in which the answers to one prompt share one reading of it."""
 
-from __future__ import annotations
-
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,21 +19,20 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from riskalign.data.written import check_messages
+from riskalign.data import Template
 from riskalign.errors import InputError
-from riskalign.models.sampling.draw import Draw, Likeliest
 from riskalign.worlds.world import Prompt
+
+_KEYS_AND_VALUES = {f"{kind}ForCausalLM" for kind in ("Llama", "Mistral", "Qwen2", "Qwen3")}
 
 
 @dataclass(frozen=True)
 class Answer:
     """One sampled answer.
 
-    Attributes:
-        prompt_id: id of the prompt answered.
-        text: the answer without special tokens, surrounding white space removed.
-        token_ids: the answer's tokens, the end-of-sequence token included when it was reached.
-        finished: whether the model ended the answer itself within ``max_new_tokens``.
+    `text` is without special tokens and the white space around it, `token_ids` with the
+    end-of-sequence token where it was reached; `finished` says whether the model ended the answer
+    itself within `max_new_tokens`.
     """
 
     prompt_id: str
@@ -44,17 +42,17 @@ class Answer:
 
 
 def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
-    """Return the token ids of `prompt` up to where the answer starts.
+    """The token ids of `prompt` up to where the answer starts.
 
-    Raises:
-        InputError: the tokenizer has no chat template, or one that leaves out what messages say.
+    Raises `InputError` for a tokenizer without chat template, or with one that leaves out what
+    messages say.
     """
     if not tokenizer.chat_template:
         raise InputError(
             "model: its tokenizer has no chat template, which a world's conversations need; "
             "set tokenizer.chat_template and save the tokenizer with the model"
         )
-    check_messages(prompt.messages, tokenizer, {})
+    Template(tokenizer, {}).check_messages(prompt.messages)
     rendered = tokenizer.apply_chat_template(
         list(prompt.messages), add_generation_prompt=True, tokenize=False
     )
@@ -76,64 +74,56 @@ def sample(
     logits_processor: LogitsProcessorList | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Answer]]:
-    """Sample answers to each prompt.
+    """For each prompt, in order, `answers_per_prompt` answers, all sampled independently.
 
-    Args:
-        model: a causal language model with ``generate``.
-        tokenizer: its tokenizer, with a chat template.
-        prompts: the conversations to answer.
-        answers_per_prompt: answers to each, all sampled independently.
-        temperature: softmax temperature; 0 takes the likeliest token each time.
-        top_p: nucleus mass; 1 samples from the whole distribution.
-        max_new_tokens: length limit of an answer, in tokens.
-        batch_size: answers in flight at once.
-        seed: of the sampler; the same seed, batch size and machine give the same answers.
-        logits_processor: acts on the logits before temperature and top_p, as in ``generate``.
-        progress: called with (answers done, answers in all) after each batch.
+    A `temperature` of 0 takes the likeliest token each time; `top_p` is the nucleus' mass, 1 the
+    whole distribution; `batch_size` answers are in flight at once. The same seed, batch size and
+    machine give the same answers. `logits_processor` acts on the logits before temperature and
+    top_p, as in `generate`; `progress(answers done, answers in all)` is called after each batch.
 
-    Returns:
-        For each prompt, in order, its `answers_per_prompt` answers.
-
-    Raises:
-        InputError: a number is out of range, the tokenizer has no chat template, a prompt and its
-            answer may be longer than the model has positions for, or logits are not finite.
+    Raises `InputError` for a number out of range, a tokenizer without chat template, a prompt that
+    with its answer may be longer than the model has positions for, or logits that are not finite.
     """
-    check_numbers(answers_per_prompt, max_new_tokens, batch_size, temperature)
-    ids = checked_prompts(model, tokenizer, prompts, max_new_tokens)
+    ids, config = prepared(
+        model, tokenizer, prompts, answers_per_prompt, max_new_tokens, batch_size, temperature
+    )
     # A dial's companion model reads the whole prompt by itself, so a shared reading serves only
-    # plain models.
-    shared = logits_processor is None and _cache_can_be_repeated(model)
-    config = generation_config(model, tokenizer, max_new_tokens)
-    found: list[list[Answer]] = [[] for _ in prompts]
+    # plain models, of kinds whose cache holds keys and values and nothing else.
+    kind, window = type(model).__name__, getattr(model.config, "sliding_window", None)
+    shared = logits_processor is None and kind in _KEYS_AND_VALUES and not window
+    answers: list[list[Answer]] = [[] for _ in prompts]
     was_training = model.training
     model.eval()
-    done, total = 0, len(prompts) * answers_per_prompt
-    with torch.random.fork_rng(devices=_cuda_devices(model)), torch.inference_mode():
+    # Long prompts first, so that memory peaks at once.
+    order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
+    places = [i for i in order for _ in range(answers_per_prompt)]
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.inference_mode():
         torch.manual_seed(seed)
-        for rows in _batches(ids, answers_per_prompt, batch_size):
-            prompt_ids = [ids[i] for i, _ in rows]
-            repeats = [n for _, n in rows]
-            names = [prompts[i].id for i, n in rows for _ in range(n)]
-            processors = LogitsProcessorList(
-                [*(logits_processor or []), *_drawing(temperature, top_p, names)]
-            )
-            new = _generate(model, prompt_ids, repeats, config, shared, processors)
-            at = 0
-            for i, n in rows:
-                for row in new[at : at + n].tolist():
-                    found[i].append(to_answer(prompts[i].id, row, config, tokenizer))
-                at += n
-            done += at
+        for at in range(0, len(places), batch_size):
+            batch = places[at : at + batch_size]
+            drawing = _drawing(temperature, top_p, [prompts[i].id for i in batch])
+            processors = LogitsProcessorList([*(logits_processor or []), *drawing])
+            rows = [(ids[i], n) for i, n in Counter(batch).items()]
+            new = _generate(model, rows, config, shared, processors)
+            for i, row in zip(batch, new.tolist(), strict=True):
+                answers[i].append(to_answer(prompts[i].id, row, config, tokenizer))
             if progress:
-                progress(done, total)
+                progress(at + len(batch), len(places))
     model.train(was_training)
-    return found
+    return answers
 
 
-def check_numbers(
-    answers_per_prompt: int, max_new_tokens: int, batch_size: int, temperature: float
-) -> None:
-    """Refuse numbers out of range with `InputError`."""
+def prepared(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    answers_per_prompt: int,
+    max_new_tokens: int,
+    batch_size: int,
+    temperature: float,
+) -> tuple[list[list[int]], GenerationConfig]:
+    """Token ids of the prompts, and what ends an answer; `InputError` as for `sample`."""
     for name, value, least in (
         ("answers_per_prompt", answers_per_prompt, 1),
         ("max_new_tokens", max_new_tokens, 1),
@@ -142,17 +132,27 @@ def check_numbers(
     ):
         if value < least:
             raise InputError(f"{name}: must be at least {least}, got {value}")
+    ids = checked_prompts(model, tokenizer, prompts, max_new_tokens)
+    # A fresh config: a model's own defaults (top_k, penalties) would bend the distribution whose
+    # tail is to be measured.
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    eos = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+    eos_ids = sorted(token for token in eos if token is not None)
+    pad = tokenizer.pad_token_id
+    config: Any = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=eos_ids or None,
+        pad_token_id=pad if pad is not None else (eos_ids[0] if eos_ids else 0),
+        do_sample=False,  # `Draw` has drawn by then
+        disable_compile=True,  # compiling costs more than it saves on answers this short
+    )
+    return ids, config
 
 
 def checked_prompts(
     model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_new_tokens: int
 ) -> list[list[int]]:
-    """Return the token ids of prompts that the model can answer.
-
-    Raises:
-        InputError: the tokenizer has no chat template, or a prompt and its answer may be longer
-            than the model has positions for.
-    """
+    """Token ids of prompts that the model can answer; `InputError` as for `sample`."""
     ids = [prompt_token_ids(tokenizer, prompt) for prompt in prompts]
     limit = getattr(model.config, "max_position_embeddings", None)
     for prompt, row in zip(prompts, ids, strict=True):
@@ -167,7 +167,7 @@ def checked_prompts(
 
 def _drawing(temperature: float, top_p: float, names: list[str]) -> list[LogitsProcessor]:
     if temperature == 0:
-        return [Likeliest(names)]
+        return [Draw(names, likeliest=True)]
     drawing: list[LogitsProcessor] = []
     if temperature != 1:
         drawing.append(TemperatureLogitsWarper(float(temperature)))
@@ -176,67 +176,24 @@ def _drawing(temperature: float, top_p: float, names: list[str]) -> list[LogitsP
     return [*drawing, Draw(names)]
 
 
-def generation_config(
-    model: Any, tokenizer: PreTrainedTokenizerBase, limit: int
-) -> GenerationConfig:
-    """Stop tokens and length, and nothing that bends the distribution."""
-    # A fresh config: a model's own defaults (top_k, penalties) would bend the distribution whose
-    # tail is to be measured.
-    eos = {tokenizer.eos_token_id}
-    own = getattr(model.generation_config, "eos_token_id", None)
-    eos |= set(own) if isinstance(own, list) else {own}
-    eos_ids = sorted(e for e in eos if e is not None)
-    pad = tokenizer.pad_token_id
-    settings: dict[str, Any] = {
-        "max_new_tokens": limit,
-        "eos_token_id": eos_ids or None,
-        "pad_token_id": pad if pad is not None else (eos_ids[0] if eos_ids else 0),
-        "do_sample": False,  # `Draw` has drawn by then
-        "disable_compile": True,  # compiling costs more than it saves on answers this short
-    }
-    return GenerationConfig(**settings)
-
-
-def _batches(
-    ids: list[list[int]], per_prompt: int, batch_size: int
-) -> Iterator[list[tuple[int, int]]]:
-    """Yield rows (prompt, number of answers); long prompts first, so memory peaks at once."""
-    batch: list[tuple[int, int]] = []
-    room = batch_size
-    for i in sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i)):
-        left = per_prompt
-        while left:
-            n = min(left, room)
-            batch.append((i, n))
-            left, room = left - n, room - n
-            if not room:
-                yield batch
-                batch, room = [], batch_size
-    if batch:
-        yield batch
-
-
 def _generate(
     model: Any,
-    prompt_ids: list[list[int]],
-    repeats: list[int],
+    rows: Sequence[tuple[list[int], int]],
     config: GenerationConfig,
     shared: bool,
     logits_processor: LogitsProcessorList,
 ) -> Tensor:
-    """Return the new tokens, ``[sum(repeats), new]``."""
+    """The new tokens `[answers, new]` after prompts, each of which is to be answered n times."""
     assert isinstance(config.pad_token_id, int)
-    width = max(len(row) for row in prompt_ids)
-    pad = [width - len(row) for row in prompt_ids]
+    width = max(len(prompt) for prompt, _ in rows)
+    pad = [width - len(prompt) for prompt, _ in rows]
     tokens = torch.tensor(
-        [[config.pad_token_id] * p + row for p, row in zip(pad, prompt_ids, strict=True)],
+        [[config.pad_token_id] * p + prompt for p, (prompt, _) in zip(pad, rows, strict=True)],
         device=model.device,
     )
     mask = torch.tensor([[0] * p + [1] * (width - p) for p in pad], device=model.device)
-    index = torch.repeat_interleave(
-        torch.arange(len(repeats), device=model.device),
-        torch.tensor(repeats, device=model.device),
-    )
+    repeats = torch.tensor([n for _, n in rows], device=model.device)
+    index = torch.arange(len(rows), device=model.device).repeat_interleave(repeats)
     extra: dict[str, Any] = {}
     if shared:
         assert isinstance(config.max_new_tokens, int)
@@ -274,27 +231,52 @@ def _read_once(model: Any, tokens: Tensor, mask: Tensor, index: Tensor, room: in
     return cache
 
 
-def _cache_can_be_repeated(model: Any) -> bool:
-    # Llama-like models only: their cache holds keys and values and nothing else.
-    return type(model).__name__ in {
-        "LlamaForCausalLM",
-        "MistralForCausalLM",
-        "Qwen2ForCausalLM",
-        "Qwen3ForCausalLM",
-    } and not getattr(model.config, "sliding_window", None)
-
-
-def _cuda_devices(model: Any) -> list[torch.device]:
-    return [model.device] if model.device.type == "cuda" else []
-
-
 def to_answer(
     prompt_id: str, row: list[int], config: GenerationConfig, tokenizer: PreTrainedTokenizerBase
 ) -> Answer:
     """The answer of new tokens [L], cut after the first that ends it."""
-    eos = config.eos_token_id
-    ends = set(eos) if isinstance(eos, list) else {eos}
+    ends = config.eos_token_id or []
     end = next((i for i, token in enumerate(row) if token in ends), None)
     token_ids = row if end is None else row[: end + 1]
     text = str(tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
     return Answer(prompt_id, text, token_ids, end is not None)
+
+
+class Draw(LogitsProcessor):
+    """Leaves one token of each row, drawn from the row's softmax, for `generate` to take greedily.
+
+    `generate`'s own sampling draws a random number for every entry of the vocabulary; on a CPU
+    that was a quarter of the time (docs/log.md). Here it is one for each row, which is compared
+    with the running total of the probabilities, in float64. Where the `likeliest` token is wanted
+    scores stay as they are. `prompts` names the rows in errors.
+    """
+
+    def __init__(self, prompts: Sequence[str] = (), *, likeliest: bool = False) -> None:
+        self.prompts, self.likeliest = prompts, likeliest
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Tensor:
+        """Scores [B, V] in, scores [B, V] out: 0 at the drawn token, -inf elsewhere.
+
+        Raises `InputError` for a row that is no distribution.
+        """
+        if self.likeliest:
+            self._refuse(scores.amax(-1))
+            return scores
+        reached = scores.softmax(-1, dtype=torch.float32).cumsum(-1, dtype=torch.float64)
+        # One NaN or +inf, or -inf throughout, makes the total NaN, which no level would exceed.
+        self._refuse(reached[:, -1])
+        shape = (len(scores), 1)
+        level = torch.rand(shape, dtype=torch.float64, device=scores.device) * reached[:, -1:]
+        # The first token whose total exceeds the level; one of probability 0 never does.
+        token = torch.searchsorted(reached, level, right=True).clamp_(max=scores.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+
+    def _refuse(self, row_totals: Tensor) -> None:
+        bad = row_totals.isfinite().logical_not().nonzero().flatten().tolist()
+        if bad:
+            which = f"prompt {self.prompts[bad[0]]!r}" if self.prompts else f"row {bad[0]}"
+            raise InputError(
+                f"{which}: the logits of its next token are NaN or infinite, so none can be drawn. "
+                "The model is broken, or its precision too small for its weights: fetch or train "
+                "it again, or sample in float32 (bf16: false)."
+            )

@@ -1,5 +1,6 @@
 """Sampling by vLLM, an optional engine for GPUs, with the interface of `sample`."""
 
+import importlib
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,14 +10,8 @@ from transformers import LogitsProcessorList
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from riskalign.errors import InputError
-from riskalign.models.finite import check_weights
-from riskalign.models.sampling.generate import (
-    Answer,
-    check_numbers,
-    checked_prompts,
-    generation_config,
-    to_answer,
-)
+from riskalign.models.sampling.generate import Answer, prepared, to_answer
+from riskalign.models.weights import check_weights
 from riskalign.worlds.world import Prompt
 
 # The policy and the start model stay on the same GPU beside the engine.
@@ -42,22 +37,20 @@ def sample_with_vllm(
     The model's weights go to the engine by a temporary folder. Draws are vLLM's own: the same seed
     gives other answers than `sample` does.
 
-    Raises:
-        InputError: as `sample`; weights that are not finite; vLLM is not installed; or a
-            `logits_processor`, such as the dial's, which needs both models beside each other.
+    Raises `InputError` as `sample` does, and for weights that are not finite, without vLLM, or for
+    a `logits_processor`, such as the dial's, which needs both models beside each other.
     """
-    check_numbers(answers_per_prompt, max_new_tokens, batch_size, temperature)
+    ids, config = prepared(
+        model, tokenizer, prompts, answers_per_prompt, max_new_tokens, batch_size, temperature
+    )
     if logits_processor:
         raise InputError("backend: vllm takes no logits processor; use 'transformers'")
     try:
-        import vllm
+        engine: Any = importlib.import_module("vllm")
     except ImportError as error:
         raise InputError(
             "backend: vllm is not installed; `pip install vllm`, or use 'transformers'"
         ) from error
-    ids = checked_prompts(model, tokenizer, prompts, max_new_tokens)
-    config = generation_config(model, tokenizer, max_new_tokens)
-    engine: Any = vllm
     check_weights(model, "model")  # the engine's logits are out of reach
     with tempfile.TemporaryDirectory(prefix="riskalign-") as folder:
         model.save_pretrained(folder)
@@ -86,7 +79,7 @@ def sample_with_vllm(
     ]
     requests = [{"prompt_token_ids": row} for row in ids]
     outputs = llm.generate(requests, settings, use_tqdm=False)
-    found = [
+    answers = [
         [to_answer(prompt.id, list(made.token_ids), config, tokenizer) for made in output.outputs]
         * (answers_per_prompt // n)
         for prompt, output in zip(prompts, outputs, strict=True)
@@ -94,4 +87,4 @@ def sample_with_vllm(
     if progress:
         total = len(prompts) * answers_per_prompt
         progress(total, total)
-    return found
+    return answers

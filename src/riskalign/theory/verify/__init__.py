@@ -1,8 +1,7 @@
 """Every claim of docs/theory.md, checked by computation on random trees."""
 
 from riskalign.theory.verify.claim import Claim, Finding, Setting
-from riskalign.theory.verify.runner import CLAIMS, check, run
-from riskalign.theory.verify.show import print_findings, render, to_json
+from riskalign.theory.verify.runner import CLAIMS, check, print_findings, render, run, to_json
 
 __all__ = [
     "CLAIMS",

@@ -1,6 +1,7 @@
 """Claims about the tail of whole answers: the optimum, how it is learnt, CVaR along the tree."""
 
 import functools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -23,11 +24,19 @@ from riskalign.theory.evaluate import tail_of_total
 from riskalign.theory.solve import negate, value_scale
 from riskalign.theory.tree import combine
 from riskalign.theory.verify.answer_rivals import at_same_reward_and_kl, by_gradient, lagrangian
-from riskalign.theory.verify.claim import Claim, Errors, Setting, largest, smallest
+from riskalign.theory.verify.claim import (
+    BETA,
+    Errors,
+    Setting,
+    claim,
+    largest,
+    noise,
+    total_variation,
+    trees,
+)
 from riskalign.theory.verify.loss_claims import DEPTH, VOCABULARY, train
-from riskalign.theory.verify.trees import BETA, total_variation, trees
 
-LEVELS = (0.8, 0.95)
+LEVELS = {f"cvar:{level}": level for level in (0.8, 0.95)}
 #: Of the cost's charge, whose slope is this much at most.
 SLOPE = 1.0
 _OWN = 2  # the optimum's own place among the starts of `ascent`
@@ -40,74 +49,82 @@ def _multiplier(name: str) -> float:
 
 
 @functools.cache
-def optima(setting: Setting, level: float) -> list[tuple[TokenMDP, Levels]]:
+def optima(setting: Setting, name: str) -> list[tuple[TokenMDP, Levels]]:
     """The trees, and the optimum on them; solved once for all claims that ask about it."""
-    weight = _multiplier(f"cvar:{level}")
-    return [
-        (mdp, answer_optimum(mdp, f"cvar:{level}", BETA, weight).log_policy)
-        for mdp in trees(setting)
-    ]
+    weight = _multiplier(name)
+    return [(mdp, answer_optimum(mdp, name, BETA, weight).log_policy) for mdp in trees(setting)]
 
 
+def _sacpo(mdp: TokenMDP) -> Levels:
+    losses = combine(negate(mdp.reward), mdp.cost, 1.0, SLOPE)
+    return sequence_optimum(losses, mdp.log_ref, BETA)
+
+
+@claim("answers", "tail-best", "at the same reward and KL no policy has a lower CVaR", 1e-6)
 def same_reward_and_kl(setting: Setting) -> Errors:
     """How far any of 24 policies of the same reward and KL has a lower CVaR: tilts and noise."""
-    found: Errors = {}
-    for level in LEVELS:
-        errors = []
-        for mdp, best in optima(setting, level):
-            for lost in at_same_reward_and_kl(mdp, best, level, setting.seed):
-                errors.append(lost.clamp(min=0).amax())
-        found[f"cvar:{level}"] = largest(torch.stack(errors))
-    return found
+    return {
+        name: largest(
+            torch.stack(
+                [
+                    lost.clamp(min=0).amax()
+                    for mdp, best in optima(setting, name)
+                    for lost in at_same_reward_and_kl(mdp, best, level, setting.seed)
+                ]
+            )
+        )
+        for name, level in LEVELS.items()
+    }
 
 
 @functools.cache
-def ascent(setting: Setting, level: float) -> Tensor:
+def ascent(setting: Setting, name: str) -> Tensor:
     """What each of gradient ascent's starts ends at, less what the optimum has: [trees, starts]."""
-    weight = _multiplier(f"cvar:{level}")
+    level, weight = LEVELS[name], _multiplier(name)
     rows = []
-    for mdp, best in optima(setting, level):
-        sacpo = sequence_optimum(
-            combine(negate(mdp.reward), mdp.cost, 1.0, SLOPE), mdp.log_ref, BETA
-        )  # fmt: skip
-        reached = by_gradient(mdp, level, BETA, weight, [mdp.log_ref, sacpo, best], setting.seed)
+    for mdp, best in optima(setting, name):
+        starts = [mdp.log_ref, _sacpo(mdp), best]
+        reached = by_gradient(mdp, level, BETA, weight, starts, setting.seed)
         rows.append(reached - lagrangian(mdp, best, level, BETA, weight).unsqueeze(-1))
     return torch.cat(rows)
 
 
+@claim("answers", "tail-ascent", "gradient ascent on the same Lagrangian gets no further", 1e-9)
 def gradient_ascent(setting: Setting) -> Errors:
     """How far ascent on the same Lagrangian from 8 starts gets below the closed form."""
-    return {f"cvar:{a}": largest((-ascent(setting, a)).clamp(min=0)) for a in LEVELS}
+    return {name: largest((-ascent(setting, name)).clamp(min=0)) for name in LEVELS}
 
 
+@claim(
+    "answers",
+    "tail-local",
+    "it ends above by (mean; the worst start in a local optimum)",
+    bound="reported",
+)
 def gradient_stays_above(setting: Setting) -> Errors:
     """By how much the ascent's starts end above it, at the mean tree: the best and the worst."""
-    above = ascent(setting, 0.8)
+    above = ascent(setting, "cvar:0.8")
     others = above[:, [i for i in range(above.shape[1]) if i != _OWN]]
     return {"best": float(others.amin(-1).mean()), "worst": float(others.amax(-1).mean())}
 
 
+@claim("answers", "tail-rare", "where harm is rare (quantile 0) it is SACPO's optimum", 1e-10)
 def rare_harm(setting: Setting) -> Errors:
     """SACPO's optimum at `lambda / (1 - a)` where the helpful policy's quantile is the least cost.
 
     Then it is the quantile of every tilt towards lower costs, too, and the claim is a theorem.
     Not a number, and so a failure, where no tree has a quantile that low.
     """
-    found: Errors = {}
-    for level in LEVELS:
+    by_case: Errors = {}
+    for name, level in LEVELS.items():
         errors = []
-        for mdp, best in optima(setting, level):
+        for mdp, best in optima(setting, name):
             helpful = sequence_optimum(negate(mdp.reward), mdp.log_ref, BETA)
-            least = accumulate(mdp.cost).amin(-1)
-            rare = tail_of_total(mdp, helpful, level).var <= least
-            losses = combine(negate(mdp.reward), mdp.cost, 1.0, SLOPE)
-            distance = total_variation(
-                best, sequence_optimum(losses, mdp.log_ref, BETA)
-            )  # fmt: skip
-            errors.append(distance[rare])
+            rare = tail_of_total(mdp, helpful, level).var <= accumulate(mdp.cost).amin(-1)
+            errors.append(total_variation(best, _sacpo(mdp))[rare])
         rows = torch.cat(errors)
-        found[f"cvar:{level}, {len(rows)} trees"] = largest(rows) if len(rows) else float("nan")
-    return found
+        by_case[f"{name}, {len(rows)} trees"] = largest(rows) if len(rows) else float("nan")
+    return by_case
 
 
 def _small(setting: Setting) -> TokenMDP:
@@ -135,16 +152,18 @@ def safe_step(setting: Setting, name: str) -> tuple[Levels, Levels, Levels]:
     return helpful, best.log_policy, charge
 
 
+@claim("answers", "tail-dpo", "the safe step with dpo on gaps of -λφ(C) ends at it", 1e-6)
 def dpo_recovers(setting: Setting) -> Errors:
     """The safe step with `dpo` on gaps of `-lambda phi(C)`, from the helpful policy."""
-    found: Errors = {}
+    by_measure: Errors = {}
     for name in ("cvar:0.9", "erm:0.25"):
         helpful, best, charge = safe_step(setting, name)
         trained = train(helpful, -accumulate(charge), get_risk("mean"), "gap", "dpo")
-        found[name] = largest(total_variation(trained, best))
-    return found
+        by_measure[name] = largest(total_variation(trained, best))
+    return by_measure
 
 
+@claim("answers", "tail-rsa", "with rsa1 on those gaps: at rsa1's own optimum for φ(C)", 1e-6)
 def rsa_recovers(setting: Setting) -> Errors:
     """The same with `rsa1` and a token-level measure: its own closed form with the cost `phi`."""
     helpful, _, charge = safe_step(setting, "cvar:0.9")
@@ -154,33 +173,28 @@ def rsa_recovers(setting: Setting) -> Errors:
     return {f"cvar:0.9, tokens {risk.spec}": largest(total_variation(trained, best))}
 
 
-def prefix_levels(setting: Setting) -> Errors:
-    """CVaR by levels that follow the prefix: of the prompt, and at every beginning by itself."""
-    found: Errors = {}
-    for level in LEVELS:
-        errors = []
-        for mdp in trees(setting):
-            parts = decomposed(mdp, mdp.log_ref, level)
-            whole = tail_of_total(mdp, mdp.log_ref, level).cvar
-            errors.append((parts.value[0].squeeze(-1) - whole).abs())
-            errors.append(_at_beginnings(mdp, parts.share[:-1], parts.value[1:]))
-        found[f"cvar:{level}"] = largest(torch.cat([e.flatten() for e in errors]))
-    return found
+@claim(
+    "answers",
+    "tail-prefix",
+    "CVaR of the total = nested CVaR, levels following the prefix",
+    1e-10,
+    cases=LEVELS,
+)
+def prefix_levels(mdp: TokenMDP, level: float) -> Iterator[Tensor]:
+    """CVaR by levels that follow the prefix: of the prompt, and at every beginning by itself.
 
-
-def _at_beginnings(mdp: TokenMDP, share: Levels, value: Levels) -> Tensor:
-    """|V(s) - CVaR at level 1 - tau(s) of the cost to come|, by sorting what is below s."""
-    errors = []
-    for t, (tau, v) in enumerate(zip(share, value, strict=True), start=1):
-        tau = tau.flatten(-2)
-        log_probs = accumulate_from(mdp.log_ref, t)
-        costs = accumulate_from(mdp.cost, t)
-        ordered, order = costs.sort(-1, descending=True)
-        mass = log_probs.exp().gather(-1, order)
+    At a beginning s, by sorting what is below: |V(s) - CVaR at level 1 - tau(s) of the cost to
+    come|.
+    """
+    parts = decomposed(mdp, mdp.log_ref, level)
+    yield (parts.value[0].squeeze(-1) - tail_of_total(mdp, mdp.log_ref, level).cvar).abs()
+    for t, (share, value) in enumerate(zip(parts.share[:-1], parts.value[1:], strict=True), 1):
+        tau = share.flatten(-2)
+        ordered, order = accumulate_from(mdp.cost, t).sort(-1, descending=True)
+        mass = accumulate_from(mdp.log_ref, t).exp().gather(-1, order)
         taken = (tau.unsqueeze(-1) - (mass.cumsum(-1) - mass)).clamp(min=0).minimum(mass)
-        own = (taken * ordered).sum(-1) / taken.sum(-1)
-        errors.append((own - v).abs().where(tau > 1e-9, 0.0).flatten())
-    return torch.cat(errors)
+        cvar = (taken * ordered).sum(-1) / taken.sum(-1)
+        yield (cvar - value).abs().where(tau > 1e-9, 0.0)
 
 
 def accumulate_from(levels: Levels, start: int) -> Tensor:
@@ -193,79 +207,41 @@ def accumulate_from(levels: Levels, start: int) -> Tensor:
     return total.view(*levels[start].shape[:-1], size ** (len(levels) - start))
 
 
+@claim("answers", "tail-levels", "no other levels along the tree give more", 1e-10)
 def other_levels(setting: Setting) -> Errors:
     """How far levels chosen otherwise along the tree give more: they are all within the set."""
-    found: Errors = {}
+    by_level: Errors = {}
     generator = torch.Generator().manual_seed(setting.seed)
-    for level in LEVELS:
+    for name, level in LEVELS.items():
         errors = []
         for mdp in trees(setting):
             whole = tail_of_total(mdp, mdp.log_ref, level).cvar
             for _ in range(20):
-                shift = tuple(
-                    torch.randn(c.shape, generator=generator, dtype=c.dtype) for c in mdp.cost
-                )
                 # The worst case of another cost is a choice of levels that this cost may have.
-                rival = TokenMDP(mdp.log_ref, mdp.reward, combine(mdp.cost, shift, 1.0, 0.3))
+                cost = combine(mdp.cost, noise(mdp.cost, generator), 1.0, 0.3)
+                rival = TokenMDP(mdp.log_ref, mdp.reward, cost)
                 density = tail_of_total(rival, mdp.log_ref, level).density
                 value = (density * accumulate(mdp.cost)).sum(-1)
                 errors.append((value - whole).clamp(min=0))
-        found[f"cvar:{level}"] = largest(torch.cat(errors))
-    return found
+        by_level[name] = largest(torch.cat(errors))
+    return by_level
 
 
-def fixed_levels(setting: Setting) -> Errors:
+@claim(
+    "answers",
+    "tail-fixed",
+    "one level for all prefixes gives no less",
+    -1e-10,
+    "at least",
+    cases=LEVELS,
+)
+def fixed_levels(mdp: TokenMDP, level: float) -> Iterator[Tensor]:
     """By how much nested CVaR of one level for all prefixes exceeds static CVaR, on each tree."""
-    found: Errors = {}
-    for level in LEVELS:
-        gaps = []
-        for mdp in trees(setting):
-            value = nested(mdp.cost, mdp.log_ref, get_risk(f"cvar:{level}"))[1][0].squeeze(-1)
-            gaps.append(value - tail_of_total(mdp, mdp.log_ref, level).cvar)
-        found[f"cvar:{level}"] = smallest(torch.cat(gaps))
-    return found
+    _, values = nested(mdp.cost, mdp.log_ref, get_risk(f"cvar:{level}"))
+    yield values[0].squeeze(-1) - tail_of_total(mdp, mdp.log_ref, level).cvar
 
 
 def forget() -> None:
     """Solve anew, for a library that has changed since."""
     for solved in (optima, ascent, safe_step):
         solved.cache_clear()
-
-
-CLAIMS = (
-    Claim(
-        "tail-best", "answers", "at the same reward and KL no policy has a lower CVaR",
-        same_reward_and_kl, 1e-6,
-    ),
-    Claim(
-        "tail-ascent", "answers", "gradient ascent on the same Lagrangian gets no further",
-        gradient_ascent, 1e-9,
-    ),
-    Claim(
-        "tail-local", "answers", "it ends above by (mean; the worst start in a local optimum)",
-        gradient_stays_above, 0.0, "reported",
-    ),
-    Claim(
-        "tail-rare", "answers", "where harm is rare (quantile 0) it is SACPO's optimum",
-        rare_harm, 1e-10,
-    ),
-    Claim(
-        "tail-dpo", "answers", "the safe step with dpo on gaps of -λφ(C) ends at it",
-        dpo_recovers, 1e-6,
-    ),
-    Claim(
-        "tail-rsa", "answers", "with rsa1 on those gaps: at rsa1's own optimum for φ(C)",
-        rsa_recovers, 1e-6,
-    ),
-    Claim(
-        "tail-prefix", "answers", "CVaR of the total = nested CVaR, levels following the prefix",
-        prefix_levels, 1e-10,
-    ),
-    Claim(
-        "tail-levels", "answers", "no other levels along the tree give more", other_levels, 1e-10
-    ),
-    Claim(
-        "tail-fixed", "answers", "one level for all prefixes gives no less", fixed_levels, -1e-10,
-        "at least",
-    ),
-)  # fmt: skip

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from riskalign.theory import Levels, TokenMDP, accumulate
 from riskalign.theory.evaluate import tail, tail_of_total
-from riskalign.theory.tree import expected_sum
+from riskalign.theory.tree import combine, expected_sum
+from riskalign.theory.verify.claim import noise
 
 _DRAWS = 6  # of each kind of rival
 _HALVINGS = 36
@@ -26,10 +27,10 @@ def at_same_reward_and_kl(
     the KL is.
     """
     generator = torch.Generator().manual_seed(seed)
-    ref, own = accumulate(mdp.log_ref), accumulate(log_policy)
+    ref, log_p = accumulate(mdp.log_ref), accumulate(log_policy)
     returns, costs = accumulate(mdp.reward), accumulate(mdp.cost)
-    p = own.exp()
-    reward, kl = (p * returns).sum(-1), (p * (own - ref)).sum(-1)
+    p = log_p.exp()
+    reward, kl = (p * returns).sum(-1), (p * (log_p - ref)).sum(-1)
     cvar = tail(costs, p, level).cvar
     shape = (len(costs), _DRAWS, costs.shape[-1])
     noise = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -70,8 +71,8 @@ def _matched(ref: Tensor, returns: Tensor, v: Tensor, reward: Tensor, kl: Tensor
     high = torch.full_like(low, 30.0)
     for _ in range(_HALVINGS // 3):
         middle = (low + high) / 2
-        own = rewarded(middle)
-        more = (own.exp() * (own - ref)).sum(-1) > kl
+        policy = rewarded(middle)
+        more = (policy.exp() * (policy - ref)).sum(-1) > kl
         low, high = torch.where(more, low, middle), torch.where(more, middle, high)
     return rewarded(low)
 
@@ -87,8 +88,7 @@ def lagrangian(
         eta = tail_of_total(mdp, log_policy, level).var.unsqueeze(-1)
     excess = (accumulate(mdp.cost) - eta).clamp(min=0) / (1 - level)
     cvar = eta.squeeze(-1) + (accumulate(log_policy).exp() * excess).sum(-1)
-    drift = tuple(own - ref for own, ref in zip(log_policy, mdp.log_ref, strict=True))
-    kl = expected_sum(drift, log_policy)
+    kl = expected_sum(combine(log_policy, mdp.log_ref, 1.0, -1.0), log_policy)
     return lambda_ * cvar - expected_sum(mdp.reward, log_policy) + beta * kl
 
 
@@ -100,25 +100,19 @@ def by_gradient(
     From the given starts and from 5 random policies.
     """
     generator = torch.Generator().manual_seed(seed)
-    draws = [
-        tuple(
-            2 * torch.randn(level_.shape, generator=generator, dtype=level_.dtype)
-            for level_ in mdp.log_ref
-        )
-        for _ in range(5)
-    ]
+    draws = [tuple(2 * shift for shift in noise(mdp.log_ref, generator)) for _ in range(5)]
     logits = [
         torch.stack(levels, dim=1).requires_grad_() for levels in zip(*starts, *draws, strict=True)
     ]
     wide = TokenMDP(
         *(
-            tuple(level_.unsqueeze(1) for level_ in levels)
+            tuple(each.unsqueeze(1) for each in levels)
             for levels in (mdp.log_ref, mdp.reward, mdp.cost)
         )
     )
     descent = torch.optim.Adam(logits, lr=_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(descent, _STEPS)
-    least: Tensor | None = None
+    least = torch.tensor(torch.inf, dtype=torch.float64)
     for _ in range(_STEPS):
         descent.zero_grad()
         policy = tuple(level_.log_softmax(-1) for level_ in logits)
@@ -126,7 +120,5 @@ def by_gradient(
         value.sum().backward()
         descent.step()
         schedule.step()
-        now = value.detach()
-        least = now if least is None else least.minimum(now)
-    assert least is not None
+        least = least.minimum(value.detach())
     return least

@@ -6,6 +6,7 @@ of responses carry their exact labels; all trees are trained at once, which does
 """
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,8 +15,15 @@ from riskalign.losses import FITTED, SequenceStats, margin_loss, pair_loss, sum_
 from riskalign.risk import Risk, get_risk
 from riskalign.theory import Levels, TokenMDP, accumulate, one_step, random_mdp
 from riskalign.theory.solve import value_scale
-from riskalign.theory.verify.claim import Claim, Errors, Setting, largest, smallest
-from riskalign.theory.verify.trees import BETA, total_variation
+from riskalign.theory.verify.claim import (
+    BETA,
+    Errors,
+    Setting,
+    claim,
+    largest,
+    smallest,
+    total_variation,
+)
 from riskalign.tokens import Head, token_stats
 
 VOCABULARY, DEPTH = 3, 3
@@ -117,22 +125,28 @@ def _closed_form(mdp: TokenMDP, risk: Risk, scale: float = 1.0) -> Levels:
     return one_step(losses, mdp.log_ref, value_scale(risk, BETA), BETA)
 
 
+def _each(figure: Callable[[Risk, str], float]) -> Errors:
+    """For each measure and each target that has a minimum."""
+    return {
+        f"{name} {target}": figure(get_risk(name), target) for name in MEASURES for target in FITTED
+    }
+
+
+@claim("loss", "loss-finds", "training with rsa1 on exact labels ends at π*", 1e-6)
 def finds_closed_form(setting: Setting) -> Errors:
     """Total variation between the trained policy and the closed form, on half as many trees."""
     mdp = _tree(setting._replace(trees=-(-setting.trees // 2)))
-    found: Errors = {}
-    for name in MEASURES:
-        risk = get_risk(name)
-        best = _closed_form(mdp, risk)
-        for target in FITTED:
-            trained = train(mdp.log_ref, accumulate(mdp.reward), risk, target)
-            found[f"{name} {target}"] = largest(total_variation(trained, best))
-    return found
+
+    def distance(risk: Risk, target: str) -> float:
+        trained = train(mdp.log_ref, accumulate(mdp.reward), risk, target)
+        return largest(total_variation(trained, _closed_form(mdp, risk)))
+
+    return _each(distance)
 
 
-def _slope(setting: Setting, name: str, loss: str, target: str) -> Tensor:
+def _slope(setting: Setting, loss: str, risk: Risk, target: str) -> Tensor:
     """Largest derivative of the loss by a logit, at the closed form: one number a tree."""
-    mdp, risk = _tree(setting), get_risk(name)
+    mdp = _tree(setting)
     logits = _rows(_closed_form(mdp, risk)).clone().requires_grad_()
     returns = accumulate(mdp.reward)
     _losses(logits, mdp.log_ref, returns, risk, loss, target).sum().backward()
@@ -140,24 +154,23 @@ def _slope(setting: Setting, name: str, loss: str, target: str) -> Tensor:
     return logits.grad.view(setting.trees, -1).abs().amax(-1)
 
 
+@claim("loss", "stationary", "the gradient of rsa1 vanishes at π*", 1e-9)
 def first_is_stationary(setting: Setting) -> Errors:
     """The gradient of variant 1 at the closed form."""
-    return {
-        f"{name} {target}": largest(_slope(setting, name, "rsa1", target))
-        for name in MEASURES
-        for target in FITTED
-    }
+    return _each(lambda risk, target: largest(_slope(setting, "rsa1", risk, target)))
 
 
+@claim(
+    "loss", "variant-2", "that of rsa2 does not: no closed form is claimed for it", 1e-4, "at least"
+)
 def second_is_not(setting: Setting) -> Errors:
     """The gradient of variant 2 there, on the tree where it is least."""
-    return {
-        f"{name} {target}": smallest(_slope(setting, name, "rsa2", target))
-        for name in MEASURES
-        for target in FITTED
-    }
+    return _each(lambda risk, target: smallest(_slope(setting, "rsa2", risk, target)))
 
 
+@claim(
+    "loss", "hard-drifts", "certain labels under `hard` have no finite minimum", 1e-12, "at least"
+)
 def hard_has_no_minimum(setting: Setting) -> Errors:
     """By how much a return of twice the size lowers the loss of certain labels, each time.
 
@@ -177,22 +190,3 @@ def hard_has_no_minimum(setting: Setting) -> Errors:
             losses.append(torch.where(certain, forward, backward).view(setting.trees, -1).mean(-1))
         found[name] = smallest(torch.stack([a - b for a, b in itertools.pairwise(losses)]))
     return found
-
-
-CLAIMS = (
-    Claim(
-        "loss-finds", "loss", "training with rsa1 on exact labels ends at π*",
-        finds_closed_form, 1e-6,
-    ),
-    Claim(
-        "stationary", "loss", "the gradient of rsa1 vanishes at π*", first_is_stationary, 1e-9
-    ),
-    Claim(
-        "variant-2", "loss", "that of rsa2 does not: no closed form is claimed for it",
-        second_is_not, 1e-4, "at least",
-    ),
-    Claim(
-        "hard-drifts", "loss", "certain labels under `hard` have no finite minimum",
-        hard_has_no_minimum, 1e-12, "at least",
-    ),
-)  # fmt: skip

@@ -1,36 +1,40 @@
-"""Checks the claims, some at a time."""
+"""Checks the claims, some at a time; shows what was found in a terminal, as JSON and as a page."""
 
+import base64
 import contextlib
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from multiprocessing import get_context
+from typing import Any
 
 import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from riskalign.errors import InputError
+from riskalign.pipeline.machine import commit, versions
+from riskalign.pipeline.manifest import now
 from riskalign.theory.verify import (
     answer_claims,
-    dial_claims,
     loss_claims,
     risk_claims,
     step_claims,
     value_claims,
 )
-from riskalign.theory.verify.claim import Claim, Finding, Setting
+from riskalign.theory.verify.claim import GROUPS, WRITTEN, Claim, Finding, Setting
 
-CLAIMS: tuple[Claim, ...] = (
-    *risk_claims.CLAIMS,
-    *value_claims.CLAIMS,
-    *loss_claims.CLAIMS,
-    *step_claims.CLAIMS,
-    *dial_claims.CLAIMS,
-    *answer_claims.CLAIMS,
-)
+# Imported for the claims that they add.
+_ROOMS = (risk_claims, value_claims, loss_claims, step_claims, answer_claims)
+CLAIMS = tuple(sorted(WRITTEN, key=lambda claim: list(GROUPS).index(claim.group)))
 
-Tell = Callable[[int, str], None]  # claims done before, and the one that is done now
+Tell = Callable[[int, str], None]  # how many claims are done, and which is the last
 
 
 def check(claim: Claim, setting: Setting) -> Finding:
@@ -38,27 +42,16 @@ def check(claim: Claim, setting: Setting) -> Finding:
     began = time.perf_counter()
     by_case = claim.check(setting)
     figures = list(by_case.values())
-    if any(math.isnan(figure) for figure in figures):
+    figure = min(figures) if claim.bound == "at least" else max(figures)
+    if any(math.isnan(each) for each in figures):
         figure = math.nan
-    else:
-        figure = min(figures) if claim.bound == "at least" else max(figures)
     if claim.bound == "at most":
         passed = figure <= claim.tolerance
     elif claim.bound == "at least":
         passed = figure >= claim.tolerance
     else:
         passed = math.isfinite(figure)
-    return Finding(
-        claim.key,
-        claim.group,
-        claim.statement,
-        claim.bound,
-        claim.tolerance,
-        figure,
-        by_case,
-        passed,
-        time.perf_counter() - began,
-    )
+    return Finding(claim, figure, by_case, passed, time.perf_counter() - began)
 
 
 def run(
@@ -87,9 +80,9 @@ def run(
                 pool = ProcessPoolExecutor(processes, context, initializer=_one_thread)
                 each = stack.enter_context(pool).map(check, claims, repeat(setting))
             for finding in each:
-                if tell:
-                    tell(len(findings), finding.statement)
                 findings.append(finding)
+                if tell:
+                    tell(len(findings), finding.claim.statement)
     finally:
         torch.set_num_threads(threads)
     return findings
@@ -97,3 +90,115 @@ def run(
 
 def _one_thread() -> None:
     torch.set_num_threads(1)  # the trees' tensors are small: a second thread only costs
+
+
+def verdict(finding: Finding) -> str:
+    """One word."""
+    if not finding.passed:
+        return "FAIL"
+    return "measured" if finding.claim.bound == "reported" else "pass"
+
+
+def bound_text(claim: Claim) -> str:
+    """The tolerance with its direction; empty where there is none."""
+    sign = {"at most": "≤", "at least": "≥"}.get(claim.bound)
+    return f"{sign} {claim.tolerance:.0e}" if sign else ""
+
+
+def summary(findings: Sequence[Finding], setting: Setting) -> str:
+    """One line on how it went."""
+    judged = sum(finding.claim.bound != "reported" for finding in findings)
+    failed = sum(not finding.passed for finding in findings)
+    how = "all hold" if failed == 0 else f"{failed} FAIL"
+    return f"{judged} claims on {setting.trees} random trees: {how}"
+
+
+def _by_group(findings: Sequence[Finding]) -> list[tuple[str, list[Finding]]]:
+    return [
+        (title, [finding for finding in findings if finding.claim.group == group])
+        for group, title in GROUPS.items()
+    ]
+
+
+def print_findings(findings: Sequence[Finding], setting: Setting, console: Console) -> None:
+    """Print the table, a claim a line, failing cases below their claim."""
+    table = Table(title=summary(findings, setting), title_justify="left", show_lines=False)
+    table.add_column("claim")
+    for name in ("figure", "bound", "cases"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    styles = {"pass": "green", "measured": "dim", "FAIL": "bold red"}
+    for title, of_group in _by_group(findings):
+        if of_group:
+            table.add_row(Text(title, style="bold"))
+        for finding in of_group:
+            word = verdict(finding)
+            table.add_row(
+                Text(f"  {finding.claim.statement}"),
+                f"{finding.figure:.1e}",
+                bound_text(finding.claim),
+                str(len(finding.by_case)),
+                Text(word, style=styles[word]),
+            )
+    console.print(table)
+    for finding in findings:
+        if not finding.passed:
+            cases = ", ".join(f"{name} {value:.1e}" for name, value in finding.by_case.items())
+            console.print(f"{finding.claim.key}: {cases}", markup=False, highlight=False)
+
+
+def to_json(findings: Sequence[Finding], setting: Setting) -> dict[str, Any]:
+    """Everything as plain data; a figure that is not finite is null."""
+
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    return {
+        "schema": 1,
+        "created": now(),
+        "setting": setting._asdict(),
+        "versions": versions(),
+        "commit": commit(),
+        "passed": all(finding.passed for finding in findings),
+        "findings": [
+            {
+                "key": finding.claim.key,
+                "group": finding.claim.group,
+                "statement": finding.claim.statement,
+                "bound": finding.claim.bound,
+                "tolerance": finding.claim.tolerance,
+                "figure": finite(finding.figure),
+                "by_case": {name: finite(value) for name, value in finding.by_case.items()},
+                "passed": finding.passed,
+                "seconds": finding.seconds,
+            }
+            for finding in findings
+        ],
+    }
+
+
+def render(findings: Sequence[Finding], setting: Setting) -> str:
+    """One HTML page that asks nothing of the network."""
+    loader = PackageLoader("riskalign.theory.verify", "templates")
+    environment = Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    css = loader.get_source(environment, "verify.css")[0]
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    return environment.get_template("verify.html.jinja").render(
+        css=Markup(css),
+        css_hash=digest,
+        summary=summary(findings, setting),
+        passed=all(finding.passed for finding in findings),
+        groups=_by_group(findings),
+        verdict=verdict,
+        bound_text=bound_text,
+        setting=setting,
+        versions=versions(),
+        commit=commit(),
+        created=now(),
+    )

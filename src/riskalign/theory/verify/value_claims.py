@@ -1,6 +1,7 @@
 """Claims about nested values, one-step improvement and self-consistent control."""
 
-import torch
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from riskalign.risk import Risk, get_risk
@@ -16,8 +17,19 @@ from riskalign.theory import (
 )
 from riskalign.theory.evaluate import risk_ratio, tail_of_total
 from riskalign.theory.solve import negate, value_scale
-from riskalign.theory.verify.claim import Claim, Errors, Setting, largest
-from riskalign.theory.verify.trees import BETA, MEASURES, divergence, rivals, total_variation, trees
+from riskalign.theory.tree import induce
+from riskalign.theory.verify.claim import (
+    BETA,
+    MEASURES,
+    Errors,
+    Setting,
+    claim,
+    divergence,
+    measures,
+    over_trees,
+    rivals,
+    total_variation,
+)
 
 
 def _advantages(losses: Levels, log_ref: Levels, risk: Risk) -> tuple[Levels, Tensor]:
@@ -27,166 +39,114 @@ def _advantages(losses: Levels, log_ref: Levels, risk: Risk) -> tuple[Levels, Te
     return advantages, -v[0].squeeze(-1)
 
 
-def telescoping(setting: Setting) -> Errors:
+@claim("values", "telescoping", "Σ A(s_t, y_t) = G(y) - V(x)", 1e-10, cases=MEASURES)
+def telescoping(mdp: TokenMDP, risk: Risk) -> Iterator[Tensor]:
     """The advantages along a response against its return less the prompt's value."""
-    found: Errors = {}
-    for name in MEASURES:
-        errors = []
-        for mdp in trees(setting):
-            advantages, value = _advantages(negate(mdp.reward), mdp.log_ref, get_risk(name))
-            gain = accumulate(mdp.reward) - value.unsqueeze(-1)
-            errors.append((accumulate(advantages) - gain).abs().amax())
-        found[name] = largest(torch.stack(errors))
-    return found
+    advantages, value = _advantages(negate(mdp.reward), mdp.log_ref, risk)
+    gain = accumulate(mdp.reward) - value.unsqueeze(-1)
+    yield (accumulate(advantages) - gain).abs()
 
 
+@claim("values", "optimal", "π* loses to no policy: the rest lose β KL(p ‖ π*)", 1e-10)
 def optimality(setting: Setting) -> Errors:
     """The objective lost by any other policy is beta KL to the closed form, never negative."""
-    found: Errors = {}
-    for name in MEASURES:
-        errors = []
-        for mdp in trees(setting):
-            q, _ = nested(mdp.cost, mdp.log_ref, get_risk(name))
-            best = tilt(mdp.log_ref, q, BETA)
-            objective = _objectives(best, q, mdp)
-            for rival in rivals(best, 12, setting.seed):
-                for own, other, best_t, rival_t in zip(
-                    objective, _objectives(rival, q, mdp), best, rival, strict=True
-                ):
-                    lost = own - other
-                    errors.append((lost - BETA * divergence(rival_t, best_t)).abs().amax())
-                    errors.append((-lost).clamp(min=0).amax())
-        found[name] = largest(torch.stack(errors))
-    return found
+
+    def errors(mdp: TokenMDP, risk: Risk) -> Iterator[Tensor]:
+        q, _ = nested(mdp.cost, mdp.log_ref, risk)
+        best = tilt(mdp.log_ref, q, BETA)
+        objective = _objectives(best, q, mdp)
+        for rival in rivals(best, 12, setting.seed):
+            others = _objectives(rival, q, mdp)
+            for most, other, best_t, rival_t in zip(objective, others, best, rival, strict=True):
+                lost = most - other
+                yield (lost - BETA * divergence(rival_t, best_t)).abs()
+                yield (-lost).clamp(min=0)
+
+    return over_trees(setting, MEASURES, errors)
 
 
 def _objectives(policy: Levels, q: Levels, mdp: TokenMDP) -> list[Tensor]:
     return [
-        -(own.exp() * action).sum(-1) - BETA * divergence(own, ref)
-        for own, action, ref in zip(policy, q, mdp.log_ref, strict=True)
+        -(level.exp() * action).sum(-1) - BETA * divergence(level, ref)
+        for level, action, ref in zip(policy, q, mdp.log_ref, strict=True)
     ]
 
 
-def implicit_reward(setting: Setting) -> Errors:
+@claim("values", "implicit", "β log π*/π_ref + β ρ(log π_ref/π*) = A", 1e-10, cases=MEASURES)
+def implicit_reward(mdp: TokenMDP, risk: Risk) -> Iterator[Tensor]:
     """beta (log ratio + risk ratio) of the closed form against the advantage."""
-    found: Errors = {}
-    for name in MEASURES:
-        risk = get_risk(name)
-        on_values = value_scale(risk, BETA)
-        errors = []
-        for mdp in trees(setting):
-            policy = one_step(mdp.cost, mdp.log_ref, on_values, BETA)
-            advantages, _ = _advantages(mdp.cost, mdp.log_ref, on_values)
-            for own, ref, advantage in zip(policy, mdp.log_ref, advantages, strict=True):
-                implicit = BETA * (own - ref + risk_ratio(own, ref, risk))
-                errors.append((implicit - advantage).abs().amax())
-        found[name] = largest(torch.stack(errors))
-    return found
+    on_values = value_scale(risk, BETA)
+    policy = one_step(mdp.cost, mdp.log_ref, on_values, BETA)
+    advantages, _ = _advantages(mdp.cost, mdp.log_ref, on_values)
+    for level, ref, advantage in zip(policy, mdp.log_ref, advantages, strict=True):
+        yield (BETA * (level - ref + risk_ratio(level, ref, risk)) - advantage).abs()
 
 
-def safer_everywhere(setting: Setting) -> Errors:
+@claim("values", "safer", "the safe step raises nested risk at no state", 1e-10, cases=MEASURES)
+def safer_everywhere(mdp: TokenMDP, risk: Risk) -> Iterator[Tensor]:
     """How far the safe step raises the nested risk of cost at any state, at any temperature."""
-    found: Errors = {}
-    for name in MEASURES:
-        risk = get_risk(name)
-        errors = []
-        for mdp in trees(setting):
-            q, before = nested(mdp.cost, mdp.log_ref, risk)
-            for beta in (0.05, 0.5, 5.0):
-                after = nested(mdp.cost, tilt(mdp.log_ref, q, beta), risk)[1]
-                for new, old in zip(after, before, strict=True):
-                    errors.append((new - old).clamp(min=0).amax())
-        found[name] = largest(torch.stack(errors))
-    return found
+    q, before = nested(mdp.cost, mdp.log_ref, risk)
+    for beta in (0.05, 0.5, 5.0):
+        _, after = nested(mdp.cost, tilt(mdp.log_ref, q, beta), risk)
+        for new, old in zip(after, before, strict=True):
+            yield (new - old).clamp(min=0)
 
 
-def total_tail(setting: Setting) -> Errors:
+@claim(
+    "values",
+    "total-tail",
+    "share of trees where it raises CVaR 0.95 of total cost",
+    bound="reported",
+    cases=MEASURES,
+)
+def total_tail(mdp: TokenMDP, risk: Risk) -> Iterator[Tensor]:
     """Share of trees whose CVaR 0.95 of total cost the safe step raises: no theorem forbids it."""
-    found: Errors = {}
-    for name in MEASURES:
-        raised = []
-        for mdp in trees(setting):
-            before = tail_of_total(mdp, mdp.log_ref, 0.95).cvar
-            for beta in (0.05, 0.5, 5.0):
-                policy = one_step(mdp.cost, mdp.log_ref, get_risk(name), beta)
-                raised.append(tail_of_total(mdp, policy, 0.95).cvar > before + 1e-12)
-        found[name] = float(torch.cat(raised).double().mean())
-    return found
+    before = tail_of_total(mdp, mdp.log_ref, 0.95).cvar
+    for beta in (0.05, 0.5, 5.0):
+        policy = one_step(mdp.cost, mdp.log_ref, risk, beta)
+        yield (tail_of_total(mdp, policy, 0.95).cvar > before + 1e-12).double()
 
 
-def soft_control(setting: Setting) -> Errors:
+@claim(
+    "values",
+    "soft",
+    "the mean's self-consistent optimum = SACPO's",
+    1e-10,
+    cases={"mean": get_risk("mean")},
+)
+def soft_control(mdp: TokenMDP, mean: Risk) -> Iterator[Tensor]:
     """The self-consistent optimum under the mean against the optimum over responses."""
-    errors = []
-    for mdp in trees(setting):
-        control = self_consistent(mdp.cost, mdp.log_ref, get_risk("mean"), BETA)
-        errors.append(total_variation(control, sequence_optimum(mdp.cost, mdp.log_ref, BETA)))
-    return {"mean": largest(torch.cat(errors))}
+    control = self_consistent(mdp.cost, mdp.log_ref, mean, BETA)
+    yield total_variation(control, sequence_optimum(mdp.cost, mdp.log_ref, BETA))
 
 
+@claim("values", "consistent", "no policy beats the self-consistent one at a state", 1e-9)
 def control_optimality(setting: Setting) -> Errors:
     """How far any other policy at a state beats `rho_p(Q) + beta KL(p || ref)`."""
-    found: Errors = {}
-    for name in MEASURES:
-        risk = get_risk(name)
-        errors = []
-        for mdp in trees(setting):
-            policy = self_consistent(mdp.cost, mdp.log_ref, risk, BETA)
-            q, v = _control_values(policy, mdp, risk)
-            for rival in rivals(policy, 24, setting.seed, 2.0):
-                for own, action, ref, value in zip(rival, q, mdp.log_ref, v, strict=True):
-                    other = risk(action, own).value + BETA * divergence(own, ref)
-                    errors.append((value - other).clamp(min=0).amax())
-        found[name] = largest(torch.stack(errors))
-    return found
+
+    def errors(mdp: TokenMDP, risk: Risk) -> Iterator[Tensor]:
+        def objective(q: Tensor, policy: Tensor, ref: Tensor) -> Tensor:
+            return risk(q, policy).value + BETA * divergence(policy, ref)
+
+        policy = self_consistent(mdp.cost, mdp.log_ref, risk, BETA)
+        q, v = induce(
+            lambda q, *levels: (q, objective(q, *levels)), [mdp.cost], policy, mdp.log_ref
+        )
+        for rival in rivals(policy, 24, setting.seed, 2.0):
+            for action, other, ref, value in zip(q, rival, mdp.log_ref, v, strict=True):
+                yield (value - objective(action, other, ref)).clamp(min=0)
+
+    return over_trees(setting, MEASURES, errors)
 
 
-def _control_values(policy: Levels, mdp: TokenMDP, risk: Risk) -> tuple[Levels, Levels]:
-    """`Q` and `V = rho_pi(Q) + beta KL` of a policy, by their definition."""
-    q: list[Tensor] = []
-    v: list[Tensor] = []
-    below: Tensor | None = None
-    for own, cost, ref in zip(
-        reversed(policy), reversed(mdp.cost), reversed(mdp.log_ref), strict=True
-    ):
-        action = cost if below is None else cost + below.unflatten(-1, (-1, cost.shape[-1]))
-        below = risk(action, own).value + BETA * divergence(own, ref)
-        q.append(action)
-        v.append(below)
-    return tuple(reversed(q)), tuple(reversed(v))
-
-
-def tail_oracle(setting: Setting) -> Errors:
+@claim(
+    "values",
+    "tail",
+    "CVaR of total cost: sorting = searching",
+    1e-10,
+    cases=measures("cvar:0.5", "cvar:0.9", "cvar:0.95", "cvar:0.99"),
+)
+def tail_oracle(mdp: TokenMDP, risk: Risk) -> Iterator[Tensor]:
     """CVaR of the total cost by sorting the leaves against the library's search."""
-    found: Errors = {}
-    for level in (0.5, 0.9, 0.95, 0.99):
-        errors = []
-        for mdp in trees(setting):
-            cvar = tail_of_total(mdp, mdp.log_ref, level).cvar
-            by_search = get_risk(f"cvar:{level}")(
-                accumulate(mdp.cost), accumulate(mdp.log_ref)
-            ).value
-            errors.append((cvar - by_search).abs())
-        found[f"cvar:{level}"] = largest(torch.cat(errors))
-    return found
-
-
-CLAIMS = (
-    Claim("telescoping", "values", "Σ A(s_t, y_t) = G(y) - V(x)", telescoping, 1e-10),
-    Claim(
-        "optimal", "values", "π* loses to no policy: the rest lose β KL(p ‖ π*)", optimality, 1e-10
-    ),
-    Claim("implicit", "values", "β log π*/π_ref + β ρ(log π_ref/π*) = A", implicit_reward, 1e-10),
-    Claim(
-        "safer", "values", "the safe step raises nested risk at no state", safer_everywhere, 1e-10
-    ),
-    Claim(
-        "total-tail", "values", "share of trees where it raises CVaR 0.95 of total cost",
-        total_tail, 0.0, "reported",
-    ),
-    Claim("soft", "values", "the mean's self-consistent optimum = SACPO's", soft_control, 1e-10),
-    Claim(
-        "consistent", "values", "no policy beats the self-consistent one at a state",
-        control_optimality, 1e-9,
-    ),
-    Claim("tail", "values", "CVaR of total cost: sorting = searching", tail_oracle, 1e-10),
-)  # fmt: skip
+    sorted_ = tail_of_total(mdp, mdp.log_ref, risk.parameter or 0.0).cvar
+    yield (sorted_ - risk(accumulate(mdp.cost), accumulate(mdp.log_ref)).value).abs()

@@ -1,9 +1,14 @@
-"""Weights that no model can work with: not finite, or of nothing but zeros where none may be."""
+"""A model's weights: refused where none can work with them, saved whole, named by a hash."""
+
+import hashlib
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from riskalign.errors import InputError
+from riskalign.files.atomic import new_folder
 
 #: Last matrices of attention and of feed-forward layers: of zeros they switch the layer off, and
 #: layers that are added to a trained model start so. With them what chooses among experts, and the
@@ -84,3 +89,34 @@ def _forgets(norm: nn.Module, weight: Tensor) -> bool:
     except (TypeError, AttributeError):
         return True  # norms with a gate need a second input; theirs is a plain factor
     return bool(torch.equal(first, second))
+
+
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path
+) -> None:
+    """Write model (safetensors), configurations, tokenizer and chat template to `folder`.
+
+    An existing folder is replaced as a whole; an interruption leaves the old one. A PEFT model is
+    written as its adapter. Raises `InputError` for weights that are not finite; nothing is
+    written then.
+    """
+    check_weights(model, f"model for {str(folder)!r}")
+    with new_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module) -> str:
+    """Hex SHA-256 over the names, dtypes, shapes and bytes of all weights and saved buffers.
+
+    Equal for two models exactly when their state dicts are equal, bit for bit, whatever device
+    they are on.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}\n".encode())
+        # Not every dtype exists in NumPy (bfloat16 does not), bytes do.
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,9 +1,10 @@
-"""What ends a command from outside: SIGINT, SIGTERM and SIGHUP, none of them in silence."""
+"""This process: the signals that end it, none of them in silence, and the memory that it keeps."""
 
 from __future__ import annotations
 
 import _thread
 import contextlib
+import ctypes
 import math
 import os
 import signal
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+# <malloc.h> of the GNU C library.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 _APART = 1.0  # seconds; a terminal that closes may send two
 _AGAIN = 0.05
@@ -73,3 +76,22 @@ def stop_signals() -> Iterator[Stop]:
         sys.unraisablehook = hook
         for signum, before in known.items():
             signal.signal(signum, before)
+
+
+def keep_freed_memory() -> bool:
+    """Tell the C library to reuse freed blocks instead of giving them back to the system.
+
+    By default glibc asks the kernel for every tensor above 32 MiB anew, and the kernel clears
+    each page before the first write: on a CPU that can cost as much as a decoding step's matrix
+    products. Only the command line does so: a library must not change its host's allocator.
+
+    Returns whether the C library took the setting (glibc does, others are left alone).
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    largest = 2**31 - 1
+    return bool(mallopt(_M_MMAP_THRESHOLD, 2**30) and mallopt(_M_TRIM_THRESHOLD, largest))

@@ -17,9 +17,7 @@ from riskalign.data import (
     load_pairs,
     load_preferences,
     load_unpaired,
-    tokenize_groups,
-    tokenize_pairs,
-    tokenize_unpaired,
+    tokenize_rows,
 )
 from riskalign.data.chat import render_chat
 from riskalign.errors import InputError
@@ -130,15 +128,15 @@ def test_calls_and_reasoning_are_written(
     assert render_chat(prompt, ([answer],), tokenizer) == (asked, [said])
     # The same from rows, in tokens, and what a sampler asks with.
     row = {"prompt": prompt, "chosen": [answer], "rejected": [say("No.")]}
-    pairs, _ = tokenize_pairs(load_pairs([row]), tokenizer, max_length=None)
+    pairs, _ = tokenize_rows(load_pairs([row]), tokenizer, max_length=None)
     assert tokenizer.decode(pairs[0]["prompt_ids"]) == asked
     assert tokenizer.decode(pairs[0]["chosen_ids"]) == said
     assert prompt_token_ids(tokenizer, Prompt("p", tuple(prompt))) == pairs[0]["prompt_ids"]
     group = {"prompt": prompt, "completions": [[answer], [say("No.")]], "scores": [1, 0]}
-    groups, _ = tokenize_groups(load_groups([group]), tokenizer, max_length=None)
+    groups, _ = tokenize_rows(load_groups([group]), tokenizer, max_length=None)
     assert groups[0]["completions_ids"][0] == pairs[0]["chosen_ids"]
     single = {"prompt": prompt, "completion": [answer], "label": True}
-    singles, _ = tokenize_unpaired(load_unpaired([single]), tokenizer, max_length=None)
+    singles, _ = tokenize_rows(load_unpaired([single]), tokenizer, max_length=None)
     assert singles[0]["completion_ids"] == pairs[0]["chosen_ids"]
 
 
@@ -153,18 +151,18 @@ def test_tools_are_written(given: Any) -> None:
         (CALL_IN_PLACE, "[user]find: It looks.\nopen: It looks.\n"),
     ):
         tokenizer = tokenizer_of(template)
-        pairs, _ = tokenize_pairs(rows, tokenizer, max_length=None)
+        pairs, _ = tokenize_rows(rows, tokenizer, max_length=None)
         whole = f"{asked}When?<|im_end|>[assistant]"
         assert tokenizer.decode(pairs[0]["prompt_ids"]) == whole
         assert tokenizer.decode(pairs[1]["prompt_ids"]) == "[user]When?<|im_end|>[assistant]"
         assert pairs[0]["chosen_ids"] == pairs[1]["chosen_ids"]
         group = {"prompt": [ASK], "completions": [ROW["chosen"], ROW["rejected"]], "scores": [1, 0]}
-        groups, _ = tokenize_groups(load_groups([{**group, "tools": given}]), tokenizer,
+        groups, _ = tokenize_rows(load_groups([{**group, "tools": given}]), tokenizer,
                                     max_length=None)  # fmt: skip
         assert groups[0]["prompt_ids"] == pairs[0]["prompt_ids"]
         single = {"prompt": [ASK], "completion": ROW["chosen"], "label": True, "tools": given}
         for unpaired in (load_unpaired([single]), load_unpaired([{**ROW, "tools": given}])):
-            found, _ = tokenize_unpaired(unpaired, tokenizer, max_length=None)
+            found, _ = tokenize_rows(unpaired, tokenizer, max_length=None)
             assert found[0]["prompt_ids"] == pairs[0]["prompt_ids"]
 
 
@@ -172,7 +170,7 @@ def test_arguments_of_the_template_are_given() -> None:
     tokenizer = tokenizer_of(REASONING_OF_THE_LAST)
     row = {"prompt": [ASK], "chosen": [say("Yes.")], "rejected": [say("No.")]}
     short = {**row, "chat_template_kwargs": {"enable_thinking": False}}
-    pairs, _ = tokenize_pairs(load_pairs([short, row]), tokenizer, max_length=None)
+    pairs, _ = tokenize_rows(load_pairs([short, row]), tokenizer, max_length=None)
     asked = "[user]When?<|im_end|>[assistant]<think>\n"
     assert tokenizer.decode(pairs[0]["prompt_ids"]) == f"{asked}\n</think>\n\n"
     assert tokenizer.decode(pairs[0]["chosen_ids"]) == "Yes.<|im_end|>"
@@ -196,7 +194,7 @@ def test_answers_that_differ_in_a_field_alone_are_a_pair(
         {"prompt": [ASK], "chosen": [first], "rejected": [second]},
         {"chosen": [ASK, first], "rejected": [ASK, second]},
     ):
-        _, counts = tokenize_pairs(load_pairs([row]), tokenizer_of(CALLS_IN_TAGS), max_length=None)
+        _, counts = tokenize_rows(load_pairs([row]), tokenizer_of(CALLS_IN_TAGS), max_length=None)
         assert counts.kept == 1
     path = tmp_path / "pairs.jsonl"
     path.write_text(
@@ -238,7 +236,7 @@ def test_what_a_template_leaves_out_is_refused(
     row = {"prompt": prompt, "chosen": answer, "rejected": [say("No.")], **more}
     words = f"row 1: the chat template of 'some/model' leaves out what '{field}' says"
     with pytest.raises(InputError, match=words):
-        tokenize_pairs(load_pairs([row]), tokenizer_of(template), max_length=None)
+        tokenize_rows(load_pairs([row]), tokenizer_of(template), max_length=None)
     if prompt != [ASK]:
         with pytest.raises(InputError, match=f"leaves out what '{field}' says"):
             prompt_token_ids(tokenizer_of(template), Prompt("p", tuple(prompt)))
@@ -264,6 +262,8 @@ def test_calls_that_a_template_garbles_are_refused(
     [
         ({"chat_template_kwargs": {"enable_thinkin": False}}, "knows no 'enable_thinkin'"),
         ({"chat_template_kwargs": {"add_generation_prompt": True}}, "not a row's to set"),
+        ({"chat_template_kwargs": {"messages": []}}, "'messages' is not a row's to set"),
+        ({"chat_template_kwargs": {"conversations": []}}, "not a row's to set"),
         ({"prompt": [ASK, *ONE]}, "the prompt ends in 'tool_calls'"),
         ({"chosen": [*ONE, say("b")]}, "a response of several turns has 'tool_calls'"),
         ({"chosen": [*ONE, TOLD, say("b")]}, "a response has a turn of role 'tool'"),
@@ -272,7 +272,7 @@ def test_calls_that_a_template_garbles_are_refused(
 def test_what_cannot_be_written_is_refused(more: Any, words: str) -> None:
     row = {"prompt": [ASK], "chosen": [say("a")], "rejected": [say("No.")], **more}
     with pytest.raises(InputError, match=f"row 1: .*{words}"):
-        tokenize_pairs(load_pairs([row]), tokenizer_of(REASONING_OF_THE_LAST), max_length=None)
+        tokenize_rows(load_pairs([row]), tokenizer_of(REASONING_OF_THE_LAST), max_length=None)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,48 @@
-"""Layers compiled for training, and only for that."""
+"""Modules in training: calls through wrappers, compiled layers, bf16."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from riskalign import RSAConfig, RSATrainer
 from riskalign.tokens import native
-from riskalign.training.compiled import repeated_layers
+from riskalign.training.modules import bf16_is_fast, call_through, repeated_layers
 from tests import tiny
+
+
+class Wrapper(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.calls = 0
+
+    def forward(self) -> Any:
+        self.calls += 1
+        return self.module()
+
+
+def test_call_goes_through_the_wrapper_and_leaves_no_trace() -> None:
+    module = nn.Linear(1, 1)
+    wrapper = Wrapper(module)
+    before = dict(vars(module))
+    assert call_through(wrapper, module, lambda: 7) == 7
+    assert wrapper.calls == 1
+    assert vars(module) == before
+
+    def fail() -> None:
+        raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        call_through(wrapper, module, fail)
+    assert vars(module) == before
+    assert call_through(module, module, lambda: 8) == 8
+    vars(module)["forward"] = lambda x: x  # as accelerate replaces it
+    before = dict(vars(module))
+    assert call_through(wrapper, module, lambda: 9) == 9
+    assert vars(module) == before
 
 
 @pytest.mark.slow
@@ -53,3 +86,20 @@ def test_mode_and_backend_ask_for_compiled_layers_too(tmp_path: Path) -> None:
         args = RSAConfig(**settings)
         assert args.compile_layers
         assert not args.torch_compile
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "fast"),
+    [
+        ({"avx2": True}, False),
+        ({"avx512_bf16": True, "amx_bf16": False}, False),
+        ({"amx_bf16": True}, True),
+        ({}, False),
+    ],
+)
+def test_processor_decides(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], fast: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert bf16_is_fast() is fast
+    assert bf16_is_fast("meta") is False
