@@ -245,7 +245,7 @@ def test_cells_of_other_code_stay_and_are_marked(
     assert first["other_code"] == {}
     path = tmp_path / "run" / "cells" / "dpo-safe-seed3.json"
     old = json.loads(path.read_text())
-    assert {"losses", "sampling", "world"} <= set(old["code"])
+    assert {"losses", "models", "world"} <= set(old["code"])
     del old["code"]  # as cells of before
     old["key"] = "of another time"
     path.write_text(json.dumps(old))
