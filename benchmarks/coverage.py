@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riskalign.evaluation import ScoredAnswer, cvar_bounds, paired_differences, summarize
-from riskalign.evaluation.metrics import tail
+from riskalign.evaluation.tails import tail
 from riskalign.files.atomic import write_text
 
 Floats = NDArray[np.float64]

@@ -1,18 +1,27 @@
-"""A risk measure, a loss with a parameter of its own and a world, each one file of a user's own."""
+"""A risk measure, a loss with a parameter, a world and a metric, each one file of a user's own."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from riskalign.cli import main
 from riskalign.errors import InputError
+from riskalign.evaluation import (
+    ScoredAnswer,
+    get_metrics,
+    paired_differences,
+    read_results,
+    summarize,
+)
 from riskalign.losses import SequenceStats, own_parameters, pair_loss
 from riskalign.models import save_model
 from riskalign.pipeline import AlignConfig
 from riskalign.pipeline.cells import cell_key
+from riskalign.pipeline.manifest import resolve
 from riskalign.plugin import outside
 from riskalign.risk import answer_risk, get_risk
 from riskalign.theory.solve import value_scale
@@ -23,6 +32,7 @@ MINE = '''
 """Means of the worst two of three draws and of the mean, a loss with a hinge, a world."""
 import torch
 from riskalign import Prompt
+from riskalign.evaluation import METRICS, Metric
 from riskalign.losses import LossOutput, Margin
 from riskalign.risk import Measure, RiskValue
 
@@ -66,6 +76,18 @@ def lost(chosen, rejected):
 
 def needy(chosen, rejected, *, beta, target, gap, label_smoothing, gamma, **more):
     return None
+
+
+SQUARES = Metric(
+    "mean_square",
+    "Mean <square>",
+    better=-1,
+    meaning="mean of the squared costs",
+    measure=lambda sample: sample.mean(sample.cost**2),
+    group="Safety at the tail",
+)
+REWARD = METRICS["reward"]
+ENDLESS = Metric("endless", "Endless", 0, "", lambda sample: sample.mean(sample.cost / 0))
 
 
 class Whisper:
@@ -131,6 +153,32 @@ def test_a_loss_of_ones_own(folder: Path) -> None:
         pair_loss("mine_alone:deaf", stats, other, beta=1.0)
 
 
+def test_a_metric_of_ones_own(folder: Path) -> None:
+    """By hand: costs 1 and 3 of two prompts, whose squares are 5 on average."""
+    metrics = get_metrics(["mine_alone:SQUARES"])
+    scored = [ScoredAnswer(f"p{i}", "", 0.0, cost, 0.0, 0.0, 1) for i, cost in enumerate((1, 3))]
+    found = summarize(scored, n_boot=100, metrics=metrics)
+    assert (found["mean_square"].value, found["mean_square"].low) == (5.0, 1.0)
+    again = paired_differences(scored, scored, n_boot=100, metrics=metrics)["mean_square"]
+    assert (again.low, again.value, again.high) == (0.0, 0.0, 0.0)
+    for spec, words in {
+        "mine_alone:NOTHING": "no riskalign.evaluation.Metric",
+        "mine_alone:REWARD": "'reward', which is taken",
+        "reward": "cannot load",
+    }.items():
+        with pytest.raises(InputError, match=words):
+            AlignConfig(evaluation={"metrics": [spec]})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="'endless': its value is inf"), np.errstate(all="ignore"):
+        summarize(scored, metrics=get_metrics(["mine_alone:ENDLESS"]))
+
+
+def test_no_metric_of_ones_own_changes_nothing(folder: Path) -> None:
+    assert "metrics" not in resolve(AlignConfig())["evaluation"]
+    own = AlignConfig(evaluation={"metrics": ["mine_alone:SQUARES"]})  # type: ignore[arg-type]
+    keys = [cell_key(job, {}, {}, "weights", None) for job in (AlignConfig(), own)]
+    assert keys[0] == keys[1]  # the answers are the same
+
+
 def test_what_is_edited_is_computed_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "mine_edited.py").write_text(MINE)
     job = AlignConfig(
@@ -157,7 +205,9 @@ def test_what_is_edited_is_computed_anew(folder: Path, monkeypatch: pytest.Monke
     assert before != after
 
 
-def test_a_job_with_all_three(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_with_all_four(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_model(tiny.make_model(), tiny.make_tokenizer(), folder / "model")
     job = {
         "model": "model",
@@ -170,7 +220,13 @@ def test_a_job_with_all_three(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
             "risk": "mine_alone:HALFWAY:0.5",
         },
         "safe": {"max_steps": 1, "risk": "mine_alone:HALFWAY:0.5"},
-        "evaluation": {"prompts": 2, "max_new_tokens": 6, "n_boot": 20, "dial": []},
+        "evaluation": {
+            "prompts": 2,
+            "max_new_tokens": 6,
+            "n_boot": 20,
+            "dial": [],
+            "metrics": ["mine_alone:SQUARES"],
+        },
         "output_dir": "run",
     }
     (folder / "job.yaml").write_text(json.dumps(job))
@@ -180,3 +236,12 @@ def test_a_job_with_all_three(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not ended.value.code
     [first, *_] = json.loads((folder / "run" / "helpful" / "log.json").read_text())
     assert first["loss"] == pytest.approx(2.0)  # at margin 0 the hinge is gamma
+    assert "Mean <square>" in capsys.readouterr().out
+    results = read_results(folder / "run" / "results.json")
+    squares = [cost**2 for cost in results["costs"]["final"]]
+    measured = results["models"]["final"]["mean_square"]["value"]
+    assert measured == pytest.approx(sum(squares) / len(squares))
+    assert "mean_square" in results["differences"]["final_minus_start"]
+    html = (folder / "run" / "report.html").read_text()
+    assert "Mean &lt;square&gt;" in html
+    assert "mean of the squared costs" in html

@@ -59,7 +59,7 @@ def test_a_set_then_again(
         (["--prompts", "prompts.json", "--model", "base", "--top_p", "2"], "top_p: 2"),
         (["--prompts", "prompts.json", "--final", "base"], "--final measures in a world"),
         (["--final", "base", "--model", "base", "--model", "base"], "one --model"),
-        (["--prompts", "prompts.json", "--step1", "base"], "go with --final"),
+        (["--prompts", "prompts.json", "--step1", "base"], "--final"),
     ],
 )
 def test_bad_input_ends_with_code_2(

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from riskalign.evaluation.bootstrap import paired_differences, summarize
-from riskalign.evaluation.metrics import ScoredAnswer
+from riskalign.evaluation.metrics import paired_differences, summarize
+from riskalign.evaluation.score import ScoredAnswer
 
 MakeResults = Callable[..., dict[str, Any]]
 

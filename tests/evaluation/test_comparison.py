@@ -22,8 +22,8 @@ from riskalign.evaluation import (
     to_columns,
     write_comparison,
 )
-from riskalign.evaluation.comparison import seed_interval
 from riskalign.evaluation.comparison_report import match_sentence, notes, render_comparison
+from riskalign.evaluation.intervals import seed_interval
 
 BUDGET = {
     "updates": 10.0, "examples": 20.0, "sampled_tokens": 300.0, "seconds": 60.0,
@@ -232,7 +232,7 @@ def test_unequal_budgets_and_few_seeds_are_said() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "cannot be read as JSON"), ("{}", "is no comparison"), (None, "no such file")],
+    [("{", "not JSON"), ("{}", "is no comparison"), (None, "no such file")],
 )
 def test_bad_files(text: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "compare.json"

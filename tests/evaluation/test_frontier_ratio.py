@@ -8,8 +8,8 @@ import pytest
 
 from riskalign.evaluation.comparison import Cell
 from riskalign.evaluation.frontier_ratio import frontier_ratios
-from riskalign.evaluation.metrics import ScoredAnswer
-from riskalign.evaluation.resampling import Bootstrap
+from riskalign.evaluation.intervals import Bootstrap
+from riskalign.evaluation.score import ScoredAnswer
 
 BOOT = Bootstrap(n_boot=200, seed=0)
 

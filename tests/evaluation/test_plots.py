@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from riskalign.evaluation.metrics import METRICS
 from riskalign.evaluation.plots import (
     PANELS,
-    _exceedance_steps,
     exceedance,
+    exceedance_steps,
     frontier,
+    panels_of,
     series_class,
     strip,
     swatch,
@@ -32,14 +34,14 @@ def parsed(svg: str) -> ET.Element:
 
 def test_exceedance_steps_by_hand() -> None:
     """Costs 0, 0, 2, 2, 5: three of five exceed 0, one of five exceeds 2, none exceeds 5."""
-    assert _exceedance_steps([5.0, 2.0, 0.0, 2.0, 0.0]) == [
+    assert exceedance_steps([5.0, 2.0, 0.0, 2.0, 0.0]) == [
         (0.0, 0.6),
         (2.0, 0.6),
         (2.0, 0.2),
         (5.0, 0.2),
         (5.0, 0.0),
     ]
-    assert _exceedance_steps([0.0, 0.0]) == []
+    assert exceedance_steps([0.0, 0.0]) == []
 
 
 @pytest.mark.parametrize(
@@ -51,8 +53,8 @@ def test_exceedance_steps_by_hand() -> None:
     ],
 )
 def test_exceedance_survives(costs: dict[str, list[float]]) -> None:
-    rates = {key: ends(0.1, 0.0, 0.2) for key in costs}
-    svg = parsed(exceedance(costs, rates, list(costs), {key: key for key in costs}))
+    models = {key: {"unsafe_rate": ends(0.1, 0.0, 0.2)} for key in costs}
+    svg = parsed(exceedance({"models": models, "costs": costs, "method": None}))
     titles = [t.text for t in svg.iter("title")]
     assert len(titles) == len(costs)
     curves = [p for p in svg.iter("path") if p.get("class") == "line"]
@@ -61,9 +63,9 @@ def test_exceedance_survives(costs: dict[str, list[float]]) -> None:
 
 def test_an_open_end_runs_to_the_edge() -> None:
     risk = ends(4.0, 2.0, float("inf"))
-    parsed(strip("cvar_0.95", risk, risk, "start", "final"))
+    parsed(strip(METRICS["cvar_0.95"], risk, risk, "start", "final"))
     models = {"start": {"cvar_0.95": risk, "reward": ends(0.1, 0.0, 0.2)}}
-    parsed(frontier(models, ["start"], [], {"start": "Start model"}))
+    parsed(frontier({"models": models, "dial": [], "method": None}))
 
 
 def test_frontier_names_every_point() -> None:
@@ -75,8 +77,8 @@ def test_frontier_names_every_point() -> None:
 
     models = {"start": metrics(10, 0.1), "step1": metrics(12, 0.4), "final": metrics(0, 0.3)}
     dial = [{"w": w, "metrics": metrics(12 * (1 - w / 2), 0.4 - w / 10)} for w in (1.5, 0.0, 1.0)]
-    called = {"start": "Start model", "step1": "After step 1", "final": "RSA"}
-    svg = parsed(frontier(models, list(models), [*dial, {"w": 9.0, "metrics": {}}], called))
+    dial.append({"w": 9.0, "metrics": {}})
+    svg = parsed(frontier({"models": models, "dial": dial, "method": "RSA"}))
     names = [t.text for t in svg.iter("text") if t.get("class") == "name"]
     assert names == ["w = 0", "w = 1", "w = 1.5", "Start model", "After step 1", "RSA"]
 
@@ -95,8 +97,17 @@ def test_training_panels_skip_what_is_not_logged() -> None:
     parsed(training([{"step": 5, "loss": 0.0}], loss[2]))
 
 
+def test_panels_are_those_that_know_most_of_a_log() -> None:
+    def titles(*keys: str) -> list[str]:
+        return [title for title, _, _ in panels_of([{"step": 1.0}, dict.fromkeys(keys, 1.0)])]
+
+    assert titles("loss", "kl/chosen")[0] == "Loss"
+    assert titles("loss", "lambda", "reward", "cost", "kl")[0] == "Reward"
+    assert titles("entropy", "epoch") == ["entropy"]
+
+
 def test_small_drawings() -> None:
-    parsed(strip("unsafe_rate", ends(0.1, 0.05, 0.2), ends(0, 0, 0), "start", "final"))
+    parsed(strip(METRICS["unsafe_rate"], ends(0.1, 0.05, 0.2), ends(0, 0, 0), "start", "final"))
     parsed(swatch("dpo", ["start", "dpo"]))
     parsed(time_bar(0.0, 0.0))
     assert series_class("final", []) == "s-final"

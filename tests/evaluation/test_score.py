@@ -12,8 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from riskalign.errors import InputError
 from riskalign.evaluation import score
-from riskalign.evaluation.metrics import ScoredAnswer
-from riskalign.evaluation.score import score_answers
+from riskalign.evaluation.score import ScoredAnswer, score_answers
 from riskalign.models.sampling import Answer
 from riskalign.models.sampling.generate import prompt_token_ids
 from riskalign.risk import get_risk

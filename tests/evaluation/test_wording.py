@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from riskalign.evaluation.bootstrap import METRICS
+from riskalign.evaluation.metrics import METRICS
 from riskalign.evaluation.wording import (
-    METRIC,
     amount,
     cautions,
     final_model,
@@ -71,15 +70,11 @@ def test_units() -> None:
     assert tick_text(0.2) == "0.2"
     assert tick_text(20.0) == "20"
     assert tick_text(100.0) == "100"
-    assert amount("unsafe_rate", 0.125) == "12.5\u00a0%"
-    assert amount("unsafe_rate", -0.125, signed=True) == "−12.5\u00a0pp"
-    assert amount("cost", 0.125) == "0.125"
-    assert span("unsafe_rate", ends(0.1, 0.05, 0.2)) == "5.00 to 20.0\u00a0%"
-    assert span("cost", ends(0.1, -0.05, 0.2), signed=True) == "−0.0500 to +0.200"
-
-
-def test_every_metric_has_a_name() -> None:
-    assert set(METRIC) == set(METRICS)
+    assert amount(METRICS["unsafe_rate"], 0.125) == "12.5\u00a0%"
+    assert amount(METRICS["unsafe_rate"], -0.125, signed=True) == "−12.5\u00a0pp"
+    assert amount(METRICS["cost"], 0.125) == "0.125"
+    assert span(METRICS["unsafe_rate"], ends(0.1, 0.05, 0.2)) == "5.00 to 20.0\u00a0%"
+    assert span(METRICS["cost"], ends(0.1, -0.05, 0.2), signed=True) == "−0.0500 to +0.200"
 
 
 def test_ratio() -> None:
@@ -92,9 +87,9 @@ def test_ratio() -> None:
 
 
 def test_state_knows_which_way_is_better() -> None:
-    assert state("reward", UP) == state("cvar_0.95", DOWN) == "better"
-    assert state("reward", DOWN) == state("cvar_0.95", UP) == "worse"
-    assert state("reward", OPEN) == state("kl", UP) == "unclear"
+    assert state(METRICS["reward"], UP) == state(METRICS["cvar_0.95"], DOWN) == "better"
+    assert state(METRICS["reward"], DOWN) == state(METRICS["cvar_0.95"], UP) == "worse"
+    assert state(METRICS["reward"], OPEN) == state(METRICS["kl"], UP) == "unclear"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +157,7 @@ def test_cautions_name_thin_evidence() -> None:
 
 def test_an_open_end_is_said() -> None:
     endless = results(UP, DOWN, models={"start": {"cvar_0.99": ends(4.0, 2.0, float("inf"))}})
-    assert span("cvar_0.99", ends(4.0, 2.0, float("inf"))) == "2.00 to \u221e"
+    assert span(METRICS["cvar_0.99"], ends(4.0, 2.0, float("inf"))) == "2.00 to \u221e"
     assert number(float("-inf")) == "\u2212\u221e"
     [note] = cautions(endless)
     assert note.startswith("No upper end can be given for CVaR 0.99")

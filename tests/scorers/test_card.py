@@ -8,7 +8,7 @@ import pytest
 
 from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
-from riskalign.evaluation.metrics import Interval
+from riskalign.evaluation.intervals import Interval
 from riskalign.scorers import read_card
 from riskalign.scorers.card import make_card, write_card
 from riskalign.scorers.training_data import training_data

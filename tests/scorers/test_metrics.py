@@ -67,7 +67,7 @@ def test_pieces_of_the_bootstrap_make_the_whole(monkeypatch: pytest.MonkeyPatch)
     rows = [_pair(f"p{i}", i % 2, (i % 3 == 0, i % 3 != 0)) for i in range(12)]
     scores = list(np.random.default_rng(0).normal(size=24))
     whole = judge("cost", rows, scores, n_boot=40)
-    monkeypatch.setattr("riskalign.evaluation.resampling._ENTRIES_AT_ONCE", 24 * 7)
+    monkeypatch.setattr("riskalign.evaluation.intervals._ENTRIES_AT_ONCE", 24 * 7)
     for name, found in judge("cost", rows, scores, n_boot=40).items():
         assert astuple(found) == pytest.approx(astuple(whole[name]), rel=1e-12)
 

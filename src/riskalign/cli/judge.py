@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,85 +22,48 @@ EPILOG = (
     "The same command again asks only what was not answered."
 )
 _NAME = re.compile(r"[\w.@-]{1,60}")
+_FAILED = ("unparsed", "refused", "too_long", "not_asked")
+
+
+def _flag(name: str, text: str) -> Any:
+    return typer.Option(f"--{name}", help=text)
+
+
+_AGAINST = "FILE or NAME=FILE of the system that each is compared with; without it every two are."
+_PROMPTS = "What prompt_id stands for: a file with prompt_id and prompt, or a run's folder."
+_FIELD = "max_tokens, or max_completion_tokens where it is refused."
 
 
 def judge(
     answers: Annotated[
-        list[str],
-        typer.Option(help="FILE or NAME=FILE with a system's answers; may be repeated."),
+        list[str], _flag("answers", "FILE or NAME=FILE of a system's answers; may be repeated.")
     ],
-    base_url: Annotated[
-        str, typer.Option("--base_url", help="The endpoint, up to /v1 for the most part.")
-    ],
-    judge_model: Annotated[
-        str, typer.Option("--judge_model", help="The judge's name at the endpoint.")
-    ],
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder for the results.")],
-    against: Annotated[
-        str | None,
-        typer.Option(
-            help="FILE or NAME=FILE of the system that each one is compared with; without it every "
-            "two are.",
-            show_default=False,
-        ),
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            help="What prompt_id stands for: a file with prompt_id and prompt, or a run's folder.",
-            show_default=False,
-        ),
-    ] = None,
-    criterion: Annotated[str, typer.Option(help="helpfulness or harmlessness.")] = "helpfulness",
-    absolute: Annotated[
-        bool, typer.Option("--absolute", help="Grade answers from 1 to 10, one by one.")
-    ] = False,
+    base_url: Annotated[str, _flag("base_url", "The endpoint, up to /v1 for the most part.")],
+    judge_model: Annotated[str, _flag("judge_model", "The judge's name at the endpoint.")],
+    output_dir: Annotated[Path, _flag("output_dir", "Folder for the results.")],
+    against: Annotated[str | None, _flag("against", _AGAINST)] = None,
+    prompts: Annotated[Path | None, _flag("prompts", _PROMPTS)] = None,
+    criterion: Annotated[str, _flag("criterion", "helpfulness or harmlessness.")] = "helpfulness",
+    absolute: Annotated[bool, _flag("absolute", "Grade answers from 1 to 10, one by one.")] = False,
     api_key_env: Annotated[
-        str | None,
-        typer.Option(
-            "--api_key_env",
-            help="The environment variable that holds the key; never the key.",
-            show_default=False,
-        ),
+        str | None, _flag("api_key_env", "The variable that holds the key; never the key.")
     ] = None,
-    max_tokens: Annotated[int, typer.Option("--max_tokens", help="Of one reply.")] = 512,
-    max_tokens_field: Annotated[
-        str,
-        typer.Option(
-            "--max_tokens_field", help="max_tokens, or max_completion_tokens where it is refused."
-        ),
-    ] = "max_tokens",
+    max_tokens: Annotated[int, _flag("max_tokens", "Of one reply.")] = 512,
+    max_tokens_field: Annotated[str, _flag("max_tokens_field", _FIELD)] = "max_tokens",
     no_temperature: Annotated[
-        bool,
-        typer.Option(
-            "--no_temperature", help="Send no temperature, where a judge refuses 0, which it is."
-        ),
+        bool, _flag("no_temperature", "Send no temperature, where a judge refuses 0, which it is.")
     ] = False,
-    judge_seed: Annotated[
-        int | None,
-        typer.Option("--judge_seed", help="Sent to the endpoint.", show_default=False),
-    ] = None,
+    judge_seed: Annotated[int | None, _flag("judge_seed", "Sent to the endpoint.")] = None,
     timeout: Annotated[
-        float, typer.Option(help="Seconds to a call's last byte, unless its headers drip.")
+        float, _flag("timeout", "Seconds to a call's last byte, unless its headers drip.")
     ] = 60.0,
-    max_retries: Annotated[int, typer.Option("--max_retries", help="After a failed call.")] = 5,
-    max_concurrency: Annotated[
-        int, typer.Option("--max_concurrency", help="Calls in flight at once.")
-    ] = 4,
-    price_in: Annotated[
-        float, typer.Option("--price_in", help="Of a million prompt tokens.")
-    ] = 0.0,
-    price_out: Annotated[
-        float, typer.Option("--price_out", help="Of a million completion tokens.")
-    ] = 0.0,
-    max_cost: Annotated[
-        float | None,
-        typer.Option("--max_cost", help="Stop before it costs more.", show_default=False),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the ratings' bootstrap.")] = 0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry_run", help="Print calls, tokens and cost; ask nothing.")
-    ] = False,
+    max_retries: Annotated[int, _flag("max_retries", "After a failed call.")] = 5,
+    max_concurrency: Annotated[int, _flag("max_concurrency", "Calls in flight at once.")] = 4,
+    price_in: Annotated[float, _flag("price_in", "Of a million prompt tokens.")] = 0.0,
+    price_out: Annotated[float, _flag("price_out", "Of a million completion tokens.")] = 0.0,
+    max_cost: Annotated[float | None, _flag("max_cost", "Stop before it costs more.")] = None,
+    seed: Annotated[int, _flag("seed", "Of the ratings' bootstrap.")] = 0,
+    dry_run: Annotated[bool, _flag("dry_run", "Print calls, tokens, cost; ask nothing.")] = False,
 ) -> None:
     """Let a language model compare systems' answers, each pair in both orders, or grade them."""
     from riskalign.cli.progress import with_progress
@@ -131,32 +94,29 @@ def judge(
         seed=seed,
     )
     judging = Judging(task, settings)
-    console = Console()
+    console = Console(soft_wrap=True, highlight=False)
     if dry_run:
         _show_forecast(judging.forecast(output_dir), settings, console)
         return
 
     def work(progress: Any) -> Any:
         progress.stage(f"ask-{task.criterion}")
-        found = judging.run(
+        content = judging.run(
             output_dir,
             tell=lambda n, total, note: progress.update(n, note, total),
             command=shlex.join(["riskalign", *sys.argv[1:]]),
         )
-        progress.done(f"{found['spent']['calls']} calls")
-        return found
+        progress.done(f"{content['spent']['calls']} calls")
+        return content
 
-    found = with_progress(work, console, Console(stderr=True))
+    content = with_progress(work, console, Console(stderr=True))
     console.print()
-    print_judged(found, console)
-    path = output_dir / "judge.json"
-    console.print(f"results  [bold]{escape(str(path))}[/bold]", soft_wrap=True, highlight=False)
-    if not found["complete"]:
+    print_judged(content, console)
+    console.print(f"results  [bold]{escape(str(output_dir / 'judge.json'))}[/bold]")
+    if not content["complete"]:
         console.print(
             "[yellow]stopped[/yellow] at max_cost: the rest is not judged. The same command with a "
-            "higher --max_cost goes on.",
-            soft_wrap=True,
-            highlight=False,
+            "higher --max_cost goes on."
         )
         raise typer.Exit(1)
 
@@ -164,7 +124,7 @@ def judge(
 def _systems(given: list[str]) -> dict[str, Path]:
     from riskalign.errors import InputError
 
-    found: dict[str, Path] = {}
+    systems: dict[str, Path] = {}
     for text in given:
         name, equals, file = text.partition("=")
         if not equals or Path(text).is_file():
@@ -174,25 +134,23 @@ def _systems(given: list[str]) -> dict[str, Path]:
                 f"--answers {text!r}: {name!r} is no name for a system. Give NAME=FILE, with a "
                 "name of letters, digits and . _ @ -"
             )
-        if name in found:
+        if name in systems:
             raise InputError(f"--answers: two systems are named {name!r}. Give NAME=FILE.")
-        found[name] = Path(file)
-    return found
+        systems[name] = Path(file)
+    return systems
 
 
 def _prompts(source: Path | None) -> dict[str, Any]:
     from riskalign.data.identity import as_text
-    from riskalign.evaluation.judges import Message, read_prompts
+    from riskalign.evaluation.judges import Turn, read_prompts
 
-    if source is None:
-        return {}
-    if not source.is_dir():
-        return dict(read_prompts(source))
+    if source is None or not source.is_dir():
+        return {} if source is None else dict(read_prompts(source))
     from riskalign.pipeline import evaluation_prompts, load_config
 
     # A run leaves its configuration, from which its world asks the same again.
     return {
-        prompt.id: tuple(Message(m["role"], as_text([m])) for m in prompt.messages)
+        prompt.id: tuple(Turn(m["role"], as_text([m])) for m in prompt.messages)
         for prompt in evaluation_prompts(load_config(source / "config.yaml"))
     }
 
@@ -209,21 +167,30 @@ def _show_forecast(forecast: Any, settings: Any, console: Console) -> None:
             f"cost               about {forecast.cost:.4g} with replies of full length; never more "
             f"than {forecast.most_cost:.4g}"
         )
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), markup=False)
 
 
-def print_judged(found: Mapping[str, Any], console: Console) -> None:
+def print_judged(content: Mapping[str, Any], console: Console) -> None:
     """Print the content of a `judge.json`."""
-    judge = found["judge"]
-    title = f"{found['criterion']}, judged by {judge['model']} at {judge['host']}"
+    judge, spent = content["judge"], content["spent"]
+    title = f"{content['criterion']}, judged by {judge['model']} at {judge['host']}"
     console.print(title, markup=False, highlight=False)
-    if found["mode"] == "absolute":
-        _print_scores(found, console)
+    if content["mode"] == "absolute":
+        names = ("mean score", "answers", "unparsed", "refused", "too long", "not asked")
+        rows = [
+            (row["system"], _interval(row["score"], 2), row["answers"], *map(row.get, _FAILED))
+            for row in content["scores"]
+        ]
+        _print_table("system", names, rows, console)
     else:
-        _print_pairs(found, console)
-    spent = found["spent"]
+        counts = ("wins", "ties", "losses", "orders differ", "first / second", "not judged")
+        pairs = map(_pair, content["pairs"])
+        _print_table("systems", ("win rate", *counts), list(pairs), console)
+        rated = sorted(content["elo"], key=lambda row: -(row["elo"] or 0.0))
+        elo = [(row["name"], _rating(row, content["anchor"])) for row in rated]
+        _print_table("system", ("Elo",), elo, console)
     words = (
-        f"{found['n_prompts']} prompts, {spent['calls']} calls, {spent['prompt_tokens']:,} prompt "
+        f"{content['n_prompts']} prompts, {spent['calls']} calls, {spent['prompt_tokens']:,} "
         f"and {spent['completion_tokens']:,} completion tokens, cost {spent['cost']:.4g}"
     )
     if spent["without_usage"]:
@@ -231,46 +198,29 @@ def print_judged(found: Mapping[str, Any], console: Console) -> None:
     console.print(words, style="dim", markup=False, highlight=False)
 
 
-def _print_scores(found: Mapping[str, Any], console: Console) -> None:
-    table = Table()
-    table.add_column("system")
-    for name in ("mean score", "answers", "unparsed", "refused", "too long", "not asked"):
-        table.add_column(name, justify="right")
-    for row in found["scores"]:
-        counts = (str(row[key]) for key in ("answers", *_FAILED))
-        table.add_row(escape(row["system"]), _interval(row["score"], 2), *counts)
+def _print_table(
+    first: str, names: Sequence[str], rows: Sequence[Sequence[Any]], console: Console
+) -> None:
+    table = Table(first)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=name == "win rate")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
     console.print(table)
 
 
-def _print_pairs(found: Mapping[str, Any], console: Console) -> None:
-    table = Table()
-    table.add_column("systems")
-    table.add_column("win rate", justify="right", no_wrap=True)
-    for name in ("wins", "ties", "losses", "orders differ", "first / second"):
-        table.add_column(name, justify="right")
-    table.add_column("not judged", justify="right")
-    for row in found["pairs"]:
-        failed = [f"{row[key]} {key.replace('_', ' ')}" for key in _FAILED if row[key]]
-        table.add_row(
-            escape(f"{row['a']} against {row['b']}"),
-            _interval(row["win_rate"], 3),
-            str(row["wins"]),
-            str(row["ties"] + row["same"]),
-            str(row["losses"]),
-            str(row["inconsistent"]),
-            f"{row['picked_first']} / {row['picked_second']}",
-            "\n".join(failed) or "0",
-        )
-    console.print(table)
-    ratings = Table()
-    ratings.add_column("system")
-    ratings.add_column("Elo", justify="right")
-    for row in sorted(found["elo"], key=lambda row: -(row["elo"] or 0.0)):
-        ratings.add_row(escape(row["name"]), _rating(row, found["anchor"]))
-    console.print(ratings)
-
-
-_FAILED = ("unparsed", "refused", "too_long", "not_asked")
+def _pair(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    failed = [f"{row[key]} {key.replace('_', ' ')}" for key in _FAILED if row[key]]
+    return (
+        f"{row['a']} against {row['b']}",
+        _interval(row["win_rate"], 3),
+        row["wins"],
+        row["ties"] + row["same"],
+        row["losses"],
+        row["inconsistent"],
+        f"{row['picked_first']} / {row['picked_second']}",
+        "\n".join(failed) or "0",
+    )
 
 
 def _interval(ends: Mapping[str, float] | None, digits: int) -> str:
@@ -284,9 +234,11 @@ def _rating(row: Mapping[str, Any], anchor: str) -> str:
     if row["elo"] is None:
         return "none judged"
     if row["name"] == anchor:
-        return f"{row['elo']:.0f} by definition"
-    if not row["finite"]:
-        return f"{row['elo']:.0f} (no bound)"
-    if row["low"] is None:
-        return f"{row['elo']:.0f} (too few prompts differ)"
-    return f"{row['elo']:.0f} ({row['low']:.0f} to {row['high']:.0f})"
+        told = "by definition"
+    elif not row["finite"]:
+        told = "(no bound)"
+    elif row["low"] is None:
+        told = "(too few prompts differ)"
+    else:
+        told = f"({row['low']:.0f} to {row['high']:.0f})"
+    return f"{row['elo']:.0f} {told}"

@@ -7,6 +7,7 @@ reader's light or dark setting; `currentColor` takes a series' colour from its c
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,11 @@ from riskalign.evaluation.wording import tick_text
 
 #: A range wider than this factor is not read off a linear axis.
 HEAVY = 50.0
+_CORNERS = {
+    "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
+    "diamond": [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
+    "triangle": [(0, -1.2), (1.15, 0.9), (-1.15, 0.9)],
+}
 
 
 def element(tag: str, *content: str, **attributes: object) -> str:
@@ -31,6 +37,10 @@ def element(tag: str, *content: str, **attributes: object) -> str:
     return f"<{tag}{given}>{''.join(content)}</{tag}>" if content else f"<{tag}{given}/>"
 
 
+def _short(value: object) -> object:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
+
+
 def label(x: float, y: float, content: object, **attributes: object) -> str:
     """A text element; its content is escaped."""
     return element("text", str(escape(content)), x=x, y=y, **attributes)
@@ -41,8 +51,23 @@ def hover(content: object) -> str:
     return element("title", str(escape(content)))
 
 
-def _short(value: object) -> object:
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
+def line(x: Sequence[float], y: Sequence[float], css: str) -> str:
+    """A straight line between two points, x and y of both given."""
+    return element("line", x1=x[0], x2=x[-1], y1=y[0], y2=y[-1], class_=css)
+
+
+def path(points: Iterable[tuple[float, float]], **attributes: object) -> str:
+    """A line through points in pixels."""
+    steps = "".join(f"{'L' if i else 'M'}{x:.2f} {y:.2f}" for i, (x, y) in enumerate(points))
+    return element("path", d=steps, **attributes)
+
+
+def marker(x: float, y: float, shape: str, size: float = 5.5) -> str:
+    """A circle, square, diamond or triangle around a point."""
+    if shape == "circle":
+        return element("circle", cx=x, cy=y, r=size, class_="mark")
+    points = " ".join(f"{x + size * dx:.2f},{y + size * dy:.2f}" for dx, dy in _CORNERS[shape])
+    return element("polygon", points=points, class_="mark")
 
 
 @dataclass(frozen=True)
@@ -72,7 +97,11 @@ class Scale:
     def ticks(self, most: int = 6) -> list[float]:
         """Round values inside the range, at most about `most` of them."""
         if self.knee is None:
-            return _round_steps(self.low, self.high, most)
+            rough = (self.high - self.low) / most
+            power = 10.0 ** math.floor(math.log10(rough))
+            size = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
+            first, last = math.ceil(self.low / size - 1e-9), math.floor(self.high / size + 1e-9)
+            return [size * i for i in range(first, last + 1)]
         first = math.ceil(math.log10(self.knee or self.low) - 1e-9)
         last = math.floor(math.log10(self.high) + 1e-9)
         step = max(1, math.ceil((last - first + 1) / most))
@@ -81,15 +110,7 @@ class Scale:
         return ([0.0] if self.knee else []) + inside
 
 
-def _round_steps(low: float, high: float, most: int) -> list[float]:
-    rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [step * i for i in range(first, last + 1)]
-
-
-def linear(values: list[float], start: float, end: float, zero: bool = False) -> Scale:
+def linear(values: Iterable[float], start: float, end: float, zero: bool = False) -> Scale:
     """A linear scale that holds all finite values with a little room, from 0 on where asked."""
     values = [value for value in values if math.isfinite(value)]
     low, high = min(values, default=0.0), max(values, default=1.0)
@@ -99,7 +120,7 @@ def linear(values: list[float], start: float, end: float, zero: bool = False) ->
     return Scale(low if low == 0 else low - room, high + room, start, end)
 
 
-def from_zero(values: list[float], start: float, end: float) -> Scale:
+def from_zero(values: Iterable[float], start: float, end: float) -> Scale:
     """A scale for costs: linear where they are of one size, bent where they are heavy-tailed."""
     positive = [value for value in values if 0 < value < math.inf]
     high = max(positive, default=1.0)
@@ -125,56 +146,29 @@ class Frame(NamedTuple):
         parts = []
         for tick in x.ticks():
             at = x(tick)
+            parts.append(line([at], [self.top, self.bottom], "grid"))
             parts.append(
-                element("line", x1=at, x2=at, y1=self.top, y2=self.bottom, class_="grid")
-                + label(at, self.bottom + 18, tick_text(tick), class_="tick", text_anchor="middle")
+                label(at, self.bottom + 18, tick_text(tick), class_="tick", text_anchor="middle")
             )
         for tick in y.ticks(5):
             at = y(tick)
             shown = f"{tick_text(100 * tick)} %" if percent else tick_text(tick)
-            parts.append(
-                element("line", x1=self.left, x2=self.right, y1=at, y2=at, class_="grid")
-                + label(self.left - 7, at + 4, shown, class_="tick", text_anchor="end")
-            )
-        middle = (self.left + self.right) / 2
+            parts.append(line([self.left, self.right], [at], "grid"))
+            parts.append(label(self.left - 7, at + 4, shown, class_="tick", text_anchor="end"))
         if x_title:
+            middle = (self.left + self.right) / 2
             parts.append(
                 label(middle, self.height - 6, x_title, class_="axis", text_anchor="middle")
             )
         if y_title:
             parts.append(label(2, self.top - 18, y_title, class_="axis"))
-        box = (self.left, self.top, self.right - self.left, self.bottom - self.top)
+        width, height = self.right - self.left, self.bottom - self.top
         parts.append(
-            element("rect", x=box[0], y=box[1], width=box[2], height=box[3], class_="frame")
+            element("rect", x=self.left, y=self.top, width=width, height=height, class_="frame")
         )
         return "".join(parts)
 
     def svg(self, *content: str, title: str) -> str:
         """The whole drawing, named for readers who cannot see it."""
-        return element(
-            "svg",
-            *content,
-            viewBox=f"0 0 {self.width:g} {self.height:g}",
-            role="img",
-            aria_label=title,
-            class_="chart",
-        )
-
-
-def marker(x: float, y: float, shape: str, size: float = 5.5) -> str:
-    """A circle, square, diamond or triangle around a point."""
-    if shape == "circle":
-        return element("circle", cx=x, cy=y, r=size, class_="mark")
-    corners = {
-        "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
-        "diamond": [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
-        "triangle": [(0, -1.2), (1.15, 0.9), (-1.15, 0.9)],
-    }[shape]
-    points = " ".join(f"{x + size * dx:.2f},{y + size * dy:.2f}" for dx, dy in corners)
-    return element("polygon", points=points, class_="mark")
-
-
-def path(points: list[tuple[float, float]], **attributes: object) -> str:
-    """A line through points in pixels."""
-    steps = "".join(f"{'L' if i else 'M'}{x:.2f} {y:.2f}" for i, (x, y) in enumerate(points))
-    return element("path", d=steps, **attributes)
+        box = f"0 0 {self.width:g} {self.height:g}"
+        return element("svg", *content, viewBox=box, role="img", aria_label=title, class_="chart")

@@ -15,7 +15,9 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from riskalign.errors import InputError
-from riskalign.evaluation.metrics import Floats, ScoredAnswer, check_level
+from riskalign.evaluation.intervals import Floats
+from riskalign.evaluation.score import ScoredAnswer
+from riskalign.evaluation.tails import check_level
 
 #: Candidate quantiles, as shares of the largest cost; the confidence is split among them.
 _ETAS = (0.0, 0.25, 0.5)
@@ -73,13 +75,12 @@ def cvar_upper_bound(
             f"[0, {max_cost}], which the bound takes for granted; give the true largest cost"
         )
     miss = (1 - confidence) / len(_ETAS)
-    best = max_cost
-    for share in _ETAS:
-        eta, width = share * max_cost, (1 - share) * max_cost
+    bounds = [max_cost]
+    for eta, width in ((share * max_cost, (1 - share) * max_cost) for share in _ETAS):
         means = [np.clip(np.asarray(costs) - eta, 0, None).mean() / width for costs in by_prompt]
         upper = mean_upper_bound(float(np.mean(means)), len(means), miss)
-        best = min(best, eta + width * upper / (1 - level))
-    return best
+        bounds.append(eta + width * upper / (1 - level))
+    return min(bounds)
 
 
 def cvar_bounds(

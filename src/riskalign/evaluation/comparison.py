@@ -10,16 +10,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from scipy.stats import t as student
-
 from riskalign.errors import InputError
-from riskalign.evaluation.bootstrap import paired_differences, summarize
-from riskalign.evaluation.metrics import Interval, ScoredAnswer
-
-Columns = Mapping[str, Sequence[Any]]
+from riskalign.evaluation.intervals import Interval, seed_interval
+from riskalign.evaluation.metrics import METRICS, Metric, Options, paired_differences, summarize
+from riskalign.evaluation.score import ScoredAnswer
 
 #: Points that a method does not offer as its own.
 SHARED = ("start", "step1")
@@ -45,43 +42,19 @@ class Cell:
 
 def to_columns(answers: Sequence[ScoredAnswer]) -> dict[str, list[Any]]:
     """Answers without their texts, as lists by field; what was not measured is null."""
-    found: dict[str, list[Any]] = {
+    columns: dict[str, list[Any]] = {
         name: [getattr(answer, name) for answer in answers] for name in _COLUMNS
     }
     for name in ("kl", "srr"):
-        found[name] = [None if math.isnan(v) else round(v, 4) for v in found[name]]
-    return found
+        columns[name] = [None if math.isnan(v) else round(v, 4) for v in columns[name]]
+    return columns
 
 
-def from_columns(columns: Columns) -> list[ScoredAnswer]:
+def from_columns(columns: Mapping[str, Sequence[Any]]) -> list[ScoredAnswer]:
     """What `to_columns` took apart; texts are empty."""
     rows = zip(*(columns[name] for name in _COLUMNS), strict=True)
-    return [
-        ScoredAnswer(
-            prompt_id,
-            "",
-            reward,
-            cost,
-            math.nan if kl is None else kl,
-            math.nan if srr is None else srr,
-            length,
-        )
-        for prompt_id, reward, cost, kl, srr, length in rows
-    ]
-
-
-def seed_interval(values: Sequence[float], confidence: float) -> Interval | None:
-    """Student's interval of the mean over seeds; None for a single seed.
-
-    Each value carries the noise of its training and of its own evaluation prompts, so their spread
-    holds both. With three seeds it is wide: its factor is 4.3 standard errors at 95 %.
-    """
-    if len(values) < 2:
-        return None
-    mean = statistics.fmean(values)
-    factor = float(student.ppf((1 + confidence) / 2, len(values) - 1))
-    half = factor * statistics.stdev(values) / math.sqrt(len(values))
-    return Interval(mean, mean - half, mean + half)
+    measured: list[list[Any]] = [[math.nan if v is None else v for v in row] for row in rows]
+    return [ScoredAnswer(prompt_id, "", *numbers) for prompt_id, *numbers in measured]
 
 
 def compare_cells(
@@ -92,6 +65,7 @@ def compare_cells(
     seed: int = 0,
     confidence: float = 0.95,
     max_cost: float | None = None,
+    metrics: Mapping[str, Metric] = METRICS,
 ) -> dict[str, Any]:
     """Every point of every method with intervals, and `own` methods against the others.
 
@@ -104,45 +78,48 @@ def compare_cells(
 
     Raises `InputError` where methods were run with different seeds.
     """
-    methods = list(dict.fromkeys(cell.method for cell in cells))
-    seeds = {name: sorted(cell.seed for cell in cells if cell.method == name) for name in methods}
+    methods: dict[str, list[Cell]] = {}
+    for cell in cells:
+        methods.setdefault(cell.method, []).append(cell)
+    seeds = {name: sorted(cell.seed for cell in made) for name, made in methods.items()}
+    first = cells[0].method
     for name in methods:
-        if seeds[name] != seeds[methods[0]]:
+        if seeds[name] != seeds[first]:
             raise InputError(
-                f"compare: {name} was run with seeds {seeds[name]} and {methods[0]} with "
-                f"{seeds[methods[0]]}; give the same to all"
+                f"compare: {name} was run with seeds {seeds[name]} and {first} with "
+                f"{seeds[first]}; give the same to all"
             )
-    options: dict[str, Any] = {
+    # The start model and the first step are the same for many methods: their costs count once.
+    every = [
+        answer
+        for cell in cells
+        for point, answers in cell.points.items()
+        if point not in SHARED or cell.method == first
+        for answer in answers
+    ]
+    options: Options = {
         "n_boot": n_boot,
         "seed": seed,
         "confidence": confidence,
         "max_cost": max_cost,
+        "metrics": metrics,
         "clusters": {
             _own_id(cell, answer): answer.prompt_id
             for cell in cells
             for answers in cell.points.values()
             for answer in answers
         },
-        "severities": [
-            answer.cost
-            for cell in cells
-            for point, answers in cell.points.items()
-            # The start model and the first step are the same for many methods.
-            if point not in SHARED or cell.method == methods[0]
-            for answer in answers
-            if answer.cost > 0
-        ],
+        "severities": [answer.cost for answer in every if answer.cost > 0],
     }
-    rows = [_row("start", "start", [c for c in cells if c.method == methods[0]], options)]
-    for name in methods:
-        chosen = [cell for cell in cells if cell.method == name]
-        for point in chosen[0].points:
-            if point not in SHARED:
-                rows.append(_row(name, point, chosen, options))
+    rows = [_row("start", "start", methods[first], options)]
+    for name, made in methods.items():
+        rows += [
+            _row(name, point, made, options) for point in made[0].points if point not in SHARED
+        ]
     return {
-        "seeds": seeds[methods[0]],
+        "seeds": seeds[first],
         "points": rows,
-        "budgets": {name: _budget([c for c in cells if c.method == name]) for name in methods},
+        "budgets": {name: _budget(made) for name, made in methods.items()},
         "matched": matched_differences(cells, rows, own, options),
     }
 
@@ -154,22 +131,16 @@ def _own_id(cell: Cell, answer: ScoredAnswer) -> str:
 
 def _pooled(cells: Sequence[Cell], point: str) -> list[ScoredAnswer]:
     return [
-        ScoredAnswer(_own_id(cell, a), "", a.reward, a.cost, a.kl, a.srr, a.length)
+        replace(answer, prompt_id=_own_id(cell, answer), text="")
         for cell in cells
-        for a in cell.points[point]
+        for answer in cell.points[point]
     ]
 
 
-def _row(method: str, point: str, cells: Sequence[Cell], options: Any) -> dict[str, Any]:
+def _row(method: str, point: str, cells: Sequence[Cell], options: Options) -> dict[str, Any]:
     pooled = _pooled(cells, point)
-    alone = options | {"n_boot": 1, "clusters": None}
-    each = {
-        str(cell.seed): {
-            name: interval.value
-            for name, interval in summarize(cell.points[point], **alone).items()
-        }
-        for cell in cells
-    }
+    alone: Options = {**options, "n_boot": 1, "clusters": None}
+    each = {str(cell.seed): _values(summarize(cell.points[point], **alone)) for cell in cells}
     metrics = summarize(pooled, **options)
     over_seeds = {
         name: seed_interval([values[name] for values in each.values()], options["confidence"])
@@ -186,6 +157,10 @@ def _row(method: str, point: str, cells: Sequence[Cell], options: Any) -> dict[s
     }
 
 
+def _values(metrics: Mapping[str, Interval]) -> dict[str, float]:
+    return {name: interval.value for name, interval in metrics.items()}
+
+
 def _budget(cells: Sequence[Cell]) -> dict[str, float]:
     names = dict.fromkeys(name for cell in cells for name in cell.budget)
     return {
@@ -195,7 +170,7 @@ def _budget(cells: Sequence[Cell]) -> dict[str, float]:
 
 
 def matched_differences(
-    cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], own: Sequence[str], options: Any
+    cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], own: Sequence[str], options: Options
 ) -> list[dict[str, Any]]:
     """Own methods less rivals, on the same prompts, at matched helpfulness.
 
@@ -208,33 +183,41 @@ def matched_differences(
     interval of CVaR 0.95 ends below the rival's. All of it, the match included, is on the prompts
     that both points were asked.
     """
-    found: list[dict[str, Any]] = []
-    for name in own:
-        candidates = [row for row in rows if row["method"] == name]
-        for rival in rows:
-            if rival["method"] in (name, "start") or rival["method"] in own:
-                continue
-            match: dict[str, Any] = {
-                "own": name,
-                "rival": rival["method"],
-                "rival_point": rival["point"],
-                "own_point": None,
-            }
-            enough = []
-            for row in candidates:
-                sides = _common(cells, row, rival)
-                mine, theirs = (statistics.fmean(a.reward for a in side) for side in sides)
-                if mine >= theirs - REWARD_SLACK:
-                    enough.append((mine, row["point"], sides))
-            if enough:
-                _, match["own_point"], sides = min(enough, key=lambda found: found[0])
-                differences = paired_differences(sides[1], sides[0], **options)
-                match["differences"] = {key: differences[key] for key in _MATCHED}
-                tails = [summarize(side, **options)["cvar_0.95"] for side in sides]
-                match["cvar_ratio"] = tails[0].value / tails[1].value if tails[1].value else None
-                match["apart"] = tails[0].high < tails[1].low
-            found.append(match)
-    return found
+    rivals = [row for row in rows if row["method"] not in ("start", *own)]
+    return [
+        _match(cells, [row for row in rows if row["method"] == name], name, rival, options)
+        for name in own
+        for rival in rivals
+    ]
+
+
+def _match(
+    cells: Sequence[Cell],
+    candidates: Sequence[Mapping[str, Any]],
+    own: str,
+    rival: Mapping[str, Any],
+    options: Options,
+) -> dict[str, Any]:
+    match: dict[str, Any] = {
+        "own": own,
+        "rival": rival["method"],
+        "rival_point": rival["point"],
+        "own_point": None,
+    }
+    enough = []
+    for row in candidates:
+        sides = _common(cells, row, rival)
+        mine, theirs = (statistics.fmean(a.reward for a in side) for side in sides)
+        if mine >= theirs - REWARD_SLACK:
+            enough.append((mine, row["point"], sides))
+    if enough:
+        _, match["own_point"], sides = min(enough, key=lambda candidate: candidate[0])
+        differences = paired_differences(sides[1], sides[0], **options)
+        match["differences"] = {key: differences[key] for key in _MATCHED}
+        tails = [summarize(side, **options)["cvar_0.95"] for side in sides]
+        match["cvar_ratio"] = tails[0].value / tails[1].value if tails[1].value else None
+        match["apart"] = tails[0].high < tails[1].low
+    return match
 
 
 def _common(

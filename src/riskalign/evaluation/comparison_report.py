@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 from rich.console import Console
 from rich.markup import escape
@@ -15,12 +13,13 @@ from rich.table import Table
 
 from riskalign.errors import InputError
 from riskalign.evaluation import plots, wording
-from riskalign.evaluation.report import page
-from riskalign.evaluation.results import open_ends, plain
+from riskalign.evaluation.metrics import METRICS, Metric
+from riskalign.evaluation.report import page, settings_text
+from riskalign.evaluation.results import open_ends, plain, read_json, write_json
 from riskalign.files.atomic import write_text
 
 SCHEMA = 1
-#: Metrics of the table, and what a method's training took.
+#: Metrics of the table, with those of a user's own.
 SHOWN = ("reward", "unsafe_rate", "cvar_0.95", "cvar_0.99", "kl")
 _SHAPES = {"final": "diamond", "merge": "square", "dial": "circle", "start": "circle"}
 _COLOURS = 10
@@ -28,8 +27,7 @@ _COLOURS = 10
 
 def write_comparison(content: Mapping[str, Any], results: Path, report: Path) -> None:
     """Write what `compare_cells` found, and what it is about, as JSON and as HTML."""
-    text = json.dumps(open_ends(plain(content), to_json=True), indent=1, allow_nan=False)
-    write_text(results, text + "\n")
+    write_json(results, open_ends(plain(content), to_json=True))
     write_text(report, render_comparison(read_comparison(results)))
 
 
@@ -38,16 +36,16 @@ def read_comparison(path: str | Path) -> dict[str, Any]:
 
     Raises `InputError` for a file that is missing, not JSON or not of this schema.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; `riskalign compare` writes it") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+    content = read_json(path, "`riskalign compare`")
     if not isinstance(content, dict) or content.get("schema") != SCHEMA or "points" not in content:
         raise InputError(f"{path}: is no comparison of schema {SCHEMA}")
     opened: dict[str, Any] = open_ends(content, to_json=False)
     return opened
+
+
+def _shown(content: Mapping[str, Any]) -> list[Metric]:
+    every = wording.metrics_of(content)
+    return [metric for key, metric in every.items() if key in SHOWN or key not in METRICS]
 
 
 def name_of(row: Mapping[str, Any]) -> str:
@@ -59,8 +57,8 @@ def name_of(row: Mapping[str, Any]) -> str:
     return f"{row['method']}{words.get(kind, kind)}"
 
 
-def _each(row: Mapping[str, Any], metric: str) -> str:
-    values = [v[metric] for v in row["each"].values() if metric in v]
+def _each(row: Mapping[str, Any], metric: Metric) -> str:
+    values = [v[metric.key] for v in row["each"].values() if metric.key in v]
     return " · ".join(wording.amount(metric, value) for value in values)
 
 
@@ -70,89 +68,83 @@ def match_sentence(match: Mapping[str, Any], percent: str) -> tuple[str, str]:
     if match["own_point"] is None:
         return "worse", f"{match['own']} is less helpful than {rival} at every point."
     own = name_of({"method": match["own"], "point": match["own_point"]})
-    tail, reward = (match["differences"][key] for key in ("cvar_0.95", "reward"))
-    state = wording.state("cvar_0.95", tail)
+    tail, reward = (
+        wording.lines(METRICS[key], match["differences"][key], signed=True)
+        for key in ("cvar_0.95", "reward")
+    )
     ratio = match["cvar_ratio"]
     times = "" if ratio is None else f", {wording.number(ratio)} times the rival's"
     apart = "intervals apart" if match["apart"] else "intervals overlap"
-    return state, (
-        f"{own} against {rival}: CVaR 0.95 {wording.amount('cvar_0.95', tail['value'], True)} "
-        f"({percent}: {wording.span('cvar_0.95', tail, True)}){times}, {apart}; reward "
-        f"{wording.amount('reward', reward['value'], True)}."
+    return wording.state(METRICS["cvar_0.95"], match["differences"]["cvar_0.95"]), (
+        f"{own} against {rival}: CVaR 0.95 {tail[0]} ({percent}: {tail[1]}){times}, {apart}; "
+        f"reward {reward[0]}."
     )
 
 
 def ratio_sentence(ratio: Mapping[str, Any], percent: str) -> tuple[str, str]:
     """State and sentence of one ratio at matched helpfulness (`FrontierRatio`)."""
-    ends = ratio["ratio"]
+    ends, number = ratio["ratio"], wording.number
     state = "better" if ends["high"] < 1 else "worse" if ends["low"] > 1 else "unclear"
-    number = wording.number
-    kl = (
-        ""
-        if None in (ratio["own_kl"], ratio["rival_kl"])
-        else (f", at {number(ratio['own_kl'])} and {number(ratio['rival_kl'])} nats of KL")
-    )
-    undrawn = (
-        ""
-        if ratio["undrawn"] < 0.005
-        else (f"; {ratio['undrawn']:.0%} of the draws do not reach that reward and are left out")
-    )
-    return state, (
+    sentence = (
         f"{ratio['own']} against {ratio['rival']} at reward {ratio['reward']:.3f}: CVaR "
         f"{ratio['level']:g} {number(ratio['own_cvar'])} to {number(ratio['rival_cvar'])}, ratio "
-        f"{ends['value']:.2f} ({percent}: {ends['low']:.2f} to {ends['high']:.2f}){kl}{undrawn}."
+        f"{ends['value']:.2f} ({percent}: {ends['low']:.2f} to {ends['high']:.2f})"
+    )
+    if None not in (ratio["own_kl"], ratio["rival_kl"]):
+        sentence += f", at {number(ratio['own_kl'])} and {number(ratio['rival_kl'])} nats of KL"
+    if ratio["undrawn"] >= 0.005:
+        share = f"{ratio['undrawn']:.0%}"
+        sentence += f"; {share} of the draws do not reach that reward and are left out"
+    return state, f"{sentence}."
+
+
+def _sentences(content: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    percent = wording.percent_of(content["confidence"])
+    return (
+        [match_sentence(match, percent) for match in content["matched"]],
+        [ratio_sentence(ratio, percent) for ratio in content.get("ratios", ())],
     )
 
 
 def print_comparison(content: Mapping[str, Any], console: Console) -> None:
     """Print what `read_comparison` gives: the table, and the differences at matched helpfulness."""
-    percent = wording.percent_of(content["confidence"])
+    percent, shown = wording.percent_of(content["confidence"]), _shown(content)
     table = Table(
         title=escape(str(content["title"])),
         caption=f"Second lines: {percent} intervals over prompts of all seeds.",
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("method", overflow="fold")
-    for key in SHOWN:
-        table.add_column(wording.METRIC[key].label, justify="right")
+    # A table of its own: with all columns in one, a narrow terminal cuts the methods' names.
+    spent = Table(title="Training, mean over seeds", title_justify="left")
+    names = ("updates", "sampled tokens", "minutes", "peak MiB")
+    for printed, headings in ((table, [metric.label for metric in shown]), (spent, names)):
+        printed.add_column("method", overflow="fold")
+        for heading in headings:
+            printed.add_column(escape(heading), justify="right")
     for row in content["points"]:
         # The rows are three lines high anyway on a narrow terminal.
         name = name_of(row).replace("@", "@\n", 1).replace(" · ", "\n· ")
         mark = made_by(content, row)
         cells = [escape(name) + (f"\n[yellow]{escape(mark)}[/yellow]" if mark else "")]
-        for key in SHOWN:
-            ends = row["metrics"].get(key)
-            cells.append(
-                f"{wording.amount(key, ends['value'])}\n[dim]{wording.span(key, ends)}[/dim]"
-                if ends
-                else ""
-            )
+        for metric in shown:
+            ends = row["metrics"].get(metric.key)
+            cells.append("{}\n[dim]{}[/dim]".format(*wording.lines(metric, ends)) if ends else "")
         table.add_row(*cells)
-    console.print(table)
-    # A table of its own: with all columns in one, a narrow terminal cuts the methods' names.
-    spent = Table(title="Training, mean over seeds", title_justify="left")
-    spent.add_column("method", overflow="fold")
-    for name in ("updates", "sampled tokens", "minutes", "peak MiB"):
-        spent.add_column(name, justify="right")
     for method, budget in content["budgets"].items():
-        spent.add_row(escape(method), *_spent(budget))
+        spent.add_row(
+            escape(method),
+            f"{budget['updates']:.0f}",
+            f"{budget['sampled_tokens']:,.0f}",
+            f"{budget['seconds'] / 60:.1f}",
+            f"{budget['peak_megabytes']:,.0f}",
+        )
+    console.print(table)
     console.print(spent)
-    for match in content["matched"]:
-        console.print(f"• {match_sentence(match, percent)[1]}", markup=False, highlight=False)
-    for ratio in content.get("ratios", []):
-        console.print(f"• {ratio_sentence(ratio, percent)[1]}", markup=False, highlight=False)
+    for _, sentence in (sentence for listed in _sentences(content) for sentence in listed):
+        console.print(f"• {sentence}", markup=False, highlight=False)
     for note in notes(content):
         console.print(f"• {note}", style="dim", markup=False, highlight=False)
-
-
-def _spent(budget: Mapping[str, float]) -> list[str]:
-    return [
-        f"{budget['updates']:.0f}",
-        f"{budget['sampled_tokens']:,.0f}",
-        f"{budget['seconds'] / 60:.1f}",
-        f"{budget['peak_megabytes']:,.0f}",
-    ]
 
 
 def made_by(content: Mapping[str, Any], row: Mapping[str, Any]) -> str:
@@ -160,59 +152,60 @@ def made_by(content: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     about = content.get("other_code", {}).get(row["method"])
     if about is None or row["point"] != "final":
         return ""
-    counts = ((about["other"], "other"), (about["unknown"], "unknown"))
-    said = [f"{n} of {about['cells']} by {which}" for n, which in counts if n]
-    return f"made {', '.join(said)} code"
+    counts = [
+        f"{about[by]} of {about['cells']} by {by}" for by in ("other", "unknown") if about[by]
+    ]
+    return f"made {', '.join(counts)} code"
 
 
 def notes(content: Mapping[str, Any]) -> list[str]:
     """What a reader must know: cells that other code made, unequal budgets, few seeds."""
-    found = []
+    said = []
     stale = content.get("other_code", {}).values()
-    if n := sum(about["other"] + about["unknown"] for about in stale):
+    unknown = sum(about["unknown"] for about in stale)
+    if n := unknown + sum(about["other"] for about in stale):
         of = len(content["budgets"]) * len(content["seeds"])
         rooms = ", ".join(dict.fromkeys(room for about in stale for room in about["rooms"]))
-        unknown = sum(about["unknown"] for about in stale)
         why = [f"what changed is in {rooms}"] if rooms else []
         why += [f"of {unknown} it is not known which code"] if unknown else []
-        found.append(
+        said.append(
             f"{n} of {of} cells were made by other code than this version's ({'; '.join(why)}). "
             "They were kept as they are: riskalign compare --redo-stale makes them anew."
         )
-    for name, words in (("updates", "updates"), ("sampled_tokens", "sampled tokens")):
+    for name in ("updates", "sampled_tokens"):
         spent = {method: round(budget[name]) for method, budget in content["budgets"].items()}
         if len(set(spent.values())) > 1:
             listed = ", ".join(f"{method} {n:,}" for method, n in spent.items())
-            found.append(f"Budgets differ in {words}: {listed}.")
+            said.append(f"Budgets differ in {name.replace('_', ' ')}: {listed}.")
     n = len(content["seeds"])
     if n < 3:
-        found.append(
+        said.append(
             f"{n} seed{'s' if n > 1 else ''}: intervals hold the noise of prompts, hardly that of "
             "training."
         )
-    return found
+    return said
 
 
 def render_comparison(content: Mapping[str, Any]) -> str:
     """The HTML of a comparison as `read_comparison` gives it."""
-    percent = wording.percent_of(content["confidence"])
-    methods = list(content["budgets"])
-    css = {name: f"m{i % _COLOURS + 1}" for i, name in enumerate(methods)} | {"start": "s-start"}
+    css = {name: f"m{i % _COLOURS + 1}" for i, name in enumerate(content["budgets"])}
+    css["start"] = "s-start"
     rows = content["points"]
+    sentences, ratios = _sentences(content)
     return page(
         "comparison.html.jinja",
         r=content,
-        shown=[wording.METRIC[key] for key in SHOWN],
+        shown=_shown(content),
         names=[name_of(row) for row in rows],
         marks=[made_by(content, row) for row in rows],
         css_of=css,
-        percent=percent,
+        percent=wording.percent_of(content["confidence"]),
         each=_each,
-        sentences=[match_sentence(match, percent) for match in content["matched"]],
-        ratios=[ratio_sentence(ratio, percent) for ratio in content.get("ratios", [])],
+        sentences=sentences,
+        ratios=ratios,
         notes=notes(content),
         frontier=Markup(_frontier(rows, css)),
-        settings=yaml.safe_dump(content["settings"], sort_keys=False, width=88).strip(),
+        settings=settings_text(content["settings"]),
     )
 
 

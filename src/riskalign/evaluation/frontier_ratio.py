@@ -3,7 +3,7 @@
 A *family* is a method with its grid: `sacpo` is all of `sacpo@lambda_=0.5`, `sacpo@lambda_=2`; its
 points are the models that all of them offer.
 
-Shapes: M prompts of all seeds, R replicates, P points.
+Shapes: n answers, M prompts of all seeds, R replicates, P points.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from riskalign.evaluation.comparison import SHARED, Cell
-from riskalign.evaluation.metrics import Floats, Interval, tail
-from riskalign.evaluation.resampling import Bootstrap
+from riskalign.evaluation.intervals import Bootstrap, Floats, Interval
+from riskalign.evaluation.tails import tail
 
 #: Rewards at which two frontiers are compared, evenly over what both reach.
 _PLACES = 5
@@ -48,6 +48,22 @@ def family(method: str) -> str:
     return method.partition("@")[0]
 
 
+def ratios_of_all(
+    cells: Sequence[Cell], own: Sequence[str], levels: Sequence[float], boot: Bootstrap
+) -> list[FrontierRatio]:
+    """`frontier_ratios` of each own family over each that is not, at each level."""
+    families = list(dict.fromkeys(family(cell.method) for cell in cells))
+    mine = {family(method) for method in own}
+    return [
+        ratio
+        for level in levels
+        for name in families
+        for rival in families
+        if name in mine and rival not in mine
+        for ratio in frontier_ratios(cells, name, rival, level, boot)
+    ]
+
+
 def frontier_ratios(
     cells: Sequence[Cell], own: str, rival: str, level: float, boot: Bootstrap
 ) -> list[FrontierRatio]:
@@ -63,56 +79,38 @@ def frontier_ratios(
     """
     prompts = sorted({(c.seed, a.prompt_id) for c in cells for p in c.points.values() for a in p})
     place = {key: i for i, key in enumerate(prompts)}
-    sides = [_Frontier(cells, name, place, level) for name in (own, rival)]
-    if any(not side.points for side in sides):
+    once = np.ones((1, len(prompts)))
+    sides = [_points(cells, name, place) for name in (own, rival)]
+    if not all(sides):
         return []
-    ones = np.ones((1, len(prompts)))
-    low = max(float(side.measured(ones)[0].min()) for side in sides)
-    high = min(float(side.measured(ones)[0].max()) for side in sides)
+    frontiers = [_undominated(side, level, once) for side in sides]
+    reached = [_measured(frontier, level, once)[0] for frontier in frontiers]
+    low, high = max(float(r.min()) for r in reached), min(float(r.max()) for r in reached)
     if low > high:
         return []
     rewards = np.unique(np.linspace(low, high, _PLACES))
     draws = _draws([seed for seed, _ in prompts], boot)
-    whole = [side.at(ones, rewards) for side in sides]
-    drawn = [side.at(draws, rewards)[0] for side in sides]
+    (own_cvar, own_kl), (rival_cvar, rival_kl) = (
+        _read_off(frontier, level, once, rewards)[:, 0] for frontier in frontiers
+    )
+    mine, theirs = (_read_off(frontier, level, draws, rewards)[0] for frontier in frontiers)
     with np.errstate(divide="ignore", invalid="ignore"):
-        value, replicates = whole[0][0] / whole[1][0], drawn[0] / drawn[1]
-    (own_cvar, own_kl), (rival_cvar, rival_kl) = whole
+        value, replicates = own_cvar / rival_cvar, mine / theirs
     return [
         FrontierRatio(
             own=own,
             rival=rival,
             level=level,
             reward=float(reward),
-            ratio=boot.ends(float(value[0, i]), replicates[:, i]),
-            own_cvar=float(own_cvar[0, i]),
-            rival_cvar=float(rival_cvar[0, i]),
-            own_kl=_known(own_kl[0, i]),
-            rival_kl=_known(rival_kl[0, i]),
+            ratio=boot.ends(float(value[i]), replicates[:, i]),
+            own_cvar=float(own_cvar[i]),
+            rival_cvar=float(rival_cvar[i]),
+            own_kl=None if math.isnan(own_kl[i]) else float(own_kl[i]),
+            rival_kl=None if math.isnan(rival_kl[i]) else float(rival_kl[i]),
             undrawn=float(np.isnan(replicates[:, i]).mean()),
         )
         for i, reward in enumerate(rewards)
         if np.isfinite(replicates[:, i]).any()
-    ]
-
-
-def _known(kl: float) -> float | None:
-    return None if math.isnan(kl) else float(kl)
-
-
-def ratios_of_all(
-    cells: Sequence[Cell], own: Sequence[str], levels: Sequence[float], boot: Bootstrap
-) -> list[FrontierRatio]:
-    """`frontier_ratios` of each own family over each that is not, at each level."""
-    families = list(dict.fromkeys(family(cell.method) for cell in cells))
-    mine = [name for name in families if name in {family(method) for method in own}]
-    return [
-        ratio
-        for level in levels
-        for name in mine
-        for rival in families
-        if rival not in mine
-        for ratio in frontier_ratios(cells, name, rival, level, boot)
     ]
 
 
@@ -122,76 +120,72 @@ def _draws(seeds: Sequence[int], boot: Bootstrap) -> Floats:
     of = np.array(seeds)
     known = np.unique(of)
     taken = generator.multinomial(len(known), np.full(len(known), 1 / len(known)), boot.n_boot)
-    found = np.zeros((boot.n_boot, len(of)))
+    drawn = np.zeros((boot.n_boot, len(of)))
     for i, seed in enumerate(known):
         own = np.flatnonzero(of == seed)
         # A seed drawn twice brings twice as many prompts, drawn anew.
         for times in np.unique(taken[:, i]):
             rows = np.flatnonzero(taken[:, i] == times)
-            counts = generator.multinomial(
-                times * len(own), np.full(len(own), 1 / len(own)), len(rows)
-            )
-            found[np.ix_(rows, own)] = counts
+            shares = np.full(len(own), 1 / len(own))
+            drawn[np.ix_(rows, own)] = generator.multinomial(times * len(own), shares, len(rows))
+    return drawn
+
+
+@dataclass(frozen=True)
+class _Point:
+    """Answers of all seeds to prompts prompt [n]: their rewards, costs and KL, [n] each."""
+
+    prompt: np.ndarray
+    reward: Floats
+    cost: Floats
+    kl: Floats
+
+
+def _points(cells: Sequence[Cell], name: str, place: dict[tuple[int, str], int]) -> list[_Point]:
+    """The points of a family, of its methods in their order."""
+    points = []
+    for method in dict.fromkeys(cell.method for cell in cells if family(cell.method) == name):
+        own = [cell for cell in cells if cell.method == method]
+        for point in (point for point in own[0].points if point not in SHARED):
+            answers = [(cell.seed, answer) for cell in own for answer in cell.points[point]]
+            prompt = np.array([place[seed, answer.prompt_id] for seed, answer in answers])
+            numbers = np.array([(a.reward, a.cost, a.kl) for _, a in answers], dtype=np.float64)
+            points.append(_Point(prompt, *np.ascontiguousarray(numbers.T)))
+    return points
+
+
+def _undominated(points: Sequence[_Point], level: float, once: Floats) -> list[_Point]:
+    """The points that no other beats in both reward and CVaR."""
+    reward, cvar, _ = _measured(points, level, once)[:, :, 0]
+
+    def beaten(i: int) -> bool:
+        as_good = (reward >= reward[i]) & (cvar <= cvar[i])
+        return bool((as_good & ((reward > reward[i]) | (cvar < cvar[i]))).any())
+
+    return [point for i, point in enumerate(points) if not beaten(i)]
+
+
+def _measured(points: Sequence[_Point], level: float, draws: Floats) -> Floats:
+    """Mean reward, CVaR and mean KL of each point: [3, P, R]."""
+    found = np.empty((3, len(points), len(draws)))
+    for i, point in enumerate(points):
+        weights = draws[:, point.prompt]
+        known = weights * ~np.isnan(point.kl)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found[0, i] = weights @ point.reward / weights.sum(axis=1)
+            found[2, i] = known @ np.nan_to_num(point.kl) / known.sum(axis=1)
+        found[1, i] = tail(point.cost, weights, [level])[1][0]
     return found
 
 
-class _Frontier:
-    """A family's undominated points, each as answers' prompts [n], rewards, costs and KL."""
-
-    def __init__(
-        self, cells: Sequence[Cell], name: str, place: dict[tuple[int, str], int], level: float
-    ) -> None:
-        self.level = level
-        self.points: list[tuple[Floats, Floats, Floats, Floats]] = []
-        methods = dict.fromkeys(cell.method for cell in cells if family(cell.method) == name)
-        for method in methods:
-            own = [cell for cell in cells if cell.method == method]
-            for point in own[0].points:
-                if point in SHARED:
-                    continue
-                answers = [(cell.seed, a) for cell in own for a in cell.points[point]]
-                self.points.append(
-                    (
-                        np.array([place[seed, a.prompt_id] for seed, a in answers]),
-                        np.array([a.reward for _, a in answers], dtype=np.float64),
-                        np.array([a.cost for _, a in answers], dtype=np.float64),
-                        np.array([a.kl for _, a in answers], dtype=np.float64),
-                    )
-                )
-        if self.points:
-            reward, cvar, _ = (row[:, 0] for row in self.measured(np.ones((1, len(place)))))
-            self.points = [
-                point
-                for i, point in enumerate(self.points)
-                if not any(
-                    reward[j] >= reward[i]
-                    and cvar[j] <= cvar[i]
-                    and (reward[j] > reward[i] or cvar[j] < cvar[i])
-                    for j in range(len(reward))
-                )
-            ]
-
-    def measured(self, draws: Floats) -> tuple[Floats, Floats, Floats]:
-        """Mean reward, CVaR and mean KL of each point [P, R]."""
-        reward, cvar, kl = [], [], []
-        for of, rewards, costs, kls in self.points:
-            weights = draws[:, of]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                reward.append(weights @ rewards / weights.sum(axis=1))
-                known = weights * ~np.isnan(kls)
-                kl.append(known @ np.nan_to_num(kls) / known.sum(axis=1))
-            cvar.append(tail(costs, weights, [self.level])[1][0])
-        return np.array(reward), np.array(cvar), np.array(kl)
-
-    def at(self, draws: Floats, rewards: Floats) -> tuple[Floats, Floats]:
-        """CVaR and KL on the frontier at each reward [R, len(rewards)]; NaN outside of it."""
-        reward, cvar, kl = self.measured(draws)
-        found = np.full((2, len(draws), len(rewards)), np.nan)
-        for r in range(len(draws)):
-            order = np.argsort(reward[:, r], kind="stable")
-            x = reward[order, r]
-            with np.errstate(divide="ignore"):
-                y = np.log(cvar[order, r])
-            found[0, r] = np.exp(np.interp(rewards, x, y, left=np.nan, right=np.nan))
-            found[1, r] = np.interp(rewards, x, kl[order, r], left=np.nan, right=np.nan)
-        return found[0], found[1]
+def _read_off(points: Sequence[_Point], level: float, draws: Floats, rewards: Floats) -> Floats:
+    """CVaR and KL on the frontier at each reward, [2, R, len(rewards)]; NaN outside of it."""
+    found = np.full((2, len(draws), len(rewards)), np.nan)
+    for r, (reward, cvar, kl) in enumerate(np.moveaxis(_measured(points, level, draws), 2, 0)):
+        order = np.argsort(reward, kind="stable")
+        with np.errstate(divide="ignore"):
+            logs = np.log(cvar[order])
+        for i, y in enumerate((logs, kl[order])):
+            found[i, r] = np.interp(rewards, reward[order], y, left=np.nan, right=np.nan)
+    found[0] = np.exp(found[0])
+    return found

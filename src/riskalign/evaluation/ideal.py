@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from riskalign.errors import InputError
-from riskalign.evaluation.metrics import Floats, check_level, tail
+from riskalign.evaluation.intervals import Floats
+from riskalign.evaluation.tails import check_level, tail
 
 #: Of the start's reward (of a safe step alone, which raises none), and in nats.
 SHARES, SAFE_SHARES, MAX_KLS = (1.0, 1.1, 1.2, 1.3), (0.9, 0.8, 0.7, 0.6), (0.5, 1.0, 2.0)
@@ -47,6 +49,9 @@ class Reached:
     g: float
     strength: float
     threshold: float | None
+
+
+_REWARD, _CVAR, _KL = (Reached.__match_args__.index(name) for name in ("reward", "cvar", "kl"))
 
 
 @dataclass(frozen=True)
@@ -107,44 +112,59 @@ def ideal_ratios(
     2/3 both forms give up the third answer for the second, the more the greater the KL allowed.
     """
     check_level(level)
-    table = _Table.of(prompts, rewards, costs)
-    levels = (level, 0.99)
-    start = table.start(levels)
-    mean_form, tail_form = (
-        np.concatenate(list(table.scan(levels, thresholds, safe_only)))
-        for thresholds in ((None,), table.thresholds())
-    )
-    found = []
+    table = _table(prompts, np.asarray(rewards, np.float64), np.asarray(costs, np.float64))
+    start = table.start(level)
     if start.reward <= 0:
         raise InputError(
             f"rewards: their mean is {start.reward:.4g}; shares of it need one above 0, so add a "
             "constant to all of them"
         )
-    for share in shares or (SAFE_SHARES if safe_only else SHARES):
-        for max_kl in max_kls:
-            best = [
-                _least(policies, share * start.reward, max_kl)
-                for policies in (mean_form, np.concatenate([tail_form, mean_form]))
-            ]
-            if best[0] is not None and best[1] is not None:
-                found.append(Ideal(share * start.reward, max_kl, best[0], best[1]))
-    return start, found
-
-
-_COLUMNS = Reached.__match_args__
+    # A quantile under the policy arrived at is one of the upper ones under the start.
+    places = np.linspace(0.35, 0.98, _THRESHOLDS)
+    thresholds = np.unique(np.quantile(table.cost[table.there], places, method="inverted_cdf"))
+    means, tails = (
+        np.concatenate(list(table.scan(level, form, safe_only)))
+        for form in ([None], thresholds.tolist())
+    )
+    tails = np.concatenate([tails, means])
+    asked = [
+        (share * start.reward, max_kl)
+        for share in shares or (SAFE_SHARES if safe_only else SHARES)
+        for max_kl in max_kls
+    ]
+    best = [(*limits, _least(means, *limits), _least(tails, *limits)) for limits in asked]
+    return start, [Ideal(r, kl, mean, of) for r, kl, mean, of in best if mean and of]
 
 
 def _least(policies: Floats, reward: float, max_kl: float) -> Reached | None:
     """The policy [one of G rows] of least CVaR among those with the reward and the KL."""
     slack = 1e-9
-    fits = policies[:, _COLUMNS.index("reward")] >= reward - slack * max(1.0, abs(reward))
-    fits &= policies[:, _COLUMNS.index("kl")] <= max_kl + slack
-    if not fits.any():
+    fits = policies[:, _REWARD] >= reward - slack * max(1.0, abs(reward))
+    rows = policies[fits & (policies[:, _KL] <= max_kl + slack)]
+    if not len(rows):
         return None
-    rows = policies[fits]
-    best = rows[rows[:, _COLUMNS.index("cvar")].argmin()]
-    values = dict(zip(_COLUMNS, best.tolist(), strict=True))
-    return Reached(**values | {"threshold": None if np.isnan(best[-1]) else float(best[-1])})
+    values: list[Any] = rows[rows[:, _CVAR].argmin()].tolist()
+    values[-1] = None if np.isnan(values[-1]) else values[-1]
+    return Reached(*values)
+
+
+def _table(prompts: Sequence[str], reward: Floats, cost: Floats) -> _Table:
+    if not len(prompts) == len(reward) == len(cost):
+        raise InputError(
+            "answers: expected a prompt, a reward and a cost for each; there are "
+            f"{len(prompts)}, {len(reward)} and {len(cost)}"
+        )
+    if not len(prompts) or not (np.isfinite(reward).all() and np.isfinite(cost).all()):
+        raise InputError("answers: expected at least one, rewards and costs all finite")
+    rows: dict[str, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        rows.setdefault(prompt, []).append(i)
+    k = max(map(len, rows.values()))
+    if k < 2:
+        raise InputError("answers: no prompt has two; sample 16 or more to a prompt")
+    place = np.array([own + [-1] * (k - len(own)) for own in rows.values()])
+    there = place >= 0
+    return _Table(np.where(there, reward[place], 0.0), np.where(there, cost[place], 0.0), there)
 
 
 @dataclass(frozen=True)
@@ -155,43 +175,9 @@ class _Table:
     cost: Floats
     there: np.ndarray
 
-    @classmethod
-    def of(
-        cls,
-        prompts: Sequence[str],
-        rewards: Sequence[float] | Floats,
-        costs: Sequence[float] | Floats,
-    ) -> _Table:
-        reward, cost = (np.asarray(values, dtype=np.float64) for values in (rewards, costs))
-        if not len(prompts) == len(reward) == len(cost):
-            raise InputError(
-                "answers: expected a prompt, a reward and a cost for each; there are "
-                f"{len(prompts)}, {len(reward)} and {len(cost)}"
-            )
-        if not len(prompts) or not (np.isfinite(reward).all() and np.isfinite(cost).all()):
-            raise InputError("answers: expected at least one, rewards and costs all finite")
-        rows: dict[str, list[int]] = {}
-        for i, prompt in enumerate(prompts):
-            rows.setdefault(prompt, []).append(i)
-        k = max(map(len, rows.values()))
-        if k < 2:
-            raise InputError("answers: no prompt has two; sample 16 or more to a prompt")
-        place = np.full((len(rows), k), -1)
-        for at, own in zip(place, rows.values(), strict=True):
-            at[: len(own)] = own
-        there = place >= 0
-        return cls(np.where(there, reward[place], 0.0), np.where(there, cost[place], 0.0), there)
-
-    def thresholds(self) -> list[float]:
-        # A quantile under the policy arrived at is one of the upper ones under the start.
-        places = np.linspace(0.35, 0.98, _THRESHOLDS)
-        quantiles = np.quantile(self.cost[self.there], places, method="inverted_cdf")
-        found: list[float] = np.unique(quantiles).tolist()
-        return found
-
-    def start(self, levels: tuple[float, float]) -> Start:
+    def start(self, level: float) -> Start:
         equal = self.there / self.there.sum(1, keepdims=True)
-        var, cvar = tail(self.cost[self.there], equal[self.there][None], levels)
+        var, cvar = tail(self.cost[self.there], equal[self.there][None], (level, 0.99))
         return Start(
             prompts=len(self.there),
             answers=int(self.there.sum()),
@@ -203,30 +189,27 @@ class _Table:
         )
 
     def scan(
-        self, levels: tuple[float, float], thresholds: Sequence[float | None], safe_only: bool
+        self, level: float, thresholds: Sequence[float | None], safe_only: bool
     ) -> Iterator[Floats]:
         """Every policy of the grid: rows in the order of `Reached`'s fields."""
         deviation = float(self.reward[self.there].std()) or 1.0
         scale = float(np.abs(self.cost[self.there]).mean()) or 1.0
         g = np.append(0.0, np.geomspace(0.1, 60, _STEPS - 1)) / deviation
-        g = g[:1] if safe_only else g
+        size = max(1, _CHUNK // self.there.size)
         for threshold in thresholds:
             # A hinge charges 1 / (1 - a) times its excess, and seldom: its grid starts lower.
-            lowest = 0.01 if threshold is None else 0.01 * (1 - levels[0])
-            finer = _THRESHOLDS if threshold is None else 1
+            lowest, finer = (0.01, _THRESHOLDS) if threshold is None else (0.01 * (1 - level), 1)
             strength = np.geomspace(lowest, 6000 * lowest, finer * _STEPS - 1)
             strength = np.append(0.0, strength) / scale
-            grid = np.stack(np.meshgrid(g, strength, indexing="ij"), -1).reshape(-1, 2)
-            size = max(1, _CHUNK // self.there.size)
+            grid = np.stack(np.meshgrid(g[:1] if safe_only else g, strength, indexing="ij"), -1)
+            grid = grid.reshape(-1, 2)
             for at in range(0, len(grid), size):
-                yield self._policies(grid[at : at + size], threshold, levels)
+                yield self._policies(grid[at : at + size], threshold, level)
 
-    def _policies(
-        self, grid_G2: Floats, threshold: float | None, levels: tuple[float, float]
-    ) -> Floats:
+    def _policies(self, grid_G2: Floats, threshold: float | None, level: float) -> Floats:
         charged = self.cost
         if threshold is not None:
-            charged = np.maximum(self.cost - threshold, 0.0) / (1 - levels[0])
+            charged = np.maximum(self.cost - threshold, 0.0) / (1 - level)
         g, strength = grid_G2[:, 0, None, None], grid_G2[:, 1, None, None]
         tilt = g * self.reward - strength * charged
         tilt -= np.where(self.there, tilt, -np.inf).max(2, keepdims=True)
@@ -236,8 +219,7 @@ class _Table:
         weights /= total
         # log(w / base) = tilt - log(total) + log(answers to the prompt)
         kl = (weights * tilt).sum(2) - np.log(total[..., 0]) + np.log(self.there.sum(1))
-        flat = weights[:, self.there]
-        _, cvar = tail(self.cost[self.there], flat, levels)
+        _, cvar = tail(self.cost[self.there], weights[:, self.there], (level, 0.99))
         return np.column_stack(
             [
                 (weights * self.reward).sum(2).mean(1),

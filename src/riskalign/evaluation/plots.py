@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby, product
 from typing import Any, NamedTuple
 
 from riskalign.evaluation.axes import (
@@ -13,11 +14,13 @@ from riskalign.evaluation.axes import (
     from_zero,
     hover,
     label,
+    line,
     linear,
     marker,
     path,
 )
-from riskalign.evaluation.wording import Ends, number, tick_text
+from riskalign.evaluation.metrics import TAIL_LEVELS, Metric
+from riskalign.evaluation.wording import Ends, model_names, model_order, number, tick_text
 
 _SHAPES = {"start": "circle", "step1": "square", "final": "diamond"}
 _OTHERS = 3
@@ -34,128 +37,92 @@ def series_class(key: str, models: Sequence[str]) -> str:
     return f"s-other{others.index(key) % _OTHERS + 1}"
 
 
+def _shape(key: str) -> str:
+    return _SHAPES.get(key, "triangle")
+
+
+def _swatch(mark: str, css: str) -> str:
+    """A line with a mark, for a legend."""
+    content = line([1, 29], [8], "line") + mark
+    return element("svg", content, viewBox="0 0 30 16", class_=f"swatch {css}", aria_hidden="true")
+
+
 def swatch(key: str, models: Sequence[str]) -> str:
-    """A series' line and marker, for a legend."""
-    return element(
-        "svg",
-        element("line", x1=1, x2=29, y1=8, y2=8, class_="line"),
-        marker(15, 8, _SHAPES.get(key, "triangle"), 4.5),
-        viewBox="0 0 30 16",
-        class_=f"swatch {series_class(key, models)}",
-        aria_hidden="true",
-    )
+    """A model's line and marker, for a legend."""
+    return _swatch(marker(15, 8, _shape(key), 4.5), series_class(key, models))
 
 
-DIAL_SWATCH = element(
-    "svg",
-    element("line", x1=1, x2=29, y1=8, y2=8, class_="line"),
-    marker(15, 8, "circle", 4.0),
-    viewBox="0 0 30 16",
-    class_="swatch s-dial dialline",
-    aria_hidden="true",
-)
+DIAL_SWATCH = _swatch(marker(15, 8, "circle", 4.0), "s-dial dialline")
 
 
-def strip(metric: str, before: Ends, after: Ends, before_key: str, after_key: str) -> str:
+def strip(metric: Metric, before: Ends, after: Ends, before_key: str, after_key: str) -> str:
     """Two intervals of one metric above each other on one scale from 0."""
     frame = _STRIP
     # An open end runs to the edge, so the values must be what the scale holds.
     ends = [interval[end] for interval in (before, after) for end in ("low", "value", "high")]
-    scale = linear(ends, frame.left + 4, frame.right - 4, zero=True)
-    parts = [element("line", x1=frame.left, x2=frame.right, y1=46, y2=46, class_="grid")]
-    for tick in scale.ticks(4):
-        shown = tick_text(100 * tick) + " %" if metric == "unsafe_rate" else tick_text(tick)
-        at = scale(tick)
+    x = linear(ends, frame.left + 4, frame.right - 4, zero=True)
+    parts = [line([frame.left, frame.right], [46], "grid")]
+    for tick in x.ticks(4):
+        shown = f"{tick_text(100 * tick)} %" if metric.unit == "share" else tick_text(tick)
+        at = x(tick)
         anchor = "start" if at < 20 else "end" if at > frame.right - 20 else "middle"
-        parts.append(
-            element("line", x1=at, x2=at, y1=43, y2=49, class_="grid")
-            + label(at, 62, shown, class_="tick", text_anchor=anchor)
-        )
+        parts.append(line([at], [43, 49], "grid"))
+        parts.append(label(at, 62, shown, class_="tick", text_anchor=anchor))
     for y, key, interval in ((14, before_key, before), (32, after_key, after)):
-        parts.append(
-            element(
-                "g",
-                element(
-                    "line",
-                    x1=scale(interval["low"]),
-                    x2=scale(interval["high"]),
-                    y1=y,
-                    y2=y,
-                    class_="whisker",
-                ),
-                marker(scale(interval["value"]), y, _SHAPES.get(key, "triangle")),
-                class_=series_class(key, [before_key, after_key]),
-            )
-        )
+        whisker = line([x(interval["low"]), x(interval["high"])], [y], "whisker")
+        mark = marker(x(interval["value"]), y, _shape(key))
+        css = series_class(key, [before_key, after_key])
+        parts.append(element("g", whisker, mark, class_=css))
     return frame.svg(*parts, title="Intervals of both models on one scale")
 
 
-def exceedance(
-    costs: Mapping[str, Sequence[float]],
-    rates: Mapping[str, Ends],
-    models: Sequence[str],
-    names: Mapping[str, str],
-) -> str:
-    """Share of answers whose cost exceeds a value, the share on a logarithmic axis.
+def exceedance(results: Mapping[str, Any]) -> str:
+    """Share of answers whose cost exceeds a value, on a logarithmic axis; empty without costs.
 
     Bars at the left edge are the intervals of the unsafe rates, where the curves begin.
     """
+    models, names = model_order(results["models"]), model_names(results)
+    costs = {key: own for key in models if (own := results["costs"].get(key))}
+    if not costs:
+        return ""
     frame = _WIDE._replace(right=488)
-    shown = [key for key in models if costs.get(key)]
-    most = max((len(costs[key]) for key in shown), default=1)
-    x = from_zero(
-        [c for key in shown for c in costs[key]],
-        frame.left + 14 * (len(shown) + 1),
-        frame.right,
-    )
+    most = max(map(len, costs.values()))
+    edge = frame.left + 14 * (len(costs) + 1)
+    x = from_zero([cost for own in costs.values() for cost in own], edge, frame.right)
     floor = min(10.0 ** math.floor(math.log10(1 / most) + 1e-9), 0.1)
     if floor > 0.6 / most:
         floor /= 2
     y = Scale(floor, 1.0, frame.bottom, frame.top, knee=0.0)
     parts = [frame.axes(x, y, "cost c", "share of answers with cost above c", percent=True)]
-    for level in (0.9, 0.95, 0.99):
+    for level in TAIL_LEVELS:
         at = y(1 - level)
         if at < frame.bottom - 8:
-            parts.append(
-                element("line", x1=frame.left, x2=frame.right + 5, y1=at, y2=at, class_="guide")
-                + label(frame.right + 8, at + 4, f"VaR {level}", class_="note")
-            )
-    for i, key in enumerate(shown):
-        inside = []
+            parts.append(line([frame.left, frame.right + 5], [at], "guide"))
+            parts.append(label(frame.right + 8, at + 4, f"VaR {level}", class_="note"))
+    for i, (key, own) in enumerate(costs.items()):
+        inside = [hover(names[key])]
         at = frame.left + 14 * (i + 0.8)
-        rate = rates.get(key)
+        rate = results["models"][key].get("unsafe_rate")
         if rate and rate["high"] > floor:
-            inside.append(
-                element(
-                    "line", x1=at, x2=at, y1=y(rate["low"]), y2=y(rate["high"]), class_="whisker"
-                )
-            )
-            inside.append(marker(at, y(rate["value"]), _SHAPES.get(key, "triangle"), 4.5))
-        steps = _exceedance_steps(costs[key])
-        if steps:
+            inside.append(line([at], [y(rate["low"]), y(rate["high"])], "whisker"))
+            inside.append(marker(at, y(rate["value"]), _shape(key), 4.5))
+        if steps := exceedance_steps(own):
             points = [(x(cost), y(share) if share else frame.bottom) for cost, share in steps]
-            worst = steps[-1][0]
             inside.append(path(points, class_="line"))
-            inside.append(
-                marker(x(worst), y(1 / len(costs[key])), _SHAPES.get(key, "triangle"), 4.5)
-            )
-        parts.append(element("g", hover(names[key]), *inside, class_=series_class(key, models)))
+            inside.append(marker(points[-1][0], y(1 / len(own)), _shape(key), 4.5))
+        parts.append(element("g", *inside, class_=series_class(key, models)))
     return frame.svg(*parts, title="Share of answers whose cost exceeds a value, by model")
 
 
-def _exceedance_steps(costs: Sequence[float]) -> list[tuple[float, float]]:
+def exceedance_steps(costs: Sequence[float]) -> list[tuple[float, float]]:
     """Corners (cost, share above) of the curve from cost 0 on; empty where no cost is above 0."""
     unsafe = sorted(cost for cost in costs if cost > 0)
-    steps = []
-    share = len(unsafe) / len(costs)
-    if unsafe:
-        steps.append((0.0, share))
-    for i, cost in enumerate(unsafe):
-        if i + 1 < len(unsafe) and unsafe[i + 1] == cost:
-            continue
-        steps.append((cost, share))
-        share = (len(unsafe) - i - 1) / len(costs)
-        steps.append((cost, share))
+    left = len(unsafe)
+    steps = [(0.0, left / len(costs))] if unsafe else []
+    for cost, alike in groupby(unsafe):
+        steps.append((cost, left / len(costs)))
+        left -= len(list(alike))
+        steps.append((cost, left / len(costs)))
     return steps
 
 
@@ -169,35 +136,31 @@ class Point(NamedTuple):
     reward: Ends
 
 
-def frontier(
-    models: Mapping[str, Mapping[str, Ends]],
-    order: Sequence[str],
-    dial: Sequence[Mapping[str, Any]],
-    names: Mapping[str, str],
-    metric: str = "cvar_0.95",
-) -> str:
-    """Mean reward against the tail of the cost, for the models and along the dial."""
+def frontier(results: Mapping[str, Any], metric: str = "cvar_0.95") -> str:
+    """Mean reward against the tail of the cost, for the models and along the dial.
+
+    Empty where no model has both.
+    """
+    order, names = model_order(results["models"]), model_names(results)
+    placed = [
+        (names[key], series_class(key, order), _shape(key), results["models"][key]) for key in order
+    ]
     along = [
-        Point(f"w = {entry['w']:g}", "s-dial", "circle", m[metric], m["reward"])
-        for entry in sorted(dial, key=lambda entry: float(entry["w"]))
-        if metric in (m := entry["metrics"]) and "reward" in m
+        (f"w = {entry['w']:g}", "s-dial", "circle", entry["metrics"])
+        for entry in sorted(results["dial"], key=lambda entry: float(entry["w"]))
     ]
-    made = [
-        Point(
-            names[key],
-            series_class(key, order),
-            _SHAPES.get(key, "triangle"),
-            models[key][metric],
-            models[key]["reward"],
-        )
-        for key in order
-        if metric in models[key] and "reward" in models[key]
-    ]
-    return scatter(
-        along + made,
-        [("s-dial dialline", range(len(along)))],
-        title="Mean reward against CVaR 0.95 of cost, models and dial",
+    made, dial = (
+        [
+            Point(name, css, shape, found[metric], found["reward"])
+            for name, css, shape, found in each
+            if metric in found and "reward" in found
+        ]
+        for each in (placed, along)
     )
+    if not made:
+        return ""
+    title = "Mean reward against CVaR 0.95 of cost, models and dial"
+    return scatter(dial + made, [("s-dial dialline", range(len(dial)))], title=title)
 
 
 def scatter(
@@ -209,92 +172,51 @@ def scatter(
     """
     frame = _WIDE
     risks = [point.risk[end] for point in points for end in ("low", "value", "high")]
+    rewards = [point.reward[end] for point in points for end in ("low", "high")]
     x = from_zero(risks, frame.left + 12, frame.right)
-    y = linear(
-        [point.reward[end] for point in points for end in ("low", "high")], frame.bottom, frame.top
-    )
+    y = linear(rewards, frame.bottom, frame.top)
     parts = [frame.axes(x, y, "CVaR 0.95 of cost (less is safer)", "mean reward (more is better)")]
     places = [(x(point.risk["value"]), y(point.reward["value"])) for point in points]
     for css, chosen in lines:
         if len(chosen) > 1:
-            line = path([places[i] for i in chosen], class_="line")
-            parts.append(element("g", line, class_=css))
+            joined = path([places[i] for i in chosen], class_="line")
+            parts.append(element("g", joined, class_=css))
+    taken: list[_Box] = [(at_x - 7, at_y - 7, at_x + 7, at_y + 7) for at_x, at_y in places]
     for point, (at_x, at_y) in zip(points, places, strict=True):
-        bars = element(
-            "line",
-            x1=x(point.risk["low"]),
-            x2=x(point.risk["high"]),
-            y1=at_y,
-            y2=at_y,
-            class_="whisker",
-        ) + element(
-            "line",
-            x1=at_x,
-            x2=at_x,
-            y1=y(point.reward["low"]),
-            y2=y(point.reward["high"]),
-            class_="whisker",
-        )
+        left, right = x(point.risk["low"]), x(point.risk["high"])
+        bottom, top = y(point.reward["low"]), y(point.reward["high"])
+        taken += [(left, at_y - 1.5, right, at_y + 1.5), (at_x - 1.5, top, at_x + 1.5, bottom)]
+        bars = line([left, right], [at_y], "whisker") + line([at_x], [bottom, top], "whisker")
         size = 4.5 if point.css == "s-dial" or not point.name else 6.5
         parts.append(element("g", bars, marker(at_x, at_y, point.shape, size), class_=point.css))
-    crossed = [
-        box
-        for point, (at_x, at_y) in zip(points, places, strict=True)
-        for box in (
-            (x(point.risk["low"]), at_y - 1.5, x(point.risk["high"]), at_y + 1.5),
-            (at_x - 1.5, y(point.reward["high"]), at_x + 1.5, y(point.reward["low"])),
-        )
-    ]
-    names = [point.name for point in points]
-    for point, (at_x, at_y, anchor) in zip(
-        points, _label_places(places, names, crossed, frame), strict=True
-    ):
-        if not point.name:
-            continue
-        parts.append(
-            element(
-                "g",
-                label(at_x, at_y, point.name, class_="name", text_anchor=anchor),
-                class_=point.css,
-            )
-        )
+    for point, place in zip(points, places, strict=True):
+        at_x, at_y, anchor = _place_label(place, point.name, taken, frame)
+        if point.name:
+            name = label(at_x, at_y, point.name, class_="name", text_anchor=anchor)
+            parts.append(element("g", name, class_=point.css))
     return frame.svg(*parts, title=title)
 
 
 _Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-def _label_places(
-    places: Sequence[tuple[float, float]],
-    names: Sequence[str],
-    crossed: Sequence[_Box],
-    frame: Frame,
-) -> list[tuple[float, float, str]]:
-    """For each point the side where its name covers least of points, whiskers and other names."""
-    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in places] + list(crossed)
-    chosen = []
-    for (x, y), name in zip(places, names, strict=True):
-        width = 7.4 * len(name)
-        best: tuple[float, tuple[float, float, str], _Box] | None = None
-        for distance in (0, 16, 32, 48):
-            for dx, dy, anchor in (
-                (11, -9, "start"),
-                (11, 18, "start"),
-                (-11, -9, "end"),
-                (-11, 18, "end"),
-            ):
-                base = y + dy + math.copysign(distance, dy)
-                left = x + dx if anchor == "start" else x + dx - width
-                box = (left, base - 11, left + width, base + 3)
-                covered = sum(_overlap(box, other) for other in taken) + distance
-                inside = frame.left <= box[0] and box[2] <= frame.right
-                if not (inside and frame.top <= box[1] and box[3] <= frame.bottom):
-                    covered += 1e4
-                if best is None or covered < best[0]:
-                    best = (covered, (x + dx, base, anchor), box)
-        assert best is not None
-        chosen.append(best[1])
-        taken.append(best[2])
+def _place_label(
+    place: tuple[float, float], name: str, taken: list[_Box], frame: Frame
+) -> tuple[float, float, str]:
+    """Where a point's name covers least of what is drawn; its own box is added to `taken`."""
+    width = 7.4 * len(name)
+    options: list[tuple[float, tuple[float, float, str], _Box]] = []
+    for distance, dx, dy in product((0, 16, 32, 48), (11, -11), (-9, 18)):
+        at, base = place[0] + dx, place[1] + dy + math.copysign(distance, dy)
+        left = at if dx > 0 else at - width
+        box = (left, base - 11, left + width, base + 3)
+        covered = sum(_overlap(box, other) for other in taken) + distance
+        inside = frame.left <= box[0] and box[2] <= frame.right
+        if not (inside and frame.top <= box[1] and box[3] <= frame.bottom):
+            covered += 1e4
+        options.append((covered, (at, base, "start" if dx > 0 else "end"), box))
+    _, chosen, box = min(options, key=lambda option: option[0])
+    taken.append(box)
     return chosen
 
 
@@ -307,20 +229,24 @@ class Curve(NamedTuple):
 
     key: str
     name: str
-    css: str
+    css: str = "t-main"
 
 
-PANELS: tuple[tuple[str, str, tuple[Curve, ...]], ...] = (
-    ("Loss", "training loss", (Curve("loss", "loss", "t-main"),)),
+#: Title, note and curves of a panel.
+Panel = tuple[str, str, tuple[Curve, ...]]
+
+#: What a loss of pairs logs, a step a point.
+PANELS: tuple[Panel, ...] = (
+    ("Loss", "training loss", (Curve("loss", "loss"),)),
     (
         "Reward margin",
         "implicit reward of chosen less rejected",
-        (Curve("rewards/margins", "margin", "t-main"),),
+        (Curve("rewards/margins", "margin"),),
     ),
     (
         "Reward accuracy",
         "share of pairs with a margin above 0",
-        (Curve("rewards/accuracies", "accuracy", "t-main"),),
+        (Curve("rewards/accuracies", "accuracy"),),
     ),
     (
         "SRR and KL",
@@ -333,64 +259,58 @@ PANELS: tuple[tuple[str, str, tuple[Curve, ...]], ...] = (
         ),
     ),
 )
-
-
-#: What PPO-Lagrangian logs, an iteration a point, in place of a pair loss's metrics.
-PPO_PANELS: tuple[tuple[str, str, tuple[Curve, ...]], ...] = (
-    ("Reward", "mean of an iteration's answers", (Curve("reward", "reward", "t-main"),)),
-    ("Cost", "mean of an iteration's answers", (Curve("cost", "cost", "t-main"),)),
-    (
-        "Multiplier",
-        "λ rises while cost exceeds its limit",
-        (Curve("lambda", "λ", "t-main"),),
-    ),
-    ("KL", "to the step's start, nats an answer", (Curve("kl", "KL", "t-main"),)),
+#: What a method that learns from its own answers logs, an iteration a point.
+_ONLINE: tuple[Panel, ...] = (
+    ("Reward", "mean of an iteration's answers", (Curve("reward", "reward"),)),
+    ("Cost", "mean of an iteration's answers", (Curve("cost", "cost"),)),
+    ("Multiplier", "λ rises while cost exceeds its limit", (Curve("lambda", "λ"),)),
+    ("KL", "to the step's start, nats an answer", (Curve("kl", "KL"),)),
 )
 
 
-def panels_of(log: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str, tuple[Curve, ...]], ...]:
-    """The panels for a step's log, by what it holds."""
-    return PPO_PANELS if "lambda" in log[0] else PANELS
+def panels_of(log: Sequence[Mapping[str, Any]]) -> tuple[Panel, ...]:
+    """The panels that know most of what a step's log holds; one for each number where none does."""
+    logged = dict.fromkeys(key for entry in log for key in entry)
+
+    def known(panels: tuple[Panel, ...]) -> int:
+        return sum(curve.key in logged for _, _, curves in panels for curve in curves)
+
+    best = max((PANELS, _ONLINE), key=known)
+    if known(best):
+        return best
+    own = [key for key in logged if key not in ("step", "epoch", "iteration")]
+    return tuple((key, "as logged", (Curve(key, key),)) for key in own)
 
 
 def training(log: Sequence[Mapping[str, float | None]], curves: Sequence[Curve]) -> str:
     """One panel of a step's training log; empty where the log holds none of its curves."""
     frame = _SMALL
-    drawn = []
-    for curve in curves:
-        points = [
+    drawn = {
+        curve: [
             (float(entry.get("step") or i), float(value))
             for i, entry in enumerate(log)
             if (value := entry.get(curve.key)) is not None
         ]
-        if points:
-            drawn.append((curve, points))
+        for curve in curves
+    }
+    drawn = {curve: points for curve, points in drawn.items() if points}
     if not drawn:
         return ""
-    steps = [step for _, points in drawn for step, _ in points]
-    x = Scale(
-        min(steps),
-        max(steps) if max(steps) > min(steps) else min(steps) + 1,
-        frame.left,
-        frame.right,
-    )
-    y = linear([value for _, points in drawn for _, value in points], frame.bottom, frame.top, True)
+    steps, values = zip(*(point for points in drawn.values() for point in points), strict=True)
+    first, last = min(steps), max(steps)
+    x = Scale(first, last if last > first else first + 1, frame.left, frame.right)
+    y = linear(values, frame.bottom, frame.top, zero=True)
     parts = [frame.axes(x, y, "step", "")]
-    for curve, points in drawn:
+    for curve, points in drawn.items():
         places = [(x(step), y(value)) for step, value in points]
-        last = hover(f"{curve.name}: {number(points[-1][1])} at the end")
-        dots = element("circle", cx=places[-1][0], cy=places[-1][1], r=3, class_="mark")
-        parts.append(element("g", last, path(places, class_="line"), dots, class_=curve.css))
-    return frame.svg(*parts, title=f"{drawn[0][0].name} over training steps")
+        end = hover(f"{curve.name}: {number(points[-1][1])} at the end")
+        dot = element("circle", cx=places[-1][0], cy=places[-1][1], r=3, class_="mark")
+        parts.append(element("g", end, path(places, class_="line"), dot, class_=curve.css))
+    return frame.svg(*parts, title=f"{next(iter(drawn)).name} over training steps")
 
 
 def time_bar(seconds: float, longest: float) -> str:
     """A bar for a stage's share of the longest stage's time."""
     width = 160 * seconds / longest if longest > 0 else 0
-    return element(
-        "svg",
-        element("rect", x=0, y=2, width=max(width, 0.5), height=8, rx=2, class_="bar"),
-        viewBox="0 0 160 12",
-        class_="timebar",
-        aria_hidden="true",
-    )
+    bar = element("rect", x=0, y=2, width=max(width, 0.5), height=8, rx=2, class_="bar")
+    return element("svg", bar, viewBox="0 0 160 12", class_="timebar", aria_hidden="true")

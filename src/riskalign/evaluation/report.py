@@ -1,8 +1,9 @@
-"""One self-contained HTML report made from results.json only.
+"""The results of a job as one self-contained HTML page, and as a table on the terminal.
 
-The page holds no script and asks nothing of the network: its Content-Security-Policy forbids both
-and allows one style sheet, named by its hash. Text from models and data is hostile: it is escaped
-by the template engine, and characters that could hide or reorder text are shown by their codes.
+Both are made from results.json only. The page holds no script and asks nothing of the network: its
+Content-Security-Policy forbids both and allows one style sheet, named by its hash. Text from models
+and data is hostile: it is escaped by the template engine, and characters that could hide or reorder
+text are shown by their codes.
 """
 
 from __future__ import annotations
@@ -18,12 +19,21 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
+from rich.console import Console
+from rich.markup import escape as escape_markup
+from rich.table import Table
+from rich.text import Text
 
 from riskalign.evaluation import plots, wording
+from riskalign.evaluation.metrics import METRICS, Metric
 from riskalign.evaluation.results import read_results
 from riskalign.files.atomic import write_text
 
 _HIDING = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+#: The metrics on the terminal, with those of a user's own.
+_SHOWN = ("reward", "unsafe_rate", "cost", "var_0.95", "cvar_0.95", "cvar_0.99", "worst_of_k", "kl")
+_STYLES = {"better": "green", "worse": "red", "unclear": "dim"}
+_SIGNS = {"better": "✓", "worse": "✕", "unclear": "–"}
 
 
 def visible(text: str) -> Markup:
@@ -42,21 +52,6 @@ def visible(text: str) -> Markup:
     return Markup("").join(parts)
 
 
-def render_report(results: Mapping[str, Any]) -> str:
-    """The report's HTML for checked results (`read_results`)."""
-    return page(
-        "report.html.jinja",
-        r=results,
-        **_headline(results),
-        **_charts(results),
-        settings=yaml.safe_dump(
-            results["settings"], sort_keys=False, allow_unicode=True, width=88
-        ).strip()
-        if results["settings"]
-        else "",
-    )
-
-
 def page(template: str, **content: Any) -> str:
     """A template's HTML with the style sheet, its hash and the filters that every page needs."""
     environment = Environment(
@@ -66,18 +61,21 @@ def page(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["visible"] = visible
-    environment.filters["moment"] = _moment
-    environment.filters["duration"] = _duration
-    loader = environment.loader
-    assert loader is not None
-    css = loader.get_source(environment, "report.css")[0]
+    environment.filters |= {"visible": visible, "moment": _moment, "duration": _duration}
+    assert environment.loader is not None
+    css = environment.loader.get_source(environment, "report.css")[0]
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     html = environment.get_template(template).render(
         css=Markup(css), css_hash=digest, w=wording, **content
     )
     # A lone surrogate outside the shown texts (a prompt id, a setting) cannot be written as UTF-8.
     return html.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings as YAML, for a page; empty where there are none."""
+    shown = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True, width=88)
+    return shown.strip() if settings else ""
 
 
 def write_report(results_path: str | Path, html_path: str | Path) -> None:
@@ -88,78 +86,87 @@ def write_report(results_path: str | Path, html_path: str | Path) -> None:
     write_text(html_path, render_report(read_results(results_path)))
 
 
-def _headline(results: Mapping[str, Any]) -> dict[str, Any]:
-    models = results["models"]
+def render_report(results: Mapping[str, Any]) -> str:
+    """The report's HTML for checked results (`read_results`)."""
+    models, costs, seconds = results["models"], results["costs"], results["seconds"]
+    order, names = wording.model_order(models), wording.model_names(results)
+    metrics = wording.metrics_of(results)
+    groups: dict[str, list[Metric]] = {}
+    for metric in metrics.values():
+        groups.setdefault(metric.group, []).append(metric)
+    legend = [
+        {
+            "swatch": Markup(plots.swatch(key, order)),
+            "name": names[key],
+            "css": plots.series_class(key, order),
+            "answers": len(costs.get(key, ())),
+            "unsafe": sum(cost > 0 for cost in costs.get(key, ())),
+        }
+        for key in order
+    ]
+    training = {
+        step: [
+            {"title": title, "note": note, "curves": curves, "svg": Markup(svg)}
+            for title, note, curves in plots.panels_of(log)
+            if (svg := plots.training(log, curves))
+        ]
+        for step, log in results["training"].items()
+        if log
+    }
+    times = [
+        {
+            "stage": stage,
+            "shown": _duration(spent),
+            "bar": Markup(plots.time_bar(spent, max(seconds.values()))),
+        }
+        for stage, spent in seconds.items()
+    ]
+    return page(
+        "report.html.jinja",
+        r=results,
+        order=order,
+        names=names,
+        metrics=metrics,
+        groups=groups,
+        final=wording.final_model(results),
+        cards=_cards(results),
+        differences=wording.changes(results),
+        headline=wording.headline(results),
+        verdicts=wording.verdicts(results),
+        cautions=wording.cautions(results),
+        percent=wording.percent_of(results["confidence"]),
+        legend=legend,
+        css_of={key: plots.series_class(key, order) for key in order},
+        dial_swatch=Markup(plots.DIAL_SWATCH),
+        exceedance=Markup(plots.exceedance(results)),
+        frontier=Markup(plots.frontier(results)),
+        training=training,
+        times=times,
+        total_time=_duration(sum(seconds.values())),
+        settings=settings_text(results["settings"]),
+    )
+
+
+def _cards(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The headline metrics of the start and the final model, where both were measured."""
+    models, differences = results["models"], wording.changes(results)
     final = wording.final_model(results)
-    differences = results["differences"].get(f"{final}_minus_start", {})
     cards = []
     for key in wording.HEADLINE:
         before, after = models.get("start", {}).get(key), models.get(final, {}).get(key)
         if final is not None and before and after:
+            metric = METRICS[key]
             cards.append(
                 {
-                    "metric": wording.METRIC[key],
-                    "before": wording.amount(key, before["value"]),
-                    "after": wording.amount(key, after["value"]),
+                    "metric": metric,
+                    "before": wording.amount(metric, before["value"]),
+                    "after": wording.amount(metric, after["value"]),
                     "ratio": wording.ratio(before["value"], after["value"]),
-                    "state": wording.state(key, differences[key]) if key in differences else "",
-                    "strip": Markup(plots.strip(key, before, after, "start", final)),
+                    "state": wording.state(metric, differences[key]) if key in differences else "",
+                    "strip": Markup(plots.strip(metric, before, after, "start", final)),
                 }
             )
-    return {
-        "order": wording.model_order(models),
-        "final": final,
-        "names": wording.model_names(results),
-        "cards": cards,
-        "differences": differences,
-        "headline": wording.headline(results),
-        "verdicts": wording.verdicts(results),
-        "cautions": wording.cautions(results),
-        "percent": wording.percent_of(results["confidence"]),
-    }
-
-
-def _charts(results: Mapping[str, Any]) -> dict[str, Any]:
-    models, order = results["models"], wording.model_order(results["models"])
-    names = wording.model_names(results)
-    costs = {key: results["costs"][key] for key in order if results["costs"].get(key)}
-    rates = {key: m["unsafe_rate"] for key, m in models.items() if "unsafe_rate" in m}
-    placed = any("reward" in m and "cvar_0.95" in m for m in models.values())
-    return {
-        "legend": [
-            {
-                "swatch": Markup(plots.swatch(key, order)),
-                "name": names[key],
-                "css": plots.series_class(key, order),
-                "answers": len(costs.get(key, ())),
-                "unsafe": sum(cost > 0 for cost in costs.get(key, ())),
-            }
-            for key in order
-        ],
-        "css_of": {key: plots.series_class(key, order) for key in order},
-        "dial_swatch": Markup(plots.DIAL_SWATCH),
-        "has_costs": bool(costs),
-        "exceedance": Markup(plots.exceedance(costs, rates, order, names)) if costs else "",
-        "frontier": Markup(plots.frontier(models, order, results["dial"], names)) if placed else "",
-        "training": {
-            step: [
-                {"title": title, "note": note, "curves": curves, "svg": Markup(svg)}
-                for title, note, curves in plots.panels_of(log)
-                if (svg := plots.training(log, curves))
-            ]
-            for step, log in results["training"].items()
-            if log
-        },
-        "times": [
-            {
-                "stage": stage,
-                "shown": _duration(seconds),
-                "bar": Markup(plots.time_bar(seconds, max(results["seconds"].values()))),
-            }
-            for stage, seconds in results["seconds"].items()
-        ],
-        "total_time": _duration(sum(results["seconds"].values())),
-    }
+    return cards
 
 
 def _moment(created: str) -> Markup:
@@ -179,3 +186,40 @@ def _duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def print_results(results: Mapping[str, Any], console: Console) -> None:
+    """Print the headline metrics of checked results (`read_results`) with their intervals."""
+    differences = wording.changes(results)
+    percent = wording.percent_of(results["confidence"])
+    order, names = wording.model_order(results["models"]), wording.model_names(results)
+    table = Table(
+        title=escape_markup(f"{results['title']}: {wording.headline(results)}"),
+        caption=f"Second lines: {percent} intervals, bootstrapped over prompts.",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("metric")
+    headings = [escape_markup(names[key]) for key in order]
+    for heading in headings + (["change from start"] if differences else []):
+        table.add_column(heading, justify="right")
+    for key, metric in wording.metrics_of(results).items():
+        if key in METRICS and key not in _SHOWN:
+            continue
+        cells: list[str | Text] = [escape_markup(metric.label)]
+        for model in order:
+            ends = results["models"][model].get(key)
+            cells.append("\n".join(wording.lines(metric, ends)) if ends else "")
+        if differences:
+            cells.append(_change(metric, differences[key]) if key in differences else "")
+        table.add_row(*cells)
+    console.print(table)
+    for note in (*wording.cautions(results), *results.get("notes", ())):
+        console.print(f"• {note}", style="dim", markup=False, highlight=False)
+
+
+def _change(metric: Metric, difference: wording.Ends) -> Text:
+    state = wording.state(metric, difference)
+    value, ends = wording.lines(metric, difference, signed=True)
+    sign = f" {_SIGNS[state]}" if metric.better else ""
+    return Text(f"{value}{sign}\n{ends}", style=_STYLES[state], justify="right")

@@ -5,6 +5,7 @@ Shapes: R rows, L tokens of the longest row, N response tokens, V vocabulary, H 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 
 from riskalign.data import packed, plain, response_hidden
 from riskalign.errors import InputError
-from riskalign.evaluation.metrics import ScoredAnswer
 from riskalign.models.sampling import Answer
 from riskalign.models.sampling.generate import prompt_token_ids
 from riskalign.risk import Risk
@@ -27,6 +27,24 @@ _TOKENS_AT_ONCE = 4096
 
 #: A model, or the dial: models with the powers their distributions are multiplied at.
 Policy = nn.Module | Sequence[tuple[nn.Module, float]]
+
+
+@dataclass(frozen=True)
+class ScoredAnswer:
+    """One answer with what a world's programs and the two models say of it.
+
+    `kl` and `srr` are in nats, summed over the response tokens, against the start model, and NaN
+    where they were not measured; `length` counts response tokens, the end-of-sequence token
+    included.
+    """
+
+    prompt_id: str
+    text: str
+    reward: float
+    cost: float
+    kl: float
+    srr: float
+    length: int
 
 
 @dataclass(frozen=True)
@@ -79,8 +97,7 @@ def score_answers(
     """
     flat = _flatten(prompts, answers)
     begin = math.nan if policy is None else 0.0
-    kl = torch.full((len(flat),), begin, dtype=torch.float64)
-    srr = torch.full((len(flat),), begin, dtype=torch.float64)
+    distances = torch.full((2, len(flat)), begin, dtype=torch.float64)  # KL and SRR
     parts = [(policy, 1.0)] if isinstance(policy, nn.Module) else list(policy or ())
     if parts and [model for model, _ in parts] != [start]:
         rows = _rows(prompts, answers, tokenizer, shared_prompt)
@@ -91,23 +108,16 @@ def score_answers(
             model.eval()
         with torch.inference_mode():
             head, head_ref = _head(parts), head_of(start)
-            device = head_ref.weight.device
             for chosen in _batches(rows):
-                batch, labels, index = _collate(chosen, shared_prompt, device)
+                batch, labels, index = _collate(chosen, shared_prompt, head_ref.weight.device)
                 hidden = {
                     key: response_hidden(backbone_of(model), batch) for key, model in models.items()
                 }
-                stats = token_stats(
-                    torch.cat([hidden[id(model)] for model, _ in parts], dim=-1),
-                    head,
-                    hidden[id(start)],
-                    head_ref,
-                    labels,
-                    risk,
-                )
+                joined = torch.cat([hidden[id(model)] for model, _ in parts], dim=-1)
+                stats = token_stats(joined, head, hidden[id(start)], head_ref, labels, risk)
                 _refuse_not_finite(stats, index, flat)
-                kl.index_add_(0, index, stats.kl.double().cpu())
-                srr.index_add_(0, index, stats.risk.double().cpu())
+                found = torch.stack([stats.kl, stats.risk]).double().cpu()
+                distances.index_add_(1, index, found)
                 done += sum(len(row.answers) for row in chosen)
                 if progress:
                     progress(done, len(flat))
@@ -119,11 +129,11 @@ def score_answers(
             text=answer.text,
             reward=math.nan if world is None else _checked(world, "reward", prompt, answer),
             cost=math.nan if world is None else _checked(world, "cost", prompt, answer),
-            kl=float(kl[i]),
-            srr=float(srr[i]),
+            kl=kl,
+            srr=srr,
             length=len(answer.token_ids),
         )
-        for i, (prompt, answer) in enumerate(flat)
+        for (prompt, answer), kl, srr in zip(flat, *distances.tolist(), strict=True)
     ]
 
 
@@ -171,16 +181,12 @@ def _rows(
     tokenizer: PreTrainedTokenizerBase,
     shared_prompt: bool,
 ) -> list[_Row]:
-    rows, index = [], 0
+    rows, index = [], itertools.count()
     for prompt, own in zip(prompts, answers, strict=True):
         ids = prompt_token_ids(tokenizer, prompt)
-        numbered = [(index + i, answer.token_ids) for i, answer in enumerate(own)]
-        index += len(own)
-        numbered = [(i, token_ids) for i, token_ids in numbered if token_ids]
-        if shared_prompt and numbered:
-            rows.append(_Row(ids, numbered))
-        else:
-            rows += [_Row(ids, [one]) for one in numbered]
+        numbered = [(i, a.token_ids) for a, i in zip(own, index, strict=False) if a.token_ids]
+        together = [numbered] if shared_prompt else [[one] for one in numbered]
+        rows += [_Row(ids, each) for each in together if each]
     return rows
 
 
@@ -221,9 +227,8 @@ def _head(parts: Sequence[tuple[nn.Module, float]]) -> Head:
             "logits; score each model by itself"
         )
     scales = [power * head.scale for (_, power), head in zip(parts, heads, strict=True)]
-    weight = torch.cat([s * head.weight for s, head in zip(scales, heads, strict=True)], dim=1)
-    bias = None
-    for s, head in zip(scales, heads, strict=True):
-        if head.bias is not None:
-            bias = s * head.bias if bias is None else bias + s * head.bias
-    return Head(weight, bias)
+    weights = [scale * head.weight for scale, head in zip(scales, heads, strict=True)]
+    weight = torch.cat(weights, dim=1)
+    both = zip(scales, heads, strict=True)
+    biases = [scale * head.bias for scale, head in both if head.bias is not None]
+    return Head(weight, torch.stack(biases).sum(0) if biases else None)

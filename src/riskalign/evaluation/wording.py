@@ -4,58 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from riskalign.evaluation.metrics import ENOUGH_PROMPTS
+from riskalign.evaluation.intervals import ENOUGH_PROMPTS
+from riskalign.evaluation.metrics import METRICS, TAIL_LEVELS, Metric
 
 Ends = Mapping[str, float]  # an interval as results.json holds it: value, low, high
 MINUS = "\u2212"
-
-
-class Metric(NamedTuple):
-    """How a metric is named and read: better is +1 where more is better, -1 less, 0 neither."""
-
-    key: str
-    label: str
-    better: int
-    meaning: str
-
-
-METRIC_GROUPS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
-    ("Helpfulness", (Metric("reward", "Mean reward", +1, "mean of the reward program"),)),
-    (
-        "Safety on average",
-        (
-            Metric("unsafe_rate", "Unsafe rate", -1, "share of answers with a cost above 0"),
-            Metric("cost", "Mean cost", -1, "mean of the cost program"),
-        ),
-    ),
-    (
-        "Safety at the tail",
-        (
-            Metric("var_0.9", "VaR 0.9", -1, "cost that 10 % of answers exceed at most"),
-            Metric("var_0.95", "VaR 0.95", -1, "cost that 5 % of answers exceed at most"),
-            Metric("var_0.99", "VaR 0.99", -1, "cost that 1 % of answers exceed at most"),
-            Metric("cvar_0.9", "CVaR 0.9", -1, "mean cost of the worst 10 % of answers"),
-            Metric("cvar_0.95", "CVaR 0.95", -1, "mean cost of the worst 5 % of answers"),
-            Metric("cvar_0.99", "CVaR 0.99", -1, "mean cost of the worst 1 % of answers"),
-            Metric("worst_of_k", "Worst of k", -1, "mean over prompts of the worst answer's cost"),
-        ),
-    ),
-    (
-        "Distance from the start model",
-        (
-            Metric("kl", "KL", 0, "forward KL from the start model, nats per answer"),
-            Metric("srr", "SRR", 0, "sequential risk ratio to the start model, nats per answer"),
-            Metric("length", "Length", 0, "response tokens"),
-        ),
-    ),
-)
-METRIC = {metric.key: metric for _, metrics in METRIC_GROUPS for metric in metrics}
 HEADLINE = ("reward", "unsafe_rate", "cvar_0.95")
 
 _MODEL_NAMES = {"start": "Start model", "step1": "After step 1", "final": "Final model"}
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def metrics_of(results: Mapping[str, Any]) -> dict[str, Metric]:
+    """The metrics of a results.json or compare.json: `METRICS`, and those of a user's own."""
+    own = [Metric(**words, measure=lambda sample: None) for words in results.get("metrics", ())]
+    return {**METRICS, **{metric.key: metric for metric in own}}
 
 
 def model_names(results: Mapping[str, Any]) -> dict[str, str]:
@@ -80,6 +45,12 @@ def final_model(results: Mapping[str, Any]) -> str | None:
     return made[-1] if made else None
 
 
+def changes(results: Mapping[str, Any], base: str = "start") -> Mapping[str, Ends]:
+    """The metrics of the final model less those of another; empty where they are not recorded."""
+    found: Mapping[str, Ends] = results["differences"].get(f"{final_model(results)}_minus_{base}")
+    return found or {}
+
+
 def number(value: float, signed: bool = False) -> str:
     """Three significant digits, a true minus sign, powers of ten beyond a million."""
     if value == 0:
@@ -101,27 +72,29 @@ def tick_text(value: float) -> str:
     return shown.rstrip("0").rstrip(".") if "." in shown and "\u00d7" not in shown else shown
 
 
-def amount(metric: str, value: float, signed: bool = False) -> str:
-    """A metric's value in its unit: rates in percent, or percentage points where signed."""
-    if metric != "unsafe_rate":
+def amount(metric: Metric, value: float, signed: bool = False) -> str:
+    """A metric's value in its unit: shares in percent, or percentage points where signed."""
+    if metric.unit != "share":
         return number(value, signed)
-    unit = " pp" if signed else " %"
-    return number(100 * value, signed) + ("\u00a0" + unit.strip())
+    return f"{number(100 * value, signed)}\u00a0{'pp' if signed else '%'}"
 
 
-def span(metric: str, ends: Ends, signed: bool = False) -> str:
+def span(metric: Metric, ends: Ends, signed: bool = False) -> str:
     """The interval's two ends, the unit once."""
-    if metric != "unsafe_rate":
-        return f"{number(ends['low'], signed)} to {number(ends['high'], signed)}"
-    return f"{number(100 * ends['low'], signed)} to {amount(metric, ends['high'], signed)}"
+    low = 100 * ends["low"] if metric.unit == "share" else ends["low"]
+    return f"{number(low, signed)} to {amount(metric, ends['high'], signed)}"
 
 
-def state(metric: str, difference: Ends) -> str:
+def lines(metric: Metric, ends: Ends, signed: bool = False) -> tuple[str, str]:
+    """A value and, for the line below it, its interval."""
+    return amount(metric, ends["value"], signed), span(metric, ends, signed)
+
+
+def state(metric: Metric, difference: Ends) -> str:
     """better, worse or unclear: whether the difference's interval leaves 0 on one side."""
-    better = METRIC[metric].better
-    if better == 0 or difference["low"] <= 0 <= difference["high"]:
+    if metric.better == 0 or difference["low"] <= 0 <= difference["high"]:
         return "unclear"
-    return "better" if (difference["low"] > 0) == (better > 0) else "worse"
+    return "better" if (difference["low"] > 0) == (metric.better > 0) else "worse"
 
 
 def ratio(before: float, after: float) -> str:
@@ -136,52 +109,51 @@ def ratio(before: float, after: float) -> str:
     return f"{MINUS}{shown}\u00a0%"
 
 
-_HELPFUL = {
-    "better": "more helpful",
-    "worse": "less helpful",
-    "unclear": "no change in helpfulness shown",
-}
-_TAIL = {
-    "better": "safer at the tail",
-    "worse": "worse at the tail",
-    "unclear": "no change at the tail shown",
+#: What the headline says of each state.
+_SAID = {
+    "reward": {
+        "better": "more helpful",
+        "worse": "less helpful",
+        "unclear": "no change in helpfulness shown",
+    },
+    "cvar_0.95": {
+        "better": "safer at the tail",
+        "worse": "worse at the tail",
+        "unclear": "no change at the tail shown",
+    },
 }
 
 
 def headline(results: Mapping[str, Any]) -> str:
     """One sentence: what the intervals show of the final model against the start model."""
-    final = final_model(results)
-    differences = results["differences"].get(f"{final}_minus_start", {})
-    if final is None or "reward" not in differences or "cvar_0.95" not in differences:
+    differences = changes(results)
+    if not _SAID.keys() <= differences.keys():
         return "No comparison with the start model is recorded."
-    helpful = state("reward", differences["reward"])
-    tail = state("cvar_0.95", differences["cvar_0.95"])
-    if helpful == tail == "unclear":
+    states = {key: state(METRICS[key], differences[key]) for key in _SAID}
+    shown = [_SAID[key][found] for key, found in states.items() if found != "unclear"]
+    if not shown:
         return "No difference from the start model is shown, in helpfulness or at the tail."
-    if helpful == "unclear" or tail == "unclear":
-        shown, open_ = (_HELPFUL[helpful], _TAIL[tail])
-        if helpful == "unclear":
-            shown, open_ = _TAIL[tail], _HELPFUL[helpful]
-        return f"{shown.capitalize()} than the start model; {open_}."
-    join = "and" if helpful == tail else "but"
-    comma = "," if join == "but" else ""
-    first, second = _HELPFUL[helpful], _TAIL[tail]
-    return f"{first.capitalize()}{comma} {join} {second} than the start model."
+    if len(shown) == 1:
+        [unclear] = [_SAID[key][found] for key, found in states.items() if found == "unclear"]
+        return f"{shown[0].capitalize()} than the start model; {unclear}."
+    join = " and" if len(set(states.values())) == 1 else ", but"
+    return f"{shown[0].capitalize()}{join} {shown[1]} than the start model."
 
 
-def change_sentence(metric: str, before: Ends, after: Ends, difference: Ends, percent: str) -> str:
+def change_sentence(
+    metric: Metric, before: Ends, after: Ends, difference: Ends, percent: str
+) -> str:
     """A metric's way from one model to another, with the paired interval of its change."""
-    label = METRIC[metric].label
     ends = span(metric, difference, signed=True)
     values = f"from {amount(metric, before['value'])} to {amount(metric, after['value'])}"
     if before["value"] == after["value"]:
         values = f"{amount(metric, after['value'])} before and after"
     if state(metric, difference) == "unclear":
-        return f"{label}: no change shown, {values} (interval of the change {ends})."
+        return f"{metric.label}: no change shown, {values} (interval of the change {ends})."
     verb = "rose" if difference["value"] > 0 else "fell"
     factor = ratio(before["value"], after["value"])
     factor = f"{factor}; " if factor else ""
-    return f"{label} {verb} {values} ({factor}{percent} interval of the change {ends})."
+    return f"{metric.label} {verb} {values} ({factor}{percent} interval of the change {ends})."
 
 
 def percent_of(confidence: float) -> str:
@@ -191,36 +163,36 @@ def percent_of(confidence: float) -> str:
 
 def verdicts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(state, sentence) pairs for the headline metrics: against the start model, then step 1."""
-    final = final_model(results)
-    percent = percent_of(results["confidence"])
+    models, percent = results["models"], percent_of(results["confidence"])
+    after = models.get(final_model(results), {})
     found = []
     for base, intro in (("start", ""), ("step1", "Against step 1: ")):
-        differences = results["differences"].get(f"{final}_minus_{base}", {})
+        before, differences = models.get(base, {}), changes(results, base)
         for key in HEADLINE:
-            known = [results["models"].get(model, {}).get(key) for model in (base, final)]
-            if key in differences and all(known):
-                sentence = change_sentence(key, known[0], known[1], differences[key], percent)
-                found.append((state(key, differences[key]), intro + sentence))
+            if key in differences and key in before and key in after:
+                metric, change = METRICS[key], differences[key]
+                sentence = change_sentence(metric, before[key], after[key], change, percent)
+                found.append((state(metric, change), intro + sentence))
     return found
 
 
 def cautions(results: Mapping[str, Any]) -> list[str]:
     """What a reader must know before leaning on the intervals."""
     notes = []
-    costs, names = results["costs"], model_names(results)
+    models, costs, names = results["models"], results["costs"], model_names(results)
     percent = percent_of(results["confidence"])
     if costs.get("start") and not any(costs["start"]):
         notes.append(
             "The start model gave no unsafe answer, so these prompts cannot show a gain in safety."
         )
     rare = []
-    for key in model_order(results["models"]):
-        rate = results["models"][key].get("unsafe_rate")
-        unsafe = sum(cost > 0 for cost in costs.get(key, ()))
-        if costs.get(key) and unsafe < ENOUGH_PROMPTS and rate:
+    for key in model_order(models):
+        rate, own = models[key].get("unsafe_rate"), costs.get(key, ())
+        unsafe = sum(cost > 0 for cost in own)
+        if own and unsafe < ENOUGH_PROMPTS and rate:
+            high = amount(METRICS["unsafe_rate"], rate["high"])
             rare.append(
-                f"{names[key]} ({unsafe} of {len(costs[key])}; its unsafe rate may be as high "
-                f"as {amount('unsafe_rate', rate['high'])})"
+                f"{names[key]} ({unsafe} of {len(own)}; its unsafe rate may be as high as {high})"
             )
     if rare:
         notes.append(
@@ -238,18 +210,18 @@ def cautions(results: Mapping[str, Any]) -> list[str]:
             f"{names[final]} is at most {number(bound)} ({percent} sure)."
         )
     answers = results["n_prompts"] * results["answers_per_prompt"]
-    thin = [level for level in (0.9, 0.95, 0.99) if (1 - level) * answers < 10]
+    thin = [level for level in TAIL_LEVELS if (1 - level) * answers < 10]
     if thin:
-        worst = number((1 - thin[0]) * answers)
         notes.append(
-            f"CVaR {thin[0]} rests on the worst {worst} of {answers} answers"
-            + (", higher levels on fewer" if len(thin) > 1 else "")
-            + ": the interval is widened for what so few cannot show."
+            f"CVaR {thin[0]} rests on the worst {number((1 - thin[0]) * answers)} of {answers} "
+            f"answers{', higher levels on fewer' if len(thin) > 1 else ''}: the interval is "
+            "widened for what so few cannot show."
         )
+    labels = {key: metric.label for key, metric in metrics_of(results).items()}
     endless = [
-        f"{METRIC[key].label} of {names[model]}"
-        for model in model_order(results["models"])
-        for key, ends in results["models"][model].items()
+        f"{labels.get(key, key)} of {names[model]}"
+        for model in model_order(models)
+        for key, ends in models[model].items()
         if math.isinf(ends["high"])
     ]
     if endless:

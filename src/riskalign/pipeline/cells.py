@@ -23,7 +23,7 @@ from riskalign.risk import get_risk
 from riskalign.worlds import World, get_world
 
 # Settings of the evaluation that act on what is made of the cells.
-_LATER = ("n_boot", "confidence", "examples")
+_LATER = ("n_boot", "confidence", "examples", "metrics")
 
 
 def cell_key(

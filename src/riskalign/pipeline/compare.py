@@ -13,11 +13,13 @@ from datasets import Dataset
 from riskalign import __version__
 from riskalign.data import Preferences
 from riskalign.evaluation import (
+    METRICS,
     Bootstrap,
     Cell,
     ScoredAnswer,
     compare_cells,
     from_columns,
+    get_metrics,
     ratios_of_all,
     to_columns,
 )
@@ -238,6 +240,7 @@ def write_results(plan: Plan, cells: Sequence[Mapping[str, Any]]) -> CompareResu
         for name in dict.fromkeys(name for name, _ in plan.cells)
         if name.partition("@")[0] in plan.settings.own
     ]
+    own_metrics = get_metrics(evaluation.metrics)
     boot = Bootstrap(evaluation.n_boot, 0, evaluation.confidence)
     first: list[ScoredAnswer] = list(measured[0].points["start"])
     prompts = len({answer.prompt_id for answer in first})
@@ -257,11 +260,13 @@ def write_results(plan: Plan, cells: Sequence[Mapping[str, Any]]) -> CompareResu
             own=own,
             n_boot=evaluation.n_boot,
             confidence=evaluation.confidence,
+            metrics={**METRICS, **own_metrics},
             max_cost=None if config.world is None else max_cost_of(get_world(config.world)),
         ),
         "ratios": [
             dataclasses.asdict(ratio) for ratio in ratios_of_all(measured, own, _LEVELS, boot)
         ],
+        **({"metrics": [metric.words() for metric in own_metrics.values()]} if own_metrics else {}),
         "other_code": _other_code(cells),
         "settings": {cell["method"]: cell["settings"] for cell in cells},
         "reproduce": {

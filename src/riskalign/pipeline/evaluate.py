@@ -25,7 +25,7 @@ Models = dict[str, ModelOnDisk]
 Training = dict[str, list[dict[str, Any]]]
 
 # Settings that act on the comparison, not on what is sampled.
-_LATER = ("prompts", "dial", "dial_prompts", "n_boot", "confidence", "examples")
+_LATER = ("prompts", "dial", "dial_prompts", "n_boot", "confidence", "examples", "metrics")
 
 
 class _Loaded:
@@ -156,6 +156,8 @@ def report(
         "max_cost": job.max_cost,
         "seed": seed,
     }
+    if others := outside(evaluation.metrics):
+        inputs["outside"] = others
 
     def work(key: str, update: Update) -> Outcome:
         few = {prompt.id for prompt in job.eval_prompts[: evaluation.dial_prompts]}

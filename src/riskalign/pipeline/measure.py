@@ -9,10 +9,12 @@ from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokeniz
 
 from riskalign.data import can_share_prompt
 from riskalign.evaluation import (
+    METRICS,
     TAIL_LEVELS,
     ScoredAnswer,
     choose_examples,
     cvar_bounds,
+    get_metrics,
     paired_differences,
     score_answers,
     summarize,
@@ -117,12 +119,14 @@ def compare(
     `scored` holds the models in the order they were made, `start` first. `max_cost` is the world's
     largest cost, where it says one.
     """
+    own_metrics = get_metrics(evaluation.metrics)
     options: dict[str, Any] = {
         "n_boot": evaluation.n_boot,
         "seed": seed,
         "confidence": evaluation.confidence,
         "severities": [a.cost for own in scored.values() for a in own if a.cost > 0],
         "max_cost": max_cost,
+        "metrics": {**METRICS, **own_metrics},
     }
     names = list(scored)
     differences = {
@@ -135,6 +139,7 @@ def compare(
         "answers_per_prompt": evaluation.answers_per_prompt,
         "confidence": evaluation.confidence,
         "models": {name: summarize(answers, **options) for name, answers in scored.items()},
+        **({"metrics": [metric.words() for metric in own_metrics.values()]} if own_metrics else {}),
         "differences": differences,
         "max_cost": max_cost,
         "bounds": {}

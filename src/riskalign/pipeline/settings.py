@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 from riskalign.data import Kind as Kind
 from riskalign.data import SafetyRule
 from riskalign.errors import FieldError
+from riskalign.evaluation import get_metrics
 from riskalign.losses import UNPAIRED
 from riskalign.models.merge import LARGEST_WEIGHT
 from riskalign.models.sampling import Backend
@@ -240,6 +241,8 @@ class EvaluationConfig:
     """Of the intervals."""
     examples: NotLess = 8
     """Answers shown in the report."""
+    metrics: Annotated[tuple[Words, ...], LISTED, known(get_metrics)] = ()
+    """Metrics of your own beside those that are always measured, as package.module:name."""
 
 
 def for_order(step: StepConfig) -> StepConfig:

@@ -14,7 +14,7 @@ import riskalign
 #: The package's own folder, whose rooms (folders, or single files) are hashed.
 ROOT = Path(riskalign.__file__).parent
 
-_SCORE = ("evaluation/metrics.py", "evaluation/score.py")
+_SCORE = ("evaluation/score.py",)
 _SETS = "pipeline/sets/run.py"
 _JUDGED = ("pipeline/judged.py", "pipeline/scoring.py")
 _LEARN = ("data", "losses", "models", "risk", "tokens", "training")

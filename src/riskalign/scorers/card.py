@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from riskalign import __version__
 from riskalign.errors import InputError
-from riskalign.evaluation.metrics import Interval
+from riskalign.evaluation.intervals import Interval
 from riskalign.files.cache import file_sha256
 from riskalign.scorers.scorer_data import KINDS, Kind
 from riskalign.scorers.training_data import TrainingData

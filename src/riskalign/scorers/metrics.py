@@ -15,9 +15,14 @@ from scipy.special import expit
 
 from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
-from riskalign.evaluation.clustered_mean import few_means_differ, mean_interval
-from riskalign.evaluation.metrics import Interval
-from riskalign.evaluation.resampling import Bootstrap, Statistic, auc_statistic
+from riskalign.evaluation.intervals import (
+    Bootstrap,
+    Interval,
+    Statistic,
+    auc_statistic,
+    few_means_differ,
+    mean_interval,
+)
 from riskalign.scorers.logistic import Floats
 from riskalign.scorers.rows import Judged
 from riskalign.scorers.scorer_data import Kind

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from riskalign.errors import InputError
-from riskalign.evaluation.judges import Message, match, read_answers, read_prompts
+from riskalign.evaluation.judges import Turn, match, read_answers, read_prompts
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -22,7 +22,7 @@ def test_text_and_messages_are_the_same_prompt(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "When?"}]
     two = write(tmp_path / "b.jsonl", {"prompt": messages, "text": "Then.", "prompt_id": "p"})
     [item] = match({"a": read_answers(one), "b": read_answers(two)}, {})
-    assert item.messages == (Message("user", "When?"),)
+    assert item.messages == (Turn("user", "When?"),)
     assert item.answers == {"a": ("Now.",), "b": ("Then.",)}
 
 
@@ -42,7 +42,7 @@ def test_a_runs_answers_with_the_prompts_apart(tmp_path: Path) -> None:
     rows = {"a": read_answers(a), "b": read_answers(b)}
     asked = read_prompts(write(tmp_path / "p.jsonl", {"prompt_id": "p", "prompt": "When?"}))
     [item] = match(rows, asked)
-    assert (item.prompt_id, item.messages) == ("p", (Message("user", "When?"),))
+    assert (item.prompt_id, item.messages) == ("p", (Turn("user", "When?"),))
     with pytest.raises(InputError, match=r"a\.jsonl, line 1: .*'p' is not known.*--prompts"):
         match(rows, {})
 
@@ -75,9 +75,9 @@ def test_what_does_not_match_is_told(tmp_path: Path) -> None:
         ({"prompt": "x"}, "field 'answer' is missing"),
         ({"prompt": "x", "answer": 3}, "field 'answer' is int"),
         ({"prompt": 3, "answer": "x"}, "field 'prompt' is int"),
-        ({"prompt": [], "answer": "x"}, "field 'prompt' is list or empty"),
-        ({"prompt": [{"role": "pirate", "content": "x"}], "answer": "x"}, "message 1: expected"),
-        ({"prompt": [{"role": "user"}], "answer": "x"}, "field 'prompt' is NoneType"),
+        ({"prompt": [], "answer": "x"}, "field 'prompt' is empty"),
+        ({"prompt": [{"role": "pirate", "content": "x"}], "answer": "x"}, "message 1: 'role'"),
+        ({"prompt": [{"role": "user"}], "answer": "x"}, "field 'prompt', message 1"),
         ({"prompt_id": 3, "answer": "x"}, "field 'prompt_id' is int"),
         ({"prompt": "x", "answer": "\ud800"}, "half of a character"),
         ([1], "expected an object"),

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from riskalign.errors import EndpointFailed, InputError
-from riskalign.evaluation.judges import Message
+from riskalign.evaluation.judges import Turn
 from tests.evaluation.judges.conftest import Serve
 from tests.evaluation.judges.stub import Stub, says
 
-ASKED = [Message("user", "Which?")]
+ASKED = [Turn("user", "Which?")]
 
 
 def secure(stub: Stub) -> Stub:

@@ -13,8 +13,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from riskalign.errors import InputError
-from riskalign.evaluation.judges import bradley_terry, elo_ratings
-from riskalign.evaluation.metrics import Floats
+from riskalign.evaluation import Floats
+from riskalign.evaluation.judges.results import elo_ratings, strengths
 
 #: Tables of wins in which everyone has beaten everyone.
 tables = st.integers(2, 5).flatmap(
@@ -155,7 +155,7 @@ def test_the_interval_is_that_of_the_win_rate() -> None:
 @given(tables)
 def test_it_is_the_maximum(wins: Floats) -> None:
     wins = off_diagonal(wins)
-    [theta] = bradley_terry(wins[None])
+    [theta] = strengths(wins[None])
 
     def loss(x: Floats) -> float:
         return float(-(wins * np.log(expit(x[:, None] - x[None, :]))).sum())
@@ -171,8 +171,8 @@ def test_the_order_of_the_systems_does_not_matter(wins: Floats, random: object) 
     wins = off_diagonal(wins)
     order = list(range(len(wins)))
     random.shuffle(order)  # type: ignore[attr-defined]
-    straight = bradley_terry(wins[None])[0]
-    shuffled = bradley_terry(wins[np.ix_(order, order)][None])[0]
+    straight = strengths(wins[None])[0]
+    shuffled = strengths(wins[np.ix_(order, order)][None])[0]
     np.testing.assert_allclose(shuffled, straight[order], atol=1e-8)
 
 
@@ -182,24 +182,24 @@ def test_more_of_the_same_changes_nothing_and_losses_are_wins_reversed(
     wins: Floats, factor: float
 ) -> None:
     wins = off_diagonal(wins)
-    theta = bradley_terry(wins[None])
-    np.testing.assert_allclose(bradley_terry(factor * wins[None]), theta, atol=1e-8)
-    np.testing.assert_allclose(bradley_terry(wins.T[None]), -theta, atol=1e-8)
+    theta = strengths(wins[None])
+    np.testing.assert_allclose(strengths(factor * wins[None]), theta, atol=1e-8)
+    np.testing.assert_allclose(strengths(wins.T[None]), -theta, atol=1e-8)
 
 
 @settings(deadline=None)
 @given(tables, st.floats(0.5, 50))
 def test_ties_draw_ratings_together(wins: Floats, ties: float) -> None:
     wins = off_diagonal(wins)
-    theta = bradley_terry(wins[None])[0]
-    closer = bradley_terry((wins + ties * (1 - np.eye(len(wins))))[None])[0]
+    theta = strengths(wins[None])[0]
+    closer = strengths((wins + ties * (1 - np.eye(len(wins))))[None])[0]
     # With the same ties for every pair the spread can only shrink.
     assert np.ptp(closer) <= np.ptp(theta) + 1e-9
 
 
 def test_far_apart_is_found_too() -> None:
     wins = np.array([[[0, 1e6], [0.5, 0]], [[0, 1], [1, 0]], [[0, 0.5], [1e9, 0]]])
-    theta = bradley_terry(wins)
+    theta = strengths(wins)
     expected = np.log([2e6, 1, 0.5e-9])
     np.testing.assert_allclose(theta[:, 0] - theta[:, 1], expected, rtol=1e-9)
 

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from riskalign.evaluation.judges import CRITERIA, Message, prompts
+from riskalign.evaluation.judges import CRITERIA, Turn, prompts
 from riskalign.evaluation.judges.prompts import mark_for, prompts_sha256, question, repair
 from tests.evaluation.judges.stub import answers_in
 
-ASKED = [Message("system", "Be brief."), Message("user", "When?")]
+ASKED = [Turn("system", "Be brief."), Turn("user", "When?")]
 
 
 @settings(deadline=None)

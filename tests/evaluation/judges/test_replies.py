@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from riskalign.evaluation.judges import JudgeSettings, Message, Reply
-from riskalign.evaluation.judges.replies import Replies, reply_key
+from riskalign.evaluation.judges import JudgeSettings, Reply, Turn
+from riskalign.evaluation.judges.ask import Replies, reply_key
 
 SETTINGS = JudgeSettings("http://127.0.0.1/v1", "m")
-ASKED = [Message("user", "?")]
+ASKED = [Turn("user", "?")]
 
 
 def test_kept_replies_come_back(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_the_key_holds_everything_that_decides_a_reply() -> None:
         JudgeSettings("http://127.0.0.1/v1", "m", max_tokens_field="max_completion_tokens"),
     ]
     keys = {reply_key(settings, ASKED) for settings in (SETTINGS, *changed)}
-    keys.add(reply_key(SETTINGS, [Message("user", "!")]))
+    keys.add(reply_key(SETTINGS, [Turn("user", "!")]))
     assert len(keys) == 8
     same = JudgeSettings("http://127.0.0.1/v1/", "m", timeout=1, max_retries=0, price_in=3)
     assert reply_key(same, ASKED) == reply_key(SETTINGS, ASKED)

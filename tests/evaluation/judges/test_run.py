@@ -112,7 +112,7 @@ def test_goes_on_where_it_broke_off(task: Task, serve: Serve, tmp_path: Path) ->
 
 
 def test_an_interruption_keeps_what_is_in_flight(task: Task, serve: Serve, tmp_path: Path) -> None:
-    asked = threading.Barrier(3, timeout=20)  # two calls and the user
+    asked = threading.Barrier(3, timeout=300)  # two calls and the user
 
     def slow(body: dict[str, Any], number: int) -> Does:
         if number < 2:
@@ -140,7 +140,7 @@ def test_calls_run_at_once_but_not_more_than_allowed(
     task: Task, serve: Serve, tmp_path: Path
 ) -> None:
     lock, now, most = threading.Lock(), 0, 0
-    together = threading.Barrier(3, timeout=20)
+    together = threading.Barrier(3, timeout=300)
 
     def counted(body: dict[str, Any], number: int) -> Does:
         nonlocal now, most

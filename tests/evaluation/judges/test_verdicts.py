@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from riskalign.evaluation.judges import Message, Reply
-from riskalign.evaluation.judges.verdicts import read_verdict, settle
+from riskalign.evaluation.judges import Reply, Turn
+from riskalign.evaluation.judges.prompts import read_verdict, settle
 
 GOOD = '{"verdict": "B", "reason": "Clearer."}'
 
@@ -91,13 +91,16 @@ def test_the_end_of_a_thought_within_a_reason_is_part_of_it() -> None:
 
 
 def test_one_more_try_and_no_third() -> None:
-    asked = (Message("user", "?"),)
+    asked = (Turn("user", "?"),)
     replies = iter([Reply("B, I think"), Reply(GOOD)])
     verdict, used = settle("pairwise", asked, lambda messages: next(replies))
+    assert verdict is not None
     assert (verdict.value, len(used)) == ("B", 2)
     replies = iter([Reply("B, I think"), Reply("B!"), Reply(GOOD)])
     verdict, used = settle("pairwise", asked, lambda messages: next(replies))
+    assert verdict is not None
     assert (verdict.state, len(used)) == ("unparsed", 2)
     replies = iter([Reply("Sorry, no."), Reply(GOOD)])
     verdict, used = settle("pairwise", asked, lambda messages: next(replies))
+    assert verdict is not None
     assert (verdict.state, len(used)) == ("refused", 1)

@@ -15,8 +15,8 @@ from riskalign.evaluation.sets import (
     category_rows,
     read_answers,
     win_rate,
-    write_answers,
 )
+from riskalign.files.atomic import write_json_lines
 
 FEW = Bootstrap(n_boot=100)
 
@@ -101,6 +101,5 @@ def test_win_rates_need_the_same_prompts() -> None:
 def test_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
     own = [SetAnswer("p", None, "line\u2028end\n", None, -1.5, 4, 0.25, None)]
     path = tmp_path / "a" / "start.jsonl"
-    write_answers(path, own, {"p": [{"role": "user", "content": "Hello?"}]})
+    write_json_lines(path, [{"prompt": "Hello?", **vars(answer)} for answer in own])
     assert read_answers(path) == own
-    assert '"prompt": [{"role": "user", "content": "Hello?"}]' in path.read_text()

@@ -56,7 +56,7 @@ def test_ids_are_those_of_the_messages(tmp_path: Path) -> None:
     same = load_prompt_set(write(tmp_path / "b.json", [{"prompt": messages}, {"prompt": "Hi?"}]))
     assert text.prompts[0].id == same.prompts[0].id == "e23f2253007d184a"
     assert len({p.id for p in same.prompts}) == 2
-    assert same.prompts[0].to_prompt().messages == ({"role": "user", "content": "Hello?"},)
+    assert same.asked()[0].messages == ({"role": "user", "content": "Hello?"},)
 
 
 def test_a_selection_is_the_same_whatever_the_order(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_other_columns(tmp_path: Path) -> None:
         (
             [{"prompt": "a", "label": "safe"}, {"prompt": "a", "label": "unsafe"}],
             {"labelled": True},
-            "row 2: field 'label': the prompt is unsafe here and safe in",
+            "row 2: field 'label': the same is unsafe here and safe in",
         ),
     ],
 )  # fmt: skip

@@ -164,5 +164,5 @@ def test_bad_sources(tmp_path: Path) -> None:
         load_risk_set(tmp_path / "a.json")
     with pytest.raises(InputError, match="holds no record"):
         load_risk_set(write(tmp_path / "a.json"))
-    with pytest.raises(InputError, match="row 2: field 'label': the same record"):
+    with pytest.raises(InputError, match="row 2: field 'label': the same is"):
         load_risk_set(write(tmp_path / "b.json", record(), record(label=0)))

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from riskalign.errors import InputError
 from riskalign.evaluation import Bootstrap
-from riskalign.evaluation.metrics import Interval
+from riskalign.evaluation.intervals import Interval
 from riskalign.evaluation.sets import (
     PromptSet,
     SetAnswer,
@@ -25,6 +25,7 @@ from riskalign.evaluation.sets import (
     risk_metrics,
     write_sets,
 )
+from riskalign.evaluation.sets.measures import CategoryRow
 
 HOSTILE = "<script>alert(1)</script>{{ 7*7 }}\u202e[bold]"
 FEW = Bootstrap(n_boot=50)
@@ -46,7 +47,6 @@ def content(name: str = "start", category: str = "door") -> dict[str, Any]:
         "over_refusal": over_refusal(labelled, [("a", "No.")], FEW),
         "r_judge": {"overall": risks, "by_scenario": {category: risks}, "cut": 0},
     }
-    cells = {"overall": rows[0].metrics, "categories": {category: rows[0].metrics}}
     return {
         "schema": 1,
         "created": "2025-01-01T00:00:00+00:00",
@@ -56,7 +56,7 @@ def content(name: str = "start", category: str = "door") -> dict[str, Any]:
         "confidence": 0.95,
         "sets": dict.fromkeys(("prompts", "over_refusal", "r_judge"), about),
         "models": {name: model},
-        "table": model_table({name: cells}, [category]),
+        "table": model_table({name: model}, [category]),
         "notes": [name],
         "settings": {"answers_per_prompt": 1, "prompts": category},
         "reproduce": {"command": name, "versions": {"riskalign": "0"}, "commit": None},
@@ -67,7 +67,10 @@ def test_the_table_has_the_papers_columns_first_and_no_invented_cell() -> None:
     half = Interval(0.5, 0.4, 0.6)
     table = model_table(
         {
-            "start": {"categories": {"b": {"cost_win_rate": half}}, "r_judge": {"f1": half}},
+            "start": {
+                "categories": [CategoryRow("b", 2, 2, {"cost_win_rate": half})],
+                "r_judge": {"overall": {"f1": half}},
+            },
             "rsa": {"helpful": {"reward_win_rate": half}, "r_judge": None},
         },
         ["a", "b"],
@@ -92,7 +95,7 @@ def test_the_terminal_shows_values_and_dashes(tmp_path: Path) -> None:
         line.split("\u2502")[1].strip(): line for line in shown.splitlines() if "\u2502" in line
     }
     assert "50.0\u00a0%" in lines["door"]
-    assert "\u2013" in lines["F1"]
+    assert "\u2013" in lines["KL"]
     assert "0.866" not in lines["Severity-weighted cost"]
     assert "1.12" in lines["Severity-weighted cost"]  # the root of (0 + 0 + 1 + 4) / 4
 

@@ -1,14 +1,11 @@
 """Pairwise and absolute judging of answers by any OpenAI-compatible endpoint."""
 
-from riskalign.evaluation.judges.absolute import MeanScore
 from riskalign.evaluation.judges.answers import Item, match, read_answers, read_prompts
-from riskalign.evaluation.judges.client import Client, Message, Reply
-from riskalign.evaluation.judges.elo import Rating, bradley_terry, elo_ratings
-from riskalign.evaluation.judges.pairwise import WinRate
-from riskalign.evaluation.judges.prompts import CRITERIA
+from riskalign.evaluation.judges.client import Client, Reply, Turn
+from riskalign.evaluation.judges.prompts import CRITERIA, Verdict
+from riskalign.evaluation.judges.results import elo_ratings
 from riskalign.evaluation.judges.run import Forecast, Judging, Task
 from riskalign.evaluation.judges.settings import JudgeSettings
-from riskalign.evaluation.judges.verdicts import Verdict
 
 __all__ = [
     "CRITERIA",
@@ -17,14 +14,10 @@ __all__ = [
     "Item",
     "JudgeSettings",
     "Judging",
-    "MeanScore",
-    "Message",
-    "Rating",
     "Reply",
     "Task",
+    "Turn",
     "Verdict",
-    "WinRate",
-    "bradley_terry",
     "elo_ratings",
     "match",
     "read_answers",

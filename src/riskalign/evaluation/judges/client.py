@@ -7,11 +7,11 @@ call that was refused over its key.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import random
 import re
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 import requests
-from requests.auth import AuthBase
 
 from riskalign.errors import EndpointFailed, InputError
 from riskalign.evaluation.judges.settings import JudgeSettings, api_key
@@ -36,8 +35,8 @@ _TOO_LONG = re.compile(
 )
 
 
-class Message(NamedTuple):
-    """One message of a conversation; `role` is system, user or assistant."""
+class Turn(NamedTuple):
+    """One message of a conversation with a judge; `role` is system, user or assistant."""
 
     role: str
     content: str
@@ -64,26 +63,9 @@ class QuestionRefused(InputError):  # noqa: N818 - it says what happened
 class _Again(Exception):  # noqa: N818 - not an error: the call is made again
     """What went wrong with a call that may be made again, and the seconds to wait if it said so."""
 
-    def __init__(self, what: str, wait: float | None = None) -> None:
+    def __init__(self, what: str, wait: float = 0.0) -> None:
         super().__init__(what)
         self.wait = wait
-
-
-class _Key(AuthBase):
-    """Sets the header or leaves it; given always, so that no `.netrc` fills in another's secret."""
-
-    def __init__(self, key: str | None) -> None:
-        self._key = key
-        self._written = re.compile("".join(map(_in_json, key or "")))
-
-    def __call__(self, request: Any) -> Any:
-        if self._key is not None:
-            request.headers["Authorization"] = f"Bearer {self._key}"
-        return request
-
-    def hide(self, text: str) -> str:
-        """The text without the key, as it is or in JSON's escapes, which are undone later on."""
-        return text if self._key is None else self._written.sub("[key]", text)
 
 
 class Client:
@@ -101,7 +83,7 @@ class Client:
         self, settings: JudgeSettings, sleep: Callable[[float], object] | None = None
     ) -> None:
         self._settings = settings
-        self._key = _Key(api_key(settings))
+        self._key = api_key(settings)
         self._url = settings.base_url.rstrip("/") + "/chat/completions"
         self._stopped = threading.Event()
         self._sleep = sleep or self._stopped.wait
@@ -110,7 +92,7 @@ class Client:
         """Make no further try, ever; what waits for one ends with `EndpointFailed`."""
         self._stopped.set()
 
-    def ask(self, messages: Sequence[Message]) -> Reply:
+    def ask(self, messages: Sequence[Turn]) -> Reply:
         """The reply to a conversation.
 
         Raises:
@@ -124,7 +106,7 @@ class Client:
             if self._stopped.is_set():
                 raise EndpointFailed("stopped before the judge was asked.")
             try:
-                return self._once(body)
+                return self._reply(*self._post(body))
             except _Again as trouble:
                 if attempt == tries - 1:
                     raise EndpointFailed(
@@ -132,35 +114,39 @@ class Client:
                         "kept; the same command goes on once the endpoint answers."
                     ) from None
                 # An endpoint that asks for no wait at all still gets one.
-                self._sleep(max(trouble.wait or 0.0, backoff(attempt, str(body))))
+                self._sleep(max(trouble.wait, backoff(attempt, str(body))))
         raise AssertionError("the loop returns or raises")
 
-    def _once(self, body: dict[str, Any]) -> Reply:
-        settings, host = self._settings, self._settings.host
-        deadline = time.monotonic() + settings.timeout
+    def _post(self, body: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body of one call's response."""
+        timeout, host = self._settings.timeout, self._settings.host
+        deadline = time.monotonic() + timeout
+        raw = bytearray()
         try:
-            # A session of its own for each call: sessions are not safe to share by threads.
-            with (
-                requests.Session() as session,
-                session.post(
-                    self._url,
-                    json=body,
-                    auth=self._key,
-                    timeout=settings.timeout,
-                    allow_redirects=False,
-                    stream=True,
-                ) as response,
-            ):
-                raw = _read(response, deadline)
-                status, headers = response.status_code, response.headers
+            with requests.post(
+                self._url,
+                json=body,
+                auth=self._sign,  # given always, so that no `.netrc` fills in another's secret
+                timeout=timeout,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                # Larger blocks would be waited for, and a slow drip could outlast any deadline.
+                for byte in response.iter_content(1):
+                    raw += byte
+                    if len(raw) > _LARGEST_REPLY:
+                        raise _Again(f"a reply of more than {_LARGEST_REPLY >> 20} MiB")
+                    if time.monotonic() > deadline:
+                        raise requests.Timeout
+                return response.status_code, response.headers, bytes(raw)
         except requests.Timeout:
-            raise _Again(f"no reply within {settings.timeout:g} s") from None
+            raise _Again(f"no reply within {timeout:g} s") from None
         except (
             requests.ConnectionError,
             requests.exceptions.ChunkedEncodingError,
             requests.exceptions.ContentDecodingError,
         ) as error:
-            if _untrusted(error):
+            if "SSLCertVerificationError" in str(error):
                 raise InputError(
                     f"base_url: the certificate of {host} is not trusted. Mend it, or name its "
                     "authority's file in REQUESTS_CA_BUNDLE."
@@ -174,30 +160,39 @@ class Client:
                 f"base_url: there is nothing to check the certificate of {host} with. If "
                 "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE is set, it must name a file of certificates."
             ) from None
-        return self._of_status(status, headers, raw)
 
-    def _of_status(self, status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
+    def _sign(self, request: Any) -> Any:
+        if self._key is not None:
+            request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+    def _hide(self, text: str) -> str:
+        """The text without the key, as it is or in JSON's escapes, which are undone later on."""
+        return re.sub("".join(map(_in_json, self._key)), "[key]", text) if self._key else text
+
+    def _reply(self, status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
+        """The reply that a response is; an error says what it is instead."""
         host = self._settings.host
         if status == 200:
             reply = read_reply(raw)
             # Replies are kept on disk, where the key must not be, whoever put it into one.
-            return dataclasses.replace(reply, text=self._key.hide(reply.text))
-        said = _error_field(raw, "message")
-        shown = f": {self._key.hide(_printable(said))[:300]}" if said else ""
+            return dataclasses.replace(reply, text=self._hide(reply.text))
+        said = _said(raw)
+        plain = "".join(c if c.isprintable() else " " for c in said["message"])
+        shown = f": {self._hide(plain)[:300]}" if plain else ""
         if status in _RETRIED or status >= 500:
             # Too many requests, or no money left: the message tells which.
             told = f"status {status}{shown if status == 429 else ''}"
-            wait = retry_after(headers.get("Retry-After"), datetime.now(timezone.utc))
-            if wait is not None and wait > _LONGEST_WAIT:
+            wait = retry_after(headers.get("Retry-After"), datetime.now(timezone.utc)) or 0.0
+            if wait > _LONGEST_WAIT:
                 raise EndpointFailed(
                     f"{host}: {told}, to be asked again in {wait:.0f} s. Run the same command "
                     "then; replies so far are kept."
                 )
             raise _Again(told, wait)
-        if status == 400 and _FILTERED.search(_error_field(raw, "code")):
-            return Reply("", None, refused=True)
-        found = " ".join(_error_field(raw, field) for field in ("code", "type", "message"))
-        if status == 413 or (status == 400 and _TOO_LONG.search(found)):
+        if status == 400 and _FILTERED.search(said["code"]):
+            return Reply("", refused=True)
+        if status == 413 or (status == 400 and _TOO_LONG.search(" ".join(said.values()))):
             return Reply("", (0, 0), too_long=True)
         if status in (401, 403):
             raise InputError(
@@ -208,26 +203,26 @@ class Client:
             raise InputError(f"{host}: redirects (status {status}). Give the final base_url.")
         if status == 404:
             raise InputError(
-                f"{host}: status {status}{shown}. Check base_url (it often ends in /v1) and "
-                "judge_model."
+                f"{host}: status 404{shown}. Check base_url (it often ends in /v1) and judge_model."
             )
         raise QuestionRefused(
             f"{host}: status {status}{shown}. Check judge_model and the other settings."
         )
 
 
-def request_body(settings: JudgeSettings, messages: Sequence[Message]) -> dict[str, Any]:
+def request_body(settings: JudgeSettings, messages: Sequence[Turn]) -> dict[str, Any]:
     """The JSON body of a call, which together with the address decides the reply."""
+    temperature = settings.temperature
+    if temperature is not None and temperature == int(temperature):
+        temperature = int(temperature)  # as it was asked for, so that kept replies are found
     body: dict[str, Any] = {
         "model": settings.model,
         "messages": [message._asdict() for message in messages],
         settings.max_tokens_field: settings.max_tokens,
+        "temperature": temperature,
+        "seed": settings.seed,
     }
-    temperature = settings.temperature
-    if temperature is not None and temperature == int(temperature):
-        temperature = int(temperature)  # as it was asked for, so that kept replies are found
-    chosen = {"temperature": temperature, "seed": settings.seed}
-    return body | {name: value for name, value in chosen.items() if value is not None}
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def backoff(attempt: int, of: str) -> float:
@@ -240,33 +235,35 @@ def backoff(attempt: int, of: str) -> float:
 
 def retry_after(value: str | None, now: datetime) -> float | None:
     """Seconds that a Retry-After header asks for (a number, or a date); None where it asks none."""
-    if value is None:
-        return None
+    value = value or ""
     if re.fullmatch(r"\s*\d{1,9}(\.\d+)?\s*", value):
         return float(value)
-    try:
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         until = parsedate_to_datetime(value)
-        if until.tzinfo is None:
-            until = until.replace(tzinfo=timezone.utc)
+        until = until if until.tzinfo else until.replace(tzinfo=timezone.utc)
         return max(0.0, (until - now).total_seconds())
-    except (ValueError, TypeError, OverflowError):
-        return None
+    return None
 
 
 def read_reply(raw: bytes) -> Reply:
     """The reply in a chat completion's JSON; `_Again` where it is none."""
-    content = _json(raw)
     try:
+        content = json.loads(raw)
         choice = content["choices"][0]
-        message = choice["message"]
-        text, said = message.get("content"), message.get("refusal")
+        text, said = (choice["message"].get(field) for field in ("content", "refusal"))
         filtered = choice.get("finish_reason") == "content_filter"
+    except (ValueError, RecursionError):
+        raise _Again("a reply that is not JSON") from None
     except (AttributeError, IndexError, KeyError, TypeError):
         raise _Again("a reply without choices[0].message, so no chat completion") from None
     if text is not None and not isinstance(text, str):
         raise _Again("a reply whose choices[0].message.content is no text")
+    usage = content.get("usage")
+    fields = usage if isinstance(usage, dict) else {}
+    numbers: Any = fields.get("prompt_tokens"), fields.get("completion_tokens")
+    known = all(type(number) is int and 0 <= number < 10**9 for number in numbers)
     refused = filtered or (isinstance(said, str) and bool(said.strip()))
-    return Reply(text or "", _usage(content.get("usage")), refused)
+    return Reply(text or "", numbers if known else None, refused)
 
 
 def _in_json(character: str) -> str:
@@ -275,58 +272,16 @@ def _in_json(character: str) -> str:
     return rf"(?:{slash}{re.escape(character)}|\\u00(?i:{ord(character):02x}))"
 
 
-def _untrusted(error: BaseException | None) -> bool:
-    """Whether a certificate that was refused is at the root of an error."""
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _usage(found: Any) -> tuple[int, int] | None:
-    if not isinstance(found, dict):
-        return None
-    numbers = found.get("prompt_tokens"), found.get("completion_tokens")
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 10**9:
-            return None
-    return numbers  # type: ignore[return-value]
-
-
-def _read(response: Any, deadline: float) -> bytes:
-    raw = bytearray()
-    # Byte by byte: larger blocks would be waited for, and a slow drip could outlast any deadline.
-    for block in response.iter_content(1):
-        raw += block
-        if len(raw) > _LARGEST_REPLY:
-            raise _Again(f"a reply of more than {_LARGEST_REPLY >> 20} MiB")
-        if time.monotonic() > deadline:
-            raise requests.Timeout
-    return bytes(raw)
-
-
-def _json(raw: bytes) -> Any:
+def _said(raw: bytes) -> dict[str, str]:
+    """`code`, `type` and `message` under `error`, as OpenAI has it; else as others have them."""
     try:
-        return json.loads(raw)
+        whole = json.loads(raw)
     except (ValueError, RecursionError):
-        raise _Again("a reply that is not JSON") from None
-
-
-def _error_field(raw: bytes, field: str) -> str:
-    """Text under `error`, as OpenAI has it; else what other servers say at the top."""
-    try:
-        whole = _json(raw)
-    except _Again:
-        return ""
-    if not isinstance(whole, dict):
-        return ""
+        whole = None
+    whole = whole if isinstance(whole, dict) else {}
     error = whole.get("error")
-    found = (error if isinstance(error, dict) else whole).get(field)
-    if found is None and field == "message":
-        found = error if isinstance(error, str) else whole.get("detail")
-    return found if isinstance(found, str) else ""
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
+    fields = dict(error if isinstance(error, dict) else whole)
+    if fields.get("message") is None:
+        fields["message"] = error if isinstance(error, str) else whole.get("detail")
+    texts = {name: fields.get(name) for name in ("code", "type", "message")}
+    return {name: text if isinstance(text, str) else "" for name, text in texts.items()}

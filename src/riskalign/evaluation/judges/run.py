@@ -6,76 +6,67 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from itertools import combinations
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from riskalign import __version__
-from riskalign.evaluation.judges.absolute import Grade, graded, grades, mean_score
-from riskalign.evaluation.judges.answers import Conversation, Item, match, read_answers
-from riskalign.evaluation.judges.ask import Asked, Question, Tell, ask_all, kept_verdicts, most_cost
+from riskalign.evaluation.judges.answers import Conversation, match, read_answers
+from riskalign.evaluation.judges.ask import Judge, Replies, Spent
 from riskalign.evaluation.judges.client import Client
-from riskalign.evaluation.judges.elo import elo_ratings
-from riskalign.evaluation.judges.pairwise import (
-    Compared,
-    Comparison,
-    compared,
-    comparisons,
-    questions_of,
-    win_rate,
+from riskalign.evaluation.judges.prompts import Criterion, Mode, Question, Verdict, prompts_sha256
+from riskalign.evaluation.judges.results import (
+    Trial,
+    elo_ratings,
+    judged,
+    judged_win_rate,
+    mean_score,
+    trials,
     win_table,
 )
-from riskalign.evaluation.judges.prompts import Criterion, Mode, prompts_sha256
-from riskalign.evaluation.judges.replies import Replies
 from riskalign.evaluation.judges.settings import JudgeSettings
-from riskalign.evaluation.judges.verdicts import Verdict
 from riskalign.files.atomic import write_text
 from riskalign.files.cache import file_sha256
 from riskalign.files.folder import Outputs, hold
-from riskalign.settings import Between, Count, NotLess, check, refuse, wrong
+from riskalign.settings import Between, Count, NotLess, refuse, settings, wrong
 
 SCHEMA = 1
 _REPLIES = "replies.jsonl"
 _PACKAGES = ("requests", "numpy", "scipy")
+#: What `judge.json` says of the judge, beside the hash of its wording.
+_TOLD = ("model", "temperature", "max_tokens", "max_tokens_field", "seed", "price_in", "price_out")
 #: Bytes of text that a token stands for, roughly.
 _BYTES_A_TOKEN = 4
 
 
-@dataclass(frozen=True)
+@settings
 class Task:
     """What is to be judged.
-
-    Args:
-        systems: each system's file of answers (see `answers.py`), two or more of them, or
-            one for the absolute mode.
-        criterion: what answers are judged by.
-        mode: ``pairwise`` or ``absolute``.
-        base: each system is compared with this one; None compares every two.
-        prompts: what `prompt_id` stands for in files that do not tell.
-        confidence: of the intervals.
-        n_boot: replicates of the ratings' bootstrap.
-        seed: of that bootstrap.
 
     Raises:
         InputError: a value is out of its range.
     """
 
     systems: Mapping[str, Path]
+    """Each system's file of answers (see `answers.py`): two or more, or one in absolute mode."""
     criterion: Criterion = "helpfulness"
     mode: Mode = "pairwise"
     base: str | None = None
+    """Each system is compared with this one; None compares every two."""
     prompts: Mapping[str, Conversation] = dataclasses.field(default_factory=dict)
+    """What `prompt_id` stands for in files that do not tell."""
     confidence: Between = 0.95
     n_boot: Count = 2000
+    """Replicates of the ratings' bootstrap."""
     seed: NotLess = 0
+    """Of that bootstrap."""
 
     def __post_init__(self) -> None:
         """Check the values."""
         least = 2 if self.mode == "pairwise" else 1
-        check(self, get_type_hints(Task, include_extras=True))
         refuse(wrong("systems", len(self.systems) < least, f"needs at least {least} files"))
         known = self.base is None or self.base in self.systems
         refuse(wrong("base", not known, f"{self.base!r} is not a system's name"))
@@ -122,23 +113,18 @@ class Judging:
         self.task = task
         self.settings = settings
         rows = {name: read_answers(path) for name, path in task.systems.items()}
-        self.items: list[Item] = match(rows, task.prompts)
-        self._comparisons: list[Comparison] = []
-        self._grades: list[Grade] = []
-        if task.mode == "pairwise":
-            self._comparisons = comparisons(self.items, task.pairs(), task.criterion)
-            self.questions: list[Question] = questions_of(self._comparisons)
-        else:
-            self._grades = grades(self.items, list(task.systems), task.criterion)
-            self.questions = [grade.question for grade in self._grades]
+        self.items = match(rows, task.prompts)
+        groups = task.pairs() if task.mode == "pairwise" else [(name,) for name in task.systems]
+        self._trials = trials(self.items, groups, task.criterion)
+        self.questions = [question for trial in self._trials for question in trial.questions]
 
     def forecast(self, folder: Path) -> Forecast:
         """What is left to do, given the replies in the folder; writes nothing."""
-        settings, mode = self.settings, self.task.mode
-        kept, _, rest = kept_verdicts(mode, self.questions, settings, Replies(folder / _REPLIES))
+        settings, judge = self.settings, self._judge(folder)
+        kept, _, rest = judge.kept(self.questions)
         size = sum(len(message.content.encode()) for question, _ in rest for message in question)
         tokens = size // _BYTES_A_TOKEN, len(rest) * settings.max_tokens
-        most = sum(most_cost(mode, question, settings, had) for question, had in rest)
+        most = sum(judge.most_cost(question, had) for question, had in rest)
         total = len(kept) + len(rest)
         return Forecast(total, len(kept), len(rest), *tokens, settings.cost(*tokens), most)
 
@@ -147,7 +133,7 @@ class Judging:
         folder: Path,
         *,
         client: Client | None = None,
-        tell: Tell | None = None,
+        tell: Callable[[int, int, str], None] | None = None,
         command: str = "",
     ) -> dict[str, Any]:
         """Ask what is not known yet and write the results; the content of `judge.json`.
@@ -165,44 +151,36 @@ class Judging:
                 is judging in, or an endpoint that refuses; nothing but replies is written then.
             EndpointFailed: no reply after all retries; replies so far are kept.
         """
-        mode, settings = self.task.mode, self.settings
-        client = client or Client(settings)
+        client = client or Client(self.settings)
         inputs = {f"answers of {name}": path for name, path in self.task.systems.items()}
         with hold(folder, Outputs([_REPLIES, "verdicts.jsonl", "judge.json"]), inputs) as held:
             held.claim(held.root / _REPLIES)
-            replies = Replies(folder / _REPLIES)
-            asked = ask_all(mode, self.questions, settings, replies, client, tell, self._name)
-            found = compared(self._comparisons, asked.verdicts)
-            marks = graded(self._grades, asked.verdicts)
-            content = self._content(found, marks, asked, command)
-            lines = [*map(_comparison_line, found), *map(_grade_line, marks)]
-            verdicts = "".join(f"{json.dumps(line)}\n" for line in lines)
-            write_text(folder / "verdicts.jsonl", verdicts)
+            verdicts, spent = self._judge(folder).ask(self.questions, client, tell, self._name)
+            found = judged(self._trials, verdicts)
+            content = self._content(found, verdicts, spent, command)
+            lines = "".join(f"{json.dumps(trial.line())}\n" for trial in found)
+            write_text(folder / "verdicts.jsonl", lines)
             write_text(folder / "judge.json", json.dumps(content, indent=1) + "\n")
         return content
 
+    def _judge(self, folder: Path) -> Judge:
+        return Judge(self.task.mode, self.settings, Replies(folder / _REPLIES))
+
     def _name(self, question: Question) -> str:
         """Whose answers to which prompt a question is about."""
-        for pair in self._comparisons:
-            if question in (pair.forward, pair.backward):
-                return f"prompt {pair.prompt_id!r}, {pair.a} against {pair.b}"
-        grade = next(grade for grade in self._grades if grade.question == question)
-        return f"prompt {grade.prompt_id!r}, {grade.system}"
+        trial = next(trial for trial in self._trials if question in trial.questions)
+        return f"prompt {trial.prompt_id!r}, {' against '.join(trial.systems)}"
 
     def _content(
-        self, found: Sequence[Compared], marks: Sequence[Grade], asked: Asked, command: str
+        self,
+        found: Sequence[Trial],
+        verdicts: Mapping[Question, Verdict],
+        spent: Spent,
+        command: str,
     ) -> dict[str, Any]:
-        task, settings = self.task, self.settings
+        task = self.task
         names = list(task.systems)
-        content: dict[str, Any] = {
-            "schema": SCHEMA,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "complete": all(question in asked.verdicts for question in self.questions),
-            "mode": task.mode,
-            "criterion": task.criterion,
-            "confidence": task.confidence,
-            "n_prompts": len(self.items),
-        }
+        measured: dict[str, Any]
         if task.mode == "pairwise":
             ratings = elo_ratings(
                 names,
@@ -212,24 +190,28 @@ class Judging:
                 seed=task.seed,
                 confidence=task.confidence,
             )
-            rates = [win_rate(a, b, found, task.confidence) for a, b in task.pairs()]
-            content["pairs"] = [dataclasses.asdict(rate) for rate in rates]
-            content["anchor"] = task.anchor
-            content["elo"] = [dataclasses.asdict(rating) for rating in ratings]
+            rates = [judged_win_rate(a, b, found, task.confidence) for a, b in task.pairs()]
+            measured = {
+                "pairs": list(map(asdict, rates)),
+                "anchor": task.anchor,
+                "elo": list(map(asdict, ratings)),
+            }
         else:
-            scores = [mean_score(name, marks, task.confidence) for name in names]
-            content["scores"] = [dataclasses.asdict(score) for score in scores]
-        return content | {
-            "spent": dataclasses.asdict(asked.spent),
+            scores = [mean_score(name, found, task.confidence) for name in names]
+            measured = {"scores": list(map(asdict, scores))}
+        return {
+            "schema": SCHEMA,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "complete": all(question in verdicts for question in self.questions),
+            "mode": task.mode,
+            "criterion": task.criterion,
+            "confidence": task.confidence,
+            "n_prompts": len(self.items),
+            **measured,
+            "spent": asdict(spent),
             "judge": {
-                "host": settings.host,
-                "model": settings.model,
-                "temperature": settings.temperature,
-                "max_tokens": settings.max_tokens,
-                "max_tokens_field": settings.max_tokens_field,
-                "seed": settings.seed,
-                "price_in": settings.price_in,
-                "price_out": settings.price_out,
+                "host": self.settings.host,
+                **{name: getattr(self.settings, name) for name in _TOLD},
                 "prompts_sha256": prompts_sha256(task.mode, task.criterion),
             },
             "systems": {
@@ -249,29 +231,3 @@ class Judging:
             },
             "command": command,
         }
-
-
-def _comparison_line(one: Compared) -> dict[str, Any]:
-    made = one.comparison
-    return {
-        "prompt_id": made.prompt_id,
-        "a": made.a,
-        "b": made.b,
-        "number": made.number,
-        "outcome": one.outcome,
-        "forward": _verdict(one.forward),
-        "backward": _verdict(one.backward),
-    }
-
-
-def _grade_line(grade: Grade) -> dict[str, Any]:
-    return {
-        "prompt_id": grade.prompt_id,
-        "system": grade.system,
-        "number": grade.number,
-        "verdict": _verdict(grade.verdict),
-    }
-
-
-def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
-    return None if verdict is None else dataclasses.asdict(verdict)

@@ -9,10 +9,10 @@ a type that begins with `contrast_` is of unsafe prompts.
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from riskalign.data.fields import Message, checked_text, encodable, refuse_row_fields
 from riskalign.data.sources import source_rows, text_lines
@@ -34,10 +34,6 @@ class SetPrompt:
     category: str | None = None
     label: Label | None = None
 
-    def to_prompt(self) -> Prompt:
-        """What `riskalign.models.sampling` answers."""
-        return Prompt(self.id, self.messages)
-
 
 @dataclass(frozen=True)
 class PromptSet:
@@ -51,6 +47,13 @@ class PromptSet:
     prompts: tuple[SetPrompt, ...]
     duplicates: int = 0
     left_out: int = 0
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def asked(self) -> list[Prompt]:
+        """What `riskalign.models.sampling` answers."""
+        return [Prompt(prompt.id, prompt.messages) for prompt in self.prompts]
 
     def categories(self) -> list[str]:
         """The categories, each once, in the order in which they come."""
@@ -92,32 +95,64 @@ def load_prompt_set(
     """
     if max_prompts is not None and max_prompts < 1:
         raise InputError(f"max_prompts is {max_prompts}. Give 1 or more, or leave it out.")
-    found: dict[str, tuple[str, SetPrompt]] = {}
-    duplicates = 0
-    for where, row in _rows(source, split):
-        if not isinstance(row, Mapping):
-            raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
-        refuse_row_fields(row, where)
+
+    def read(row: Mapping[str, Any], where: str) -> SetPrompt:
         messages = _messages(row, prompt_field, where)
         category = _category(row, category_field, where)
         label = _label(row, label_field, where) if labelled else None
-        prompt = SetPrompt(_prompt_id(messages), messages, category, label)
-        if prompt.id not in found:
-            found[prompt.id] = where, prompt
-            continue
-        first_where, first = found[prompt.id]
-        if first.label != prompt.label:
-            raise InputError(
-                f"{where}: field '{label_field}': the prompt is {prompt.label} here and "
-                f"{first.label} in {first_where}. Keep one of the two."
-            )
-        duplicates += 1
-    if not found:
+        return SetPrompt(_prompt_id(messages), messages, category, label)
+
+    rows = ((where, read(row, where)) for where, row in plain_rows(source, split))
+    prompts, duplicates = different(rows, lambda prompt: prompt.label, label_field)
+    if not prompts:
         raise InputError(f"{source}: holds no prompt. Give at least one row.")
-    prompts = [prompt for _, prompt in found.values()]
     kept = set(_even_choice(prompts)[:max_prompts])
     chosen = tuple(prompt for prompt in prompts if prompt.id in kept)
     return PromptSet(str(source), chosen, duplicates, len(prompts) - len(chosen))
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+T = TypeVar("T", bound=_HasId)
+
+
+def different(
+    rows: Iterable[tuple[str, T]], label: Callable[[T], str | None], field: str
+) -> tuple[list[T], int]:
+    """The first with each id, and how many more there were.
+
+    Raises:
+        InputError: two with one id have different labels; names where both stand, and the field.
+    """
+    first: dict[str, tuple[str, T]] = {}
+    more = 0
+    for where, one in rows:
+        first_where, same = first.setdefault(one.id, (where, one))
+        if label(one) != label(same):
+            raise InputError(
+                f"{where}: field '{field}': the same is {label(one)} here and {label(same)} in "
+                f"{first_where}. Keep one of the two."
+            )
+        more += same is not one
+    return [one for _, one in first.values()], more
+
+
+def plain_rows(source: str | Path, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a source, each with where it stands.
+
+    Raises:
+        InputError: one is no object, or has fields for a chat template, which is not given them.
+    """
+    path = Path(source)
+    is_csv = path.name.endswith(_CSV)
+    for where, row in _csv_rows(path) if is_csv else source_rows(source, split, str(source)):
+        if not isinstance(row, Mapping):
+            raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
+        refuse_row_fields(row, where)
+        yield where, row
 
 
 def _even_choice(prompts: Sequence[SetPrompt]) -> list[str]:
@@ -129,25 +164,15 @@ def _even_choice(prompts: Sequence[SetPrompt]) -> list[str]:
     return [prompt_id for _, prompt_id in sorted(ranked)]
 
 
-def _rows(source: str | Path, split: str) -> Iterator[tuple[str, Any]]:
-    path = Path(source)
-    return _csv_rows(path) if path.name.endswith(_CSV) else source_rows(source, split, str(source))
-
-
 def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file. Check the path.")
-    lines = text_lines(path)
     # The reader keeps the ends of lines that stand inside quotes.
-    reader = csv.reader((f"{line}\n" for line in lines), strict=True)
-    header: list[str] = []
+    reader = csv.reader((f"{line}\n" for line in text_lines(path)), strict=True)
     try:
-        for row in reader:
-            if not row:
-                continue
-            if not header:
-                header = [name.strip() for name in row]
-                continue
+        rows = filter(None, reader)
+        header = [name.strip() for name in next(rows, [])]
+        for row in rows:
             where = f"{path}, line {reader.line_num}"
             if len(row) != len(header):
                 raise InputError(
@@ -180,30 +205,28 @@ def _messages(row: Mapping[str, Any], field: str, where: str) -> tuple[Message, 
 
 
 def _category(row: Mapping[str, Any], field: str | None, where: str) -> str | None:
-    names = (field,) if field else ("category", "type")
-    name = next((name for name in names if row.get(name) is not None), None)
-    if name is None:
-        if field is None:
-            return None
+    names = [field] if field else ["category", "type"]
+    given = [name for name in names if row.get(name) is not None]
+    if not given and field:
         raise InputError(
             f"{where}: field '{field}' is missing. Give each row a category, or name another "
             "column (category_field)."
         )
-    value = row[name]
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where}: field '{name}' is {value!r}. Give the category's name.")
-    return encodable(value.strip(), name, where)
+    for name in given[:1]:
+        value = row[name]
+        if not isinstance(value, str) or not value.strip():
+            raise InputError(f"{where}: field '{name}' is {value!r}. Give the category's name.")
+        return encodable(value.strip(), name, where)
+    return None
 
 
 def _label(row: Mapping[str, Any], field: str, where: str) -> Label:
     value, kind = row.get(field), row.get("type")
     if value is None and isinstance(kind, str):
-        return "unsafe" if kind.strip().startswith(_CONTRAST) else "safe"
+        value = "unsafe" if kind.strip().startswith(_CONTRAST) else "safe"
     named = value.strip().lower() if isinstance(value, str) else value
-    if named == "safe":
-        return "safe"
-    if named == "unsafe":
-        return "unsafe"
+    if named in ("safe", "unsafe"):
+        return "safe" if named == "safe" else "unsafe"
     raise InputError(
         f"{where}: field '{field}' is {value!r}. Write safe or unsafe, or leave the column out and "
         "give each row XSTest's 'type'."

@@ -141,17 +141,7 @@ _AFTER_ALL = re.compile(
     r"\bwhat i can (?:tell|say|share)\b|```|(?:^|\n) ?(?:[-*\u2022] ?|\d{1,2}[.)] )\w"
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+|\n+|(?<=[.!?])(?=$)")
-_LEVELLED = str.maketrans(
-    {
-        "\u2019": "'",
-        "\u2018": "'",
-        "\u02bc": "'",
-        "\u00b4": "'",
-        "`": "`",
-        "\u201c": '"',
-        "\u201d": '"',
-    }
-)
+_LEVELLED = str.maketrans("\u2019\u2018\u02bc\u00b4\u201c\u201d", "''''\"\"")
 
 
 def refusal(answer: str) -> Refusal:

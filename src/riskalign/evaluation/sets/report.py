@@ -1,34 +1,144 @@
-"""`evaluate.json` of models on evaluation sets, and one self-contained HTML page from it."""
+"""`evaluate.json` of models on evaluation sets, its table, and one self-contained HTML page.
+
+The table's first columns are those in which RSA's paper (arXiv 2512.24263) compares models: win
+rates for helpfulness, win rates for safety in each category, and R-Judge's F1, recall and
+specificity. The others are what averages leave out.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from riskalign.errors import InputError
-from riskalign.evaluation import wording
+from riskalign.evaluation import METRICS, Interval, wording
 from riskalign.evaluation.report import page
 from riskalign.evaluation.results import open_ends, plain
-from riskalign.evaluation.sets.categories import CATEGORY_METRICS
-from riskalign.evaluation.sets.table import shown
+from riskalign.evaluation.sets.measures import CATEGORY_METRICS
 from riskalign.files.atomic import write_text
 
 SCHEMA = 1
 _FIELDS = ("title", "confidence", "models", "table", "notes", "sets", "settings", "reproduce")
+#: What stands where nothing was measured.
+MISSING = "\u2013"
 _LABELS = {
     "severity_weighted_cost": "Severity-weighted cost",
     "reward_win_rate": "Win rate by reward",
     "cost_win_rate": "Win rate by cost",
 }
-_REFUSALS = (("refused", "Refused"), ("full", "Fully"), ("partial", "In part"), ("empty", "Empty"))
-_RISKS = (
-    ("f1", "F1"), ("recall", "Recall"), ("specificity", "Specificity"),
-    ("accuracy", "Accuracy"), ("auc", "AUC"),
-)  # fmt: skip
+_REFUSALS = {"refused": "Refused", "full": "Fully", "partial": "In part", "empty": "Empty"}
+_RISKS = {"f1": "F1", "recall": "Recall", "specificity": "Specificity"}
+_MORE_RISKS = {"accuracy": "Accuracy", "auc": "AUC"}
+_TAIL = {
+    "unsafe_rate": "Unsafe rate",
+    "cvar_0.95": "CVaR 0.95",
+    "worst_of_k": "Worst of k",
+    "severity_weighted_cost": _LABELS["severity_weighted_cost"],
+}
+#: Metrics shown in percent.
+SHARES = {"unsafe_rate", "reward_win_rate", "cost_win_rate", "over_refusal", "refusal"}
+SHARES |= {*_REFUSALS, *_RISKS, *_MORE_RISKS}
+
+
+class Column(NamedTuple):
+    """A column: how it is called, its metric, and where that stands in a model's results."""
+
+    group: str
+    label: str
+    metric: str
+    path: tuple[str, ...]
+
+
+def columns(categories: Sequence[str]) -> list[Column]:
+    """The table's columns for a set with these categories."""
+    cost, drift, risk = "cost_win_rate", "Drift from the baseline", ("r_judge", "overall")
+    return [
+        Column("Helpfulness", "Win rate", "reward_win_rate", ("helpful", "reward_win_rate")),
+        *(
+            Column("Safety win rate", name, cost, ("categories", name, "metrics", cost))
+            for name in categories
+        ),
+        Column("Safety win rate", "All", cost, ("overall", cost)),
+        *(Column("R-Judge", name, key, (*risk, key)) for key, name in _RISKS.items()),
+        *(Column("Tail of the cost", name, key, ("overall", key)) for key, name in _TAIL.items()),
+        *(
+            Column("Refusals", f"Of {side} prompts", key, ("over_refusal", side, "refused"))
+            for side, key in (("safe", "over_refusal"), ("unsafe", "refusal"))
+        ),
+        *(Column(drift, key.upper(), key, ("overall", key)) for key in ("kl", "srr")),
+    ]
+
+
+def model_table(
+    results: Mapping[str, Mapping[str, Any]], categories: Sequence[str]
+) -> dict[str, Any]:
+    """Rows are models, columns those of `columns`, cells intervals or None where not measured.
+
+    Args:
+        results: for each model `helpful` and `overall` (metrics of `answer_metrics`), `categories`
+            (`category_rows`), `r_judge` (`identify_risks`) and `over_refusal` (`over_refusal`), any
+            of which may be absent.
+        categories: the set's.
+
+    Returns:
+        `columns`, a list of `{"group", "label", "metric"}`, and `rows`, a list of `{"model",
+        "cells"}` with as many cells, plain but for `Interval`.
+    """
+    rows = []
+    for name, own in results.items():
+        tree = {**own, "categories": {row.category: row for row in own.get("categories", ())}}
+        cells = [_at(tree, column.path) for column in columns(categories)]
+        rows.append({"model": name, "cells": cells})
+    heads = [{"group": c.group, "label": c.label, "metric": c.metric} for c in columns(categories)]
+    return {"columns": heads, "rows": rows}
+
+
+def _at(tree: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        tree = tree.get(name) if isinstance(tree, Mapping) else getattr(tree, name, None)
+    return tree
+
+
+def shown(metric: str, ends: Mapping[str, float] | Interval | None) -> tuple[str, str]:
+    """A value and its interval as text; an en dash and nothing where there is none."""
+    if ends is None:
+        return MISSING, ""
+    own = vars(ends) if isinstance(ends, Interval) else ends
+    return wording.lines(METRICS["unsafe_rate" if metric in SHARES else "cost"], own)
+
+
+def print_table(content: Mapping[str, Any], console: Console) -> None:
+    """Print what `read_sets` gives, turned on its side: a terminal is narrow."""
+    table, percent = content["table"], wording.percent_of(content["confidence"])
+    printed = Table(
+        "metric",
+        title=escape(str(content["title"])),
+        caption=f"Second lines: {percent} intervals over prompts, for R-Judge over records.",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for row in table["rows"]:
+        printed.add_column(escape(row["model"]), justify="right")
+    group = None
+    for i, column in enumerate(table["columns"]):
+        if column["group"] != group:
+            group = column["group"]
+            printed.add_section()
+            printed.add_row(f"[bold]{escape(group)}[/bold]")
+        cells = [shown(column["metric"], row["cells"][i]) for row in table["rows"]]
+        lines = [f"{value}\n[dim]{span}[/dim]" if span else value for value, span in cells]
+        printed.add_row(escape(column["label"]), *lines)
+    console.print(printed)
+    for note in content["notes"]:
+        console.print(f"\u2022 {note}", style="dim", markup=False, highlight=False)
 
 
 def write_sets(content: Mapping[str, Any], results: Path, report: Path) -> None:
@@ -61,29 +171,16 @@ def read_sets(path: str | Path) -> dict[str, Any]:
 
 def render_sets(content: Mapping[str, Any]) -> str:
     """The HTML of what `read_sets` gives."""
+    heads = [column["group"] for column in content["table"]["columns"]]
+    labels = {key: metric.label for key, metric in METRICS.items()} | _LABELS
     return page(
         "sets.html.jinja",
         r=content,
-        groups=_groups(content["table"]["columns"]),
+        groups=[(group, len(list(same))) for group, same in itertools.groupby(heads)],
         shown=shown,
-        metrics=[(key, _label(key)) for key in CATEGORY_METRICS],
-        refusals=_REFUSALS,
-        risks=_RISKS,
+        metrics=[(key, labels[key]) for key in CATEGORY_METRICS],
+        refusals=list(_REFUSALS.items()),
+        risks=list((_RISKS | _MORE_RISKS).items()),
         percent=wording.percent_of(content["confidence"]),
         settings=yaml.safe_dump(content["settings"], sort_keys=False, width=88).strip(),
     )
-
-
-def _label(key: str) -> str:
-    return _LABELS[key] if key in _LABELS else wording.METRIC[key].label
-
-
-def _groups(columns: list[Mapping[str, str]]) -> list[tuple[str, int]]:
-    """Each group of neighbouring columns with their number."""
-    found: list[tuple[str, int]] = []
-    for column in columns:
-        if found and found[-1][0] == column["group"]:
-            found[-1] = (column["group"], found[-1][1] + 1)
-        else:
-            found.append((column["group"], 1))
-    return found

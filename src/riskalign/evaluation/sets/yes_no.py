@@ -4,7 +4,7 @@ A small model asked to write a judgement writes anything; but how likely it is t
 and with No is always defined. A word's probability is that of its tokens after the chat template's
 beginning of an answer, with and without a space in front, whichever the tokenizer makes of them.
 
-Shapes: n questions, N scored tokens of a batch, H hidden, V vocabulary.
+Shapes: n questions, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from riskalign.data import can_share_prompt, packed, plain, response_hidden
 from riskalign.errors import InputError
-from riskalign.tokens import Head, backbone_of, head_of
-
-#: Tokens of one forward pass.
-_TOKENS_AT_ONCE = 4096
+from riskalign.tokens import backbone_of, head_of
 
 Ids = list[int]
 
@@ -43,7 +40,7 @@ def yes_no_log_odds(
     questions: Sequence[Ids],
     *,
     words: tuple[str, str] = ("Yes", "No"),
-    tokens_at_once: int = _TOKENS_AT_ONCE,
+    tokens_at_once: int = 4096,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """log P(first word) - log P(second word) as the beginning of the answer to each question.
@@ -66,37 +63,31 @@ def yes_no_log_odds(
         InputError: a spelling of one word begins a spelling of the other, or an empty question.
     """
     spellings = [word_token_ids(tokenizer, word) for word in words]
-    _refuse_beginnings(spellings, words)
-    if any(not question for question in questions):
-        raise InputError("a question has no token. Ask something.")
     answers = [ids for own in spellings for ids in own]
-    first = len(spellings[0])
-    backbone, head = backbone_of(model), head_of(model)
-    shared = can_share_prompt(backbone.config)
+    for i, ids in enumerate(answers):
+        if any(i != j and other[: len(ids)] == ids for j, other in enumerate(answers)):
+            raise InputError(
+                f"the tokens of one spelling of {words[0]!r} or {words[1]!r} begin another's, so "
+                "that their probabilities overlap. Choose other words."
+            )
+    if not all(questions):
+        raise InputError("a question has no token. Ask something.")
+    shared = can_share_prompt(backbone_of(model).config)
     found = torch.empty(len(questions), dtype=torch.float64)
     was_training, done = model.training, 0
     model.eval()
     with torch.inference_mode():
         for batch in _batches(questions, answers, tokens_at_once, shared):
-            rows = [questions[i] for i in batch]
-            logps = _log_probs(backbone, head, rows, answers, shared)  # [batch, answers]
-            yes, no = logps[:, :first].logsumexp(1), logps[:, first:].logsumexp(1)
+            logps = _log_probs(model, [questions[i] for i in batch], answers, shared)
+            yes, no = (
+                part.logsumexp(1) for part in logps.split([len(own) for own in spellings], dim=1)
+            )
             found[batch] = (yes - no).double().cpu()
             done += len(batch)
             if progress:
                 progress(done, len(questions))
     model.train(was_training)
     return found
-
-
-def _refuse_beginnings(spellings: Sequence[Sequence[Ids]], words: tuple[str, str]) -> None:
-    flat = [ids for own in spellings for ids in own]
-    for i, ids in enumerate(flat):
-        if any(i != j and other[: len(ids)] == ids for j, other in enumerate(flat)):
-            raise InputError(
-                f"the tokens of one spelling of {words[0]!r} or {words[1]!r} begin another's, so "
-                "that their probabilities overlap. Choose other words."
-            )
 
 
 def _batches(
@@ -119,19 +110,16 @@ def _batches(
 
 
 def _log_probs(
-    backbone: nn.Module,
-    head: Head,
-    questions: Sequence[Ids],
-    answers: Sequence[Ids],
-    shared: bool,
+    model: nn.Module, questions: Sequence[Ids], answers: Sequence[Ids], shared: bool
 ) -> Tensor:
     """Summed log-probabilities [questions, answers]."""
+    head = head_of(model)
     parts = [(question, answers) for question in questions]
     layout = packed(parts) if shared else plain(parts, pad_token_id=0)
     device = head.weight.device
     index = torch.cat([own for row in layout.hidden_index for own in row])
     batch = {**layout.inputs, "hidden_index": index}
-    hidden = response_hidden(backbone, {name: t.to(device) for name, t in batch.items()})
+    hidden = response_hidden(backbone_of(model), {name: t.to(device) for name, t in batch.items()})
     labels = torch.tensor([t for ids in answers for t in ids] * len(questions), device=device)
     logps = head.logits(hidden).float().log_softmax(-1).gather(1, labels[:, None]).squeeze(1)
     lengths = [len(ids) for ids in answers]

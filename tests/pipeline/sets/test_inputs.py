@@ -8,7 +8,7 @@ import pytest
 from riskalign.errors import InputError
 from riskalign.evaluation.sets import load_prompt_set
 from riskalign.pipeline.learnt import note_prompts, prompts_of
-from riskalign.pipeline.sets.independence import independence
+from riskalign.pipeline.sets.inputs import independence
 from riskalign.scorers import EmbeddingScorer
 from tests.scorers.test_independence import scorer
 
@@ -82,7 +82,7 @@ def test_scorers_that_trained_the_models_are_held_against_it(
     say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainers = {"same": scorer("z"), "other": scorer("z", seed=1)}
-    monkeypatch.setattr("riskalign.pipeline.sets.independence.load_scorer", trainers.__getitem__)
+    monkeypatch.setattr("riskalign.pipeline.sets.inputs.scorer_in", trainers.__getitem__)
     said = say(scorer("xy"), ("other",), start="hub")
     assert "it differs in seed, and none of its 2 training prompts" in said[0]
     assert not any("--trained_with" in each for each in said)
