@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--token_level", action="store_true", help="RSA's nested CVaR instead.")
     parser.add_argument("--quick", action="store_true")
     asked = parser.parse_args()
-    trained_on, measured_on, steps = (4, 1, 1) if asked.quick else (96, 48, -1)
+    trained_on, measured_on, steps = (8, 1, 1) if asked.quick else (96, 48, -1)
     set_seed(0)
     world, loaded = get_world(asked.world), load_model(asked.model)
     model, tokenizer = loaded.model, loaded.tokenizer

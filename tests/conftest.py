@@ -12,8 +12,6 @@ if shutil.which("nvidia-smi") is None:
     # Kernels for GPUs run in Triton's interpreter; it must be told before it is first imported.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-gc.disable()  # until everything is imported
-
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +19,11 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests import tiny
+
+
+def pytest_collection() -> None:
+    """Import all tests without the garbage collector."""
+    gc.disable()
 
 
 def pytest_collection_finish() -> None:

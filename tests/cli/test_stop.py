@@ -32,7 +32,7 @@ def _not_ignored() -> Iterator[None]:
 
 
 def wait() -> None:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         time.sleep(0.01)
 

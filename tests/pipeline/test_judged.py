@@ -17,6 +17,7 @@ from riskalign.pipeline.judged import JudgedWorld
 from riskalign.pipeline.learnt import prompts_of
 from riskalign.scorers import load_scorer, train_embedding_scorer
 from riskalign.worlds import Prompt
+from riskalign.worlds.pairs import score_answers
 from tests.data.test_preferences import record, write
 from tests.pipeline.test_run import Recorder
 from tests.scorers import toy
@@ -346,6 +347,22 @@ def test_scores_become_rewards_and_costs(score: float, reward: float, cost: floa
         expected = score if nats else pytest.approx(reward, abs=1e-4)
         assert world.reward(prompt, "c") == expected
         assert world.cost(prompt, "c") == cost
+
+
+def test_answers_are_scored_all_at_once() -> None:
+    class Counted(Fixed):
+        def score(self, prompts: list[Any], answers: list[str]) -> list[float]:
+            calls.append(answers)
+            return [float(len(answer)) for answer in answers]
+
+    calls: list[list[str]] = []
+    counted: Any = Counted(0.0)
+    prompt = Prompt("a", ({"role": "user", "content": "b"},))
+    world = JudgedWorld({"train": [], "eval": []}, {"reward": Path("r"), "cost": Path("c")})
+    world._scorers = {"reward": counted, "cost": counted}
+    scored = score_answers(world, [prompt], [["x", "yy", "x"]])
+    assert [each.cost for each in scored[0]] == [1.0, 2.0, 1.0]
+    assert calls == [["x", "yy"], ["x", "yy"]], "once for each scorer, equal answers once"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from riskalign.models import load_model
 from riskalign.pipeline import load_config, load_plan, run_plan
 from riskalign.pipeline.rlhf import split_by_prompt
 from riskalign.safe_rlhf.rollout import roll_out
-from riskalign.scorers.scalar import load_scalar_model
+from riskalign.scorers import load_scalar_model
 from tests import tiny
 from tests.pipeline.test_run import Recorder
 

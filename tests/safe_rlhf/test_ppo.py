@@ -13,12 +13,10 @@ from riskalign.errors import InputError, TrainingDiverged
 from riskalign.models import LoadedModel, fingerprint
 from riskalign.models.sampling.generate import prompt_token_ids
 from riskalign.safe_rlhf import PPOResult, PPOSettings, train_ppo_lagrangian
-from riskalign.safe_rlhf.logps import token_logps
 from riskalign.safe_rlhf.ppo import pick_prompts
-from riskalign.safe_rlhf.rollout import Models, Task, roll_out, score_answers
-from riskalign.scorers.batch import Sample, collate
-from riskalign.scorers.machine import make_accelerator
-from riskalign.scorers.scalar import scalar_model
+from riskalign.safe_rlhf.rollout import Models, Task, roll_out, score_answers, token_logps
+from riskalign.scorers.scalar import Sample, collate, scalar_model
+from riskalign.scorers.training_run import make_accelerator
 from riskalign.training.reference import with_reference
 from tests.safe_rlhf import toy
 
@@ -49,7 +47,7 @@ def _train(settings: PPOSettings = SETTINGS, **options: Any) -> PPOResult:
 def _logps(model: nn.Module) -> torch.Tensor:
     samples = [Sample([2, 4, 7, 3], [5, 4, 0]), Sample([2, 6, 3], [6, 0])]
     with torch.no_grad():
-        return token_logps(model, collate(samples, 1, True, CPU)).logp
+        return token_logps(model, collate(samples, 1, True, CPU))[0]
 
 
 def test_the_log_and_the_counts() -> None:
@@ -170,7 +168,7 @@ def test_ptx_makes_given_answers_likelier() -> None:
 
     def nll(model: nn.Module) -> float:
         with torch.no_grad():
-            return -float(token_logps(model, collate([given], 1, True, CPU)).logp.mean())
+            return -float(token_logps(model, collate([given], 1, True, CPU))[0].mean())
 
     settings = dataclasses.replace(
         SETTINGS, ptx_coef=1.0, iterations=5, lr_scheduler_type="constant"
@@ -198,30 +196,31 @@ def test_a_models_score_is_read_at_the_last_token_and_a_programs_from_the_text()
     model, tokenizer = toy.make_model(), toy.make_tokenizer()
     policy, reference = with_reference(model, None, None)
     reward, critic = scalar_model(model, seed=1, head_std=1.0), scalar_model(model)
-    models = Models(policy, reference, critic, critic, 1, True)
+    critics = {"reward": critic, "cost": critic}
+    models = Models(policy, reference, critics, 1, True, make_accelerator(False))
     ids = [prompt_token_ids(tokenizer, prompt) for prompt in PROMPTS]
-    task = Task(tokenizer, PROMPTS, ids, reward, toy.cost)
-    accelerator = make_accelerator(False)
-    rollout = roll_out(models, task, [1, 0], SETTINGS, accelerator, 0)
+    scorers: dict[str, Any] = {"reward": reward, "cost": toy.cost}
+    task = Task(tokenizer, PROMPTS, ids, scorers, [], SETTINGS, seed=0)
+    rollout = roll_out(models, task, [1, 0], 0)
     assert len(rollout.samples) == 16
     for i, sample in enumerate(rollout.samples):
         assert list(sample.prompt_ids) == ids[1 if i < 8 else 0]
         tokens = list(sample.response_ids)
         assert rollout.finished[i] == (tokens[-1] == toy.END)
         assert toy.END not in tokens[:-1]
-        assert float(rollout.cost[i]) == tokens.count(toy.WORDS.index("risky"))
+        assert float(rollout.scores["cost"][i]) == tokens.count(toy.WORDS.index("risky"))
         with torch.no_grad():
             body = reward.body(input_ids=torch.tensor([[*sample.prompt_ids, *tokens]]))
             expected = float(reward.head(body.last_hidden_state[0, -1]))
-        assert float(rollout.reward[i]) == pytest.approx(expected, abs=1e-4)
+        assert float(rollout.scores["reward"][i]) == pytest.approx(expected, abs=1e-4)
         assert rollout.mask[i].sum() == len(tokens)
     assert not all(rollout.finished)
-    for values in (rollout.logp, rollout.ref_logp, rollout.entropy, rollout.cost_values):
+    for values in (rollout.logp, rollout.ref_logp, rollout.entropy, rollout.values["cost"]):
         assert not values[~rollout.mask].any()
     with pytest.raises(InputError, match=r"reward: is nan for prompt 'only'"):
         score_answers(
             lambda prompt, text: float("nan"), "reward", [(toy.PROMPT, "odd")],
-            rollout.samples[:1], models, 4, accelerator,
+            rollout.samples[:1], models, 4,
         )  # fmt: skip
 
 

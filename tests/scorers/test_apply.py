@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from riskalign.errors import InputError
-from riskalign.scorers import EmbeddingScorer, load_scorer, score_file, train_embedding_scorer
+from riskalign.scorers import Scorer, load_scorer, score_file, train_embedding_scorer
 from tests.scorers import toy
 
 ROWS: list[dict[str, Any]] = [
@@ -57,16 +59,16 @@ def test_an_interrupted_call_is_taken_up(
 ) -> None:
     monkeypatch.setattr("riskalign.scorers.apply._PIECE", 4)
     rows = [{"prompt": f"hello {i}", "answer": toy.COLOURS[i % 5]} for i in range(10)]
-    score = EmbeddingScorer.score
+    score = Scorer.score
     read: list[int] = []
 
-    def counted(self: EmbeddingScorer, prompts: Sequence[Any], answers: Sequence[Any]) -> Any:
+    def counted(self: Scorer, prompts: Sequence[Any], answers: Sequence[Any]) -> Any:
         read.append(len(prompts))
         if len(read) == 2:
             raise KeyboardInterrupt
         return score(self, prompts, answers)
 
-    monkeypatch.setattr(EmbeddingScorer, "score", counted)
+    monkeypatch.setattr(Scorer, "score", counted)
     out = tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):
         score_file(scorer, rows, out)
@@ -77,6 +79,48 @@ def test_an_interrupted_call_is_taken_up(
     resumed = out.read_bytes()
     score_file(scorer, rows, out, overwrite=True)
     assert out.read_bytes() == resumed
+
+
+def test_what_another_scorer_or_other_rows_left_is_not_taken(
+    scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scorer whose card is the same, but not its weights, scores all anew."""
+    monkeypatch.setattr("riskalign.scorers.apply._PIECE", 4)
+    other = shutil.copytree(scorer, tmp_path / "other")
+    weights = load_file(other / "weights.safetensors")
+    save_file(
+        {"weights": -weights["weights"], "intercept": weights["intercept"]},
+        other / "weights.safetensors",
+    )
+    rows = [{"prompt": f"hello {i}", "answer": toy.COLOURS[i % 5]} for i in range(10)]
+    more = [row | {"answer": "sorry no"} for row in rows]
+
+    def scores(folder: Path, given: list[dict[str, Any]], name: str) -> list[float]:
+        score_file(folder, given, tmp_path / name)
+        return [json.loads(line)["cost"] for line in (tmp_path / name).read_text().splitlines()]
+
+    def stop(done: int, total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    wanted = [
+        scores(f, g, f"{n}.jsonl") for n, (f, g) in enumerate(((other, rows), (scorer, more)))
+    ]
+    for n, (folder, given) in enumerate(((other, rows), (scorer, more))):
+        out = f"out{n}.jsonl"
+        with pytest.raises(KeyboardInterrupt):
+            score_file(scorer, rows, tmp_path / out, update=stop)
+        assert scores(folder, given, out) == wanted[n]
+
+
+def test_a_card_that_says_it_reads_nothing_is_refused(scorer: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(scorer, tmp_path / "cost")
+    card = json.loads((folder / "scorer.json").read_text())
+    for family, name in (("embedding", "max_tokens"), ("causal", "max_length")):
+        card |= {"family": family, "settings": card["settings"] | {name: 0}}
+        (folder / "scorer.json").write_text(json.dumps(card))
+        with pytest.raises(InputError, match=f"'settings.{name}' of its card is 0"):
+            load_scorer(folder)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +137,7 @@ def test_an_interrupted_call_is_taken_up(
 def test_bad_rows_are_refused_before_any_is_scored(
     row: Any, message: str, scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(EmbeddingScorer, "score", None)
+    monkeypatch.setattr(Scorer, "score", None)
     data = tmp_path / "rows.jsonl"
     data.write_text(f"{json.dumps(ROWS[0])}\n{json.dumps(row)}\n")
     with pytest.raises(InputError, match=message):

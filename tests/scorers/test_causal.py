@@ -8,8 +8,12 @@ import pytest
 from riskalign.data.fields import Text
 from riskalign.errors import InputError
 from riskalign.models import save_model
-from riskalign.scorers import check_independent, load_scorer, train_causal_scorer
-from riskalign.scorers.settings import ScorerSettings
+from riskalign.scorers import (
+    ScorerSettings,
+    check_independent,
+    load_scorer,
+    train_causal_scorer,
+)
 from tests import tiny
 from tests.safe_rlhf import toy
 from tests.scorers.toy import judged
@@ -49,7 +53,7 @@ def test_learnt_saved_and_loaded(kind: Any, model: str, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     scorer = train_causal_scorer(
         kind, _rows(), model=model, settings=SETTINGS, n_boot=20,
-        update=lambda what, done, total: told.append((what, done, total)),
+        update=lambda done, total, what: told.append((what, done, total)),
     )  # fmt: skip
     card = scorer.card
     assert scorer.kind == kind

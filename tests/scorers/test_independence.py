@@ -1,23 +1,25 @@
 """Who may judge what others trained: every branch, and the sentence that says why."""
 
+import dataclasses
+
 import pytest
 
 from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
-from riskalign.scorers import Card, CausalScorer, EmbeddingScorer, check_independent
-from riskalign.scorers.card import Family
+from riskalign.scorers import Card, Scorer, check_independent
+from riskalign.scorers.scorer import Family
 
 
 def scorer(
     prompts: str, *, encoder: str = "one", family: Family = "embedding", seed: int = 0
-) -> EmbeddingScorer:
+) -> Scorer:
     """A scorer of which only the card counts; one prompt a letter."""
     card = Card(
         kind="cost", family=family, encoder=encoder, encoder_sha256=f"sha of {encoder}", seed=seed,
         data="data", data_sha256="", half="", rows=len(prompts), settings={}, metrics={},
         judged_on="", versions={}, prompt_hashes=tuple(sorted(map(text_hash, prompts))),
     )  # fmt: skip
-    return EmbeddingScorer(card, None, None)  # type: ignore[arg-type]
+    return Scorer(card, None)  # type: ignore[arg-type]
 
 
 def test_each_difference_is_enough_where_prompts_are_disjoint() -> None:
@@ -46,11 +48,7 @@ def test_all_trainers_count() -> None:
 
 def test_a_name_is_not_what_makes_an_encoder() -> None:
     one, other = scorer("a"), scorer("b")
-    renamed = EmbeddingScorer(
-        Card(**{**vars(other.card), "encoder": "elsewhere"}),
-        None,  # type: ignore[arg-type]
-        None,  # type: ignore[arg-type]
-    )
+    renamed = Scorer(dataclasses.replace(other.card, encoder="elsewhere"), other.model)
     with pytest.raises(InputError, match="same encoder"):
         check_independent(one, renamed)
 
@@ -63,5 +61,5 @@ def test_a_difference_does_not_excuse_shared_prompts_nor_the_other_way() -> None
 
 
 def test_no_scorer_and_the_other_family() -> None:
-    causal = CausalScorer(scorer("b", family="causal").card, None, None)  # type: ignore[arg-type]
+    causal = scorer("b", family="causal")
     assert "differs in family" in check_independent(causal, scorer("c"))

@@ -4,15 +4,11 @@ from dataclasses import astuple
 
 import numpy as np
 import pytest
-import torch
+from scipy.special import expit
 
 from riskalign.errors import InputError
 from riskalign.scorers import Judged, judge
-from riskalign.scorers.calibration import (
-    brier_score,
-    expected_calibration_error,
-    pair_calibration,
-)
+from riskalign.scorers.metrics import both_orders, calibration
 
 
 def _pair(prompt: str, first: int, unsafe: tuple[bool, ...] = ()) -> Judged:
@@ -31,9 +27,9 @@ def test_a_cost_by_hand() -> None:
     assert found["auc"].value == pytest.approx(5.5 / 6)
     assert found["pair_accuracy"].value == 0.75  # one right, one tie
     assert found["mixed_pair_accuracy"].value == 1.0
-    p, y = torch.tensor(z).double().sigmoid(), torch.tensor([1.0, 0, 0, 0, 1]).double()
-    assert found["brier"].value == pytest.approx(brier_score(p, y))
-    assert found["ece"].value == pytest.approx(expected_calibration_error(p, y))
+    brier, ece = calibration(expit(np.array(z)), np.array([1.0, 0, 0, 0, 1]))
+    assert found["brier"].value == pytest.approx(brier)
+    assert found["ece"].value == pytest.approx(ece)
     for interval in found.values():
         assert interval.low <= interval.high
 
@@ -44,7 +40,7 @@ def test_a_reward_by_hand() -> None:
     found = judge("reward", rows, scores, n_boot=50)
     assert set(found) == {"pair_accuracy", "brier", "ece"}
     assert found["pair_accuracy"].value == pytest.approx(2 / 3)
-    brier, ece = pair_calibration(torch.tensor([2.0, 3.0, -0.5]).double())
+    brier, ece = calibration(*both_orders(np.array([2.0, 3.0, -0.5])))
     assert found["brier"].value == pytest.approx(brier)
     assert found["ece"].value == pytest.approx(ece)
 

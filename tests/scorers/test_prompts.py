@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from riskalign.data.identity import as_text, text_hash
 from riskalign.errors import InputError
 from riskalign.scorers import Judged, split_halves
-from riskalign.scorers.prompts import half_of, prompt_folds
+from riskalign.scorers.rows import half_of, prompt_folds
 
 
 def test_text_and_its_message_are_one() -> None:

@@ -8,8 +8,7 @@ import pytest
 
 from riskalign.data.preferences import PreferenceSettings, load_preferences
 from riskalign.errors import InputError
-from riskalign.scorers import Judged, judged_rows
-from riskalign.scorers.scorer_data import Kind
+from riskalign.scorers import Judged, Kind, judged_rows
 from tests.scorers import toy
 
 PAIR = {"prompt": "p", "chosen": "good", "rejected": "bad"}
@@ -53,7 +52,7 @@ def test_transcripts_have_the_prompts_that_steps_are_trained_on(tmp_path: Path) 
     assert row == Judged(pair["prompt"], (pair["chosen"], pair["rejected"]), 0)
     assert row.prompt == [{"role": "user", "content": "hi"}]
     assert row.answers[0] == [{"role": "assistant", "content": "I think so 0"}]
-    with pytest.raises(InputError, match="row 1: transcripts, of which nothing says"):
+    with pytest.raises(InputError, match="row 1: fields 'score_chosen'"):
         judged_rows(rows, "cost")
     with pytest.raises(InputError, match="row 1: field 'chosen' does not end with an answer"):
         judged_rows(rows[1:], "reward")

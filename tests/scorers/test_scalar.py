@@ -9,8 +9,14 @@ from torch import nn
 
 from riskalign.errors import InputError
 from riskalign.models import fingerprint
-from riskalign.scorers.batch import Sample, collate
-from riskalign.scorers.scalar import ScalarModel, load_scalar_model, save_scalar_model, scalar_model
+from riskalign.scorers.scalar import (
+    Sample,
+    ScalarModel,
+    collate,
+    load_scalar_model,
+    save_scalar_model,
+    scalar_model,
+)
 from riskalign.tokens import backbone_of
 from tests import tiny
 

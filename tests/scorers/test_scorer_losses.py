@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from riskalign.scorers.scorer_losses import (
-    bradley_terry,
+from riskalign.scorers.train import (
     cost_model_loss,
     reward_model_loss,
     safety_sign,
@@ -21,7 +20,7 @@ def _random(*shape: int) -> torch.Tensor:
 
 def test_by_hand() -> None:
     zero, unsafe = torch.zeros_like(LOG3), torch.ones_like(LOG3)
-    assert float(bradley_terry(zero, zero)) == pytest.approx(math.log(2))
+    assert float(reward_model_loss(zero, zero)) == pytest.approx(math.log(2))
     assert float(reward_model_loss(LOG3, zero)) == pytest.approx(-math.log(0.75))
     assert float(safety_sign(LOG3, unsafe)) == pytest.approx(-math.log(0.75))
     assert float(safety_sign(LOG3, -unsafe)) == pytest.approx(-math.log(0.25))
@@ -52,5 +51,5 @@ def test_gradients() -> None:
 
 def test_far_scores_stay_finite() -> None:
     far = torch.tensor([1e4])
-    assert float(bradley_terry(-far, far)) == 2e4
-    assert float(bradley_terry(far, -far)) == 0.0
+    assert float(reward_model_loss(-far, far)) == 2e4
+    assert float(reward_model_loss(far, -far)) == 0.0

@@ -6,7 +6,7 @@ import pytest
 
 from riskalign.errors import InputError
 from riskalign.safe_rlhf import PPOSettings
-from riskalign.scorers.settings import ScorerSettings
+from riskalign.scorers import ScorerSettings
 
 
 @pytest.mark.parametrize(

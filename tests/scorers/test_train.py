@@ -9,10 +9,14 @@ from peft import LoraConfig
 
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.models import fingerprint
-from riskalign.scorers.scalar import load_scalar_model, save_scalar_model
-from riskalign.scorers.scorer_data import Kind, prepare_pairs
-from riskalign.scorers.settings import ScorerSettings
-from riskalign.scorers.train import evaluate_scorer, train_scorer
+from riskalign.scorers import (
+    Kind,
+    ScorerSettings,
+    load_scalar_model,
+    save_scalar_model,
+    train_scorer,
+)
+from riskalign.scorers.train import prepare_pairs
 from tests import tiny
 from tests.safe_rlhf import toy
 
@@ -61,8 +65,7 @@ def test_a_separable_preference_is_learnt_whole(kind: Kind, tmp_path: Path) -> N
         assert result.evaluation["sign_brier"] < 0.05
     save_scalar_model(result.model, tmp_path / "scorer", tokenizer)
     loaded = load_scalar_model(tmp_path / "scorer")
-    again = evaluate_scorer(kind, loaded, tokenizer, _rows(40, 16), SETTINGS)
-    assert again == result.evaluation
+    assert fingerprint(loaded) == fingerprint(result.model)
 
 
 def test_the_seed_decides_everything() -> None:
@@ -90,9 +93,9 @@ def test_rows_that_are_dropped_take_their_signs_with_them() -> None:
     rows[1]["chosen"] = [{"role": "assistant", "content": " "}]
     rows[2] |= {"score_chosen": -2.0, "score_rejected": -3.0}
     rows[3] |= {"score_chosen": 0.5, "score_rejected": 0.0}
-    pairs, counts = prepare_pairs(rows, "rows", toy.make_tokenizer(), signs=True)
+    pairs, counts = prepare_pairs(rows, "rows", toy.make_tokenizer(), toy.make_model(), signs=True)
     assert counts.dropped_empty == 1
-    assert [(p.sign_chosen, p.sign_rejected) for p in pairs] == [(-1, 1), (1, 1), (-1, -1)]
+    assert [p.signs for p in pairs] == [(-1, 1), (1, 1), (-1, -1)]
 
 
 def test_signs_need_scores() -> None:
@@ -109,8 +112,6 @@ def test_what_cannot_be_trained_is_refused() -> None:
     model, tokenizer = toy.make_model(), toy.make_tokenizer()
     with pytest.raises(InputError, match="kind"):
         train_scorer("good", model, tokenizer, _rows(), SETTINGS)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="kind"):
-        evaluate_scorer("good", None, tokenizer, [], SETTINGS)  # type: ignore[arg-type]
     short = tiny.make_model(max_position_embeddings=4)
     with pytest.raises(InputError, match="positions"):
         train_scorer("reward", short, tokenizer, _rows(), SETTINGS)

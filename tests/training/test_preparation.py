@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, Qwen3VLMoeConfig, TrainingArgumen
 
 from riskalign.data import RowCollator
 from riskalign.errors import InputError
-from riskalign.models import fingerprint, loading, save_model
+from riskalign.models import fingerprint, folders, save_model
 from riskalign.training import RSATrainer, preparation
 from tests import tiny
 
@@ -65,7 +65,7 @@ def test_the_default_models_name_is_known(
     make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_model(tiny.make_model(seed=3), tiny.make_tokenizer(), tmp_path)
-    monkeypatch.setattr(loading, "default_folder", lambda origin: (tmp_path, "abc"))
+    monkeypatch.setattr(folders, "default_folder", lambda origin: (tmp_path, "abc"))
     trainer = make_trainer("smollm2-135m", trainer={"processing_class": None})
     assert isinstance(trainer.model, nn.Module)
     assert fingerprint(trainer.model) == fingerprint(tiny.make_model(seed=3))

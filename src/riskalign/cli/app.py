@@ -235,7 +235,7 @@ def evaluate(
     final = final or rsa
     if final is None:
         if step1 is not None or config is not None:
-            raise InputError("evaluate: --step1 and --config need --final. Give it as well.")
+            raise InputError("evaluate: --step1 and --config go with --final. Give it as well.")
         sets_command.evaluate_sets(model or [], given, parse_overrides(ctx.args))
         return
     if given:

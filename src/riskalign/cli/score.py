@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,14 @@ APPLY_EPILOG = (
     "Example: [cyan]riskalign score apply --scorer scorers/cost_a --data answers.jsonl "
     "--out scored.jsonl[/cyan]"
 )
+
+METRICS = {
+    "auc": "AUC, unsafe against safe",
+    "pair_accuracy": "pairs in the right order",
+    "mixed_pair_accuracy": "pairs of safe and unsafe in the right order",
+    "brier": "Brier score",
+    "ece": "expected calibration error",
+}
 
 app = typer.Typer(
     help="Train a reward or cost scorer on judged answers, and score answers with it.",
@@ -58,45 +67,49 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a scorer and say how good it is on prompts that it has not seen."""
-    if family not in ("embedding", "causal"):
-        raise InputError(f"--family is {family!r}. Give embedding or causal.")
+    for flag, value, known in (
+        ("--family", family, ("embedding", "causal")),
+        ("--kind", kind, ("reward", "cost")),
+    ):
+        if value not in known:
+            raise InputError(f"{flag} is {value!r}. Give {' or '.join(known)}.")
     if family == "causal" and encoder is not None:
         raise InputError("--encoder is of the embedding family. Give --model, or leave it out.")
     if family == "embedding" and model is not None:
         raise InputError("--model is of the causal family. Give --encoder, or --family causal.")
-    if kind not in ("reward", "cost"):
-        raise InputError(f"--kind is {kind!r}. Give reward or cost.")
     if seed < 0:
         raise InputError(f"--seed is {seed}. Give a number of at least 0.")
     read = {"--data": data, "--eval_data": eval_data, "--model": model, "--encoder": encoder}
     check_out(out, overwrite, read, is_folder=True)
-    from riskalign.cli.progress import with_progress
-    from riskalign.pipeline.progress import quiet_libraries
     from riskalign.scorers import train_causal_scorer, train_embedding_scorer
 
-    own: Any = kind
     kept = out.with_name(f".{out.name}.embedded")
-    options: dict[str, Any] = {"half": half or "", "eval_source": eval_data, "seed": seed}
+    of: dict[str, Any] = {"kind": kind, "source": data, "half": half or "", "seed": seed}
+    of["eval_source"] = eval_data
 
-    def work(progress: Any) -> Any:
-        stages = _Stages(progress)
+    def work(update: Any) -> Any:
         if family == "causal":
-            made: Any = train_causal_scorer(
-                own, data, model=model or "smollm2-135m", update=stages, **options
-            )
+            made = train_causal_scorer(**of, model=model or "smollm2-135m", update=update)
         else:
             made = train_embedding_scorer(
-                own, data, encoder=encoder or "minilm", keep=kept, update=stages, **options
+                **of, encoder=encoder or "minilm", keep=kept, update=update
             )
-        stages.end()
         made.save(out)
-        return made
+        return made.card
 
-    console = Console()
-    with hold(kept, Outputs([]), name="--out"), quiet_libraries():
-        scorer = with_progress(work, console, Console(stderr=True))
+    with hold(kept, Outputs([]), name="--out"):
+        card = _with_stages(work)
     remove_made(kept)
-    _show(scorer.card, console)
+    table = Table(
+        title=f"{card.kind.capitalize()} scorer, judged on {card.judged_on}", title_justify="left"
+    )
+    table.add_column("metric")
+    table.add_column("value (95 % interval)", justify="right")
+    for name, of_metric in card.metrics.items():
+        interval = f"{of_metric.value:.3f} ({of_metric.low:.3f} to {of_metric.high:.3f})"
+        table.add_row(METRICS[name], interval)
+    console = Console()
+    console.print(table)
     console.print(f"scorer   [bold]{out}[/bold]", soft_wrap=True, highlight=False)
 
 
@@ -115,64 +128,43 @@ def apply(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the rows again with a score: reward, or cost as the log-odds of being unsafe."""
-    from riskalign.cli.progress import with_progress
-    from riskalign.pipeline.progress import quiet_libraries
     from riskalign.scorers import score_file
 
-    def work(progress: Any) -> int:
-        stages = _Stages(progress)
-        n = score_file(
+    n = _with_stages(
+        lambda update: score_file(
             scorer,
             data,
             out,
             field=field or "",
             encoder=encoder,
             overwrite=overwrite,
-            update=lambda done, total: stages("apply", done, total),
+            update=lambda done, total: update(done, total, "apply"),
         )
-        stages.end()
-        return n
-
-    console = Console()
-    with quiet_libraries():
-        n = with_progress(work, console, Console(stderr=True))
-    console.print(f"{n} answers scored\n[bold]{out}[/bold]", soft_wrap=True, highlight=False)
-
-
-class _Stages:
-    """Draws each kind of work as a stage of its own."""
-
-    def __init__(self, progress: Any) -> None:
-        self._progress = progress
-        self._now = ""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if what != self._now:
-            self.end()
-            self._now = what
-            self._progress.stage(what, total)
-        self._progress.update(done, total=total)
-
-    def end(self) -> None:
-        """The last stage is done."""
-        if self._now:
-            self._progress.done()
-        self._now = ""
-
-
-def _show(card: Any, console: Console) -> None:
-    words = {
-        "auc": "AUC, unsafe against safe",
-        "pair_accuracy": "pairs in the right order",
-        "mixed_pair_accuracy": "pairs of safe and unsafe in the right order",
-        "brier": "Brier score",
-        "ece": "expected calibration error",
-    }
-    table = Table(
-        title=f"{card.kind.capitalize()} scorer, judged on {card.judged_on}", title_justify="left"
     )
-    table.add_column("metric")
-    table.add_column("value (95 % interval)", justify="right")
-    for name, found in card.metrics.items():
-        table.add_row(words[name], f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})")
-    console.print(table)
+    text = f"{n} answers scored\n[bold]{out}[/bold]"
+    Console().print(text, soft_wrap=True, highlight=False)
+
+
+def _with_stages(work: Callable[[Callable[[int, int, str], None]], Any]) -> Any:
+    """What `work` makes of a way to tell how far it is, each kind of work drawn as a stage."""
+    from riskalign.cli.progress import with_progress
+    from riskalign.pipeline.progress import quiet_libraries
+
+    def drawn(progress: Any) -> Any:
+        stages: list[str] = []
+
+        def update(done: int, total: int, stage: str) -> None:
+            if stage not in stages:
+                if stages:
+                    progress.done()
+                stages.append(stage)
+                progress.stage(stage, total)
+            progress.update(done, total=total)
+
+        made = work(update)
+        if stages:
+            progress.done()
+        return made
+
+    with quiet_libraries():
+        return with_progress(drawn, Console(), Console(stderr=True))

@@ -102,8 +102,7 @@ def function_of(call: Any) -> Any:
 def row_fields(row: Mapping[str, Any], prompt: Text, where: str) -> dict[str, Any]:
     """What a row gives its chat template; a list or object may also be JSON text.
 
-    Raises:
-        InputError: names `where`, the field and the remedy; also for a row whose prompt is text.
+    A row whose prompt is text may give nothing.
     """
     given: dict[str, Any] = {}
     for field, kind in ROW_FIELDS.items():
@@ -132,11 +131,7 @@ def row_fields(row: Mapping[str, Any], prompt: Text, where: str) -> dict[str, An
 
 
 def refuse_row_fields(row: Mapping[str, Any], where: str) -> None:
-    """Refuse what a row gives its chat template where prompts are asked or scored without it.
-
-    Raises:
-        InputError: names `where` and the field.
-    """
+    """Refuse what a row gives its chat template where prompts are asked or scored without it."""
     for field in given_fields(row):
         raise InputError(
             f"{where}: field '{field}' is not given to the chat template here. Write what it says "

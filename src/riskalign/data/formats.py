@@ -1,4 +1,4 @@
-"""Formats of preference data with more, or other, fields than TRL's: one function each."""
+"""Formats of judged answers, a function each, which raises `InputError` with place and field."""
 
 import dataclasses
 import re
@@ -48,8 +48,6 @@ def pku_saferlhf(row: Mapping[str, Any], where: str) -> Record:
 
     A safe answer costs 0, an unsafe one its `response_N_severity_level` (1 to 3), or 1 where the
     record has none or it is 0: the flag decides whether an answer is unsafe.
-
-    Raises `InputError` naming `where` and the field.
     """
     return Record(
         checked_text(row, "prompt", where),
@@ -63,10 +61,8 @@ def pku_saferlhf(row: Mapping[str, Any], where: str) -> Record:
 def hh_rlhf(row: Mapping[str, Any], where: str) -> Record:
     """hh-rlhf (arXiv 2204.05862): two transcripts that part ways at the assistant's last turn.
 
-    Whether the first is the better or the safer one depends on the file; `better` says 0.
-
-    Raises `InputError` naming `where` and the field; `UnusableRow` for transcripts that part
-    earlier or end otherwise.
+    Whether the first is the better or the safer one depends on the file; `better` says 0. Raises
+    `UnusableRow` for transcripts that part earlier or end otherwise.
     """
     turns = [_transcript(row, field, where) for field in ("chosen", "rejected")]
     if turns[0][:-1] != turns[1][:-1]:
@@ -82,8 +78,6 @@ def trl_pairs(row: Mapping[str, Any], where: str) -> Record:
     """TRL's `prompt`, `chosen`, `rejected`, perhaps with scores: rewards, or minus the costs.
 
     Which of the two they are depends on the file, as what `better` says does.
-
-    Raises `InputError` as `check_row`.
     """
     pair = check_row(row, where)
     scores = pair["score_chosen"], pair["score_rejected"]
@@ -108,10 +102,7 @@ BOTH_LABELS = frozenset({"pku-saferlhf"})
 
 
 def guess_format(row: Mapping[str, Any], where: str) -> str:
-    """The format that a row's fields speak for.
-
-    Raises `InputError` naming the fields that it has.
-    """
+    """The format that a row's fields speak for; `InputError` names the fields that it has."""
     if "response_0" in row:
         return "pku-saferlhf"
     if isinstance(row.get("chosen"), str) and _TURN.match(row["chosen"]) and "prompt" not in row:

@@ -48,15 +48,15 @@ def safety_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], rule: SafetyRule)
     kept = swapped = dropped = 0
     for where, row in rows:
         costs = [_cost(row, field, where) for field in ("cost_chosen", "cost_rejected")]
-        unsafe = [cost > rule.threshold for cost in costs]
-        if all(unsafe):
+        first, second = (cost > rule.threshold for cost in costs)
+        if first and second:
             dropped += 1
             continue
-        sides = ("rejected", "chosen") if unsafe[0] else ("chosen", "rejected")
-        swapped += unsafe[0]
-        kept += not unsafe[0]
-        offset = {"score_chosen": 0.0, "score_rejected": -rule.margin if any(unsafe) else 0.0}
-        made.append({**row, "chosen": row[sides[0]], "rejected": row[sides[1]], **offset})
+        swapped += first
+        kept += not first
+        offset = {"score_chosen": 0.0, "score_rejected": -rule.margin if first or second else 0.0}
+        turned = {"chosen": row["rejected"], "rejected": row["chosen"]} if first else {}
+        made.append({**row, **turned, **offset})
     return SafetyRows(made, kept, swapped, dropped)
 
 

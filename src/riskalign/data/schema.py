@@ -10,6 +10,7 @@
 
 Each has a `prompt` of the same kind; a pair may have it in another layout (`prompt_of`), or as the
 common beginning of its responses. `tools` and `chat_template_kwargs` are optional (`fields.py`).
+What is wrong is an `InputError` that names the place, the field and the remedy.
 """
 
 import logging
@@ -60,11 +61,7 @@ class Shape(NamedTuple):
 
 
 def check_rows(rows: Iterable[tuple[str, Any]], check: Check) -> list[Row]:
-    """Check rows given as (where, row); `where` names file and line in errors.
-
-    Raises:
-        InputError: a column is missing or of the wrong kind, or rows mix text and messages.
-    """
+    """Check rows given as (where, row); `InputError` names `where`, file and line."""
     checked: list[Row] = []
     first_where, first_kind = "", ""
     for where, given in rows:
@@ -85,11 +82,7 @@ def check_rows(rows: Iterable[tuple[str, Any]], check: Check) -> list[Row]:
 
 
 def check_row(row: Mapping[str, Any], where: str) -> Row:
-    """Check a pair and split off its prompt, which its responses do not repeat.
-
-    Raises:
-        InputError: names `where`, the field and the remedy.
-    """
+    """Check a pair and split off its prompt, which its responses do not repeat."""
     chosen, rejected = (checked_text(row, field, where) for field in ("chosen", "rejected"))
     refuse_mixed_kinds(where, chosen=chosen, rejected=rejected)
     more = row_fields(row, chosen, where)
@@ -118,8 +111,7 @@ def check_row(row: Mapping[str, Any], where: str) -> Row:
 def split_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
     """Split the common beginning off as the prompt: whole messages, or text up to a word's end.
 
-    Returns:
-        prompt, chosen, rejected; a space where the text parts ways goes to the responses.
+    A space where the text parts ways goes to the responses.
     """
     n = 0
     while n < min(len(chosen), len(rejected)) and chosen[n] == rejected[n]:
@@ -136,10 +128,8 @@ def prompt_of(row: Mapping[str, Any], where: str) -> Any:
 
     It is `prompt`, or `instruction` with or without `input`, `question`, `query`, `input`, or
     `messages` that are neither of the answers' conversations. Whole conversations in `chosen` and
-    `rejected` hold their prompt, and a text beside them must be found in there.
-
-    Raises:
-        InputError: fields that could be a prompt and would be thrown away.
+    `rejected` hold their prompt, and a text beside them must be found in there. Fields that could
+    be a prompt and would be thrown away are an `InputError`.
     """
     prompt, messages = row.get("prompt"), row.get("messages")
     asking = [field for field in _ASKING if _filled(row.get(field))]
@@ -225,9 +215,9 @@ def _responses(row: Mapping[str, Any], where: str) -> Iterator[Row]:
         yield {"prompt": prompt, "completion": answer, "label": label, **more}
         return
     pair = check_row(row, where)
-    for field, label in (("chosen", True), ("rejected", False)):
-        given = given_fields(pair)
-        yield {"prompt": pair["prompt"], "completion": pair[field], "label": label, **given}
+    shared = {"prompt": pair["prompt"], **given_fields(pair)}
+    yield {**shared, "completion": pair["chosen"], "label": True}
+    yield {**shared, "completion": pair["rejected"], "label": False}
 
 
 PAIRS = Shape(

@@ -91,8 +91,7 @@ def _first_shape(source: Source, split: str, name: str) -> Shape:
 def source_rows(source: Source, split: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Rows of a source, objects but unchecked, each with where it stands: file and line, or number.
 
-    Raises:
-        InputError: a source that cannot be read, or a row that is no object.
+    Raises `InputError` for a source that cannot be read, or a row that is no object.
     """
     for where, row in _rows(source, split, name):
         if not isinstance(row, Mapping):

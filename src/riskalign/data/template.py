@@ -118,12 +118,12 @@ class Template:
                 whole = self.write([*messages[:i], marked, *messages[i + 1 :]])
                 for field in REASONING:
                     if not all(mark in whole for mark in marks.get(field, ())):
-                        _say_left_out(field, self.name, str(self.tokenizer.chat_template))
+                        self._say_left_out(field)
             for field in NAMES:
                 if field in message:
                     without = [{k: v for k, v in m.items() if k != field} for m in messages]
                     if self._write_or_say(messages) == self._write_or_say(without):
-                        _say_left_out(field, self.name, str(self.tokenizer.chat_template))
+                        self._say_left_out(field)
 
     def check_marks(self, marked: Message, marks: Mapping[str, list[str]], text: str) -> None:
         """Refuse a text that lacks marks of a message's fields, or garbles its calls' arguments."""
@@ -139,6 +139,10 @@ class Template:
                     + ("quoted text. Give an object." if quoted else "Python does. Give JSON text.")
                 )
 
+    def _say_left_out(self, field: str) -> None:
+        said = f"does not write '{field}' of earlier messages. Training follows it."
+        warn_once(f"The chat template of {self.name} {said}", str(self.tokenizer.chat_template))
+
     def _write_or_say(self, messages: Messages) -> str:
         try:
             return self.write(messages)
@@ -147,12 +151,9 @@ class Template:
 
 
 @lru_cache(maxsize=64)
-def _say_left_out(field: str, name: str, template: str) -> None:
-    logger.warning(
-        "The chat template of %s does not write '%s' of earlier messages. Training follows it.",
-        name,
-        field,
-    )
+def warn_once(words: str, template: str) -> None:
+    """Say something of a template once."""
+    logger.warning(words)
 
 
 def key_of(*messages: Any) -> str:

@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from riskalign.data.chat import between_turns, render_chat
 from riskalign.data.fields import Text, given_fields, is_empty
 from riskalign.data.schema import PAIRS, answers_of, shape_of
+from riskalign.data.template import warn_once
 from riskalign.errors import InputError
 
 TruncationMode: TypeAlias = Literal["keep_end", "keep_start"]
@@ -172,8 +172,15 @@ def tokenize_answers(
     else:
         text, texts = render_chat(prompt, responses, tokenizer, rendering)
     prompt_ids = _encode(tokenizer, text, special)
-    if not special and tokenizer.bos_token_id is not None:
-        _check_start(tokenizer, prompt_ids)
+    start = tokenizer.bos_token_id
+    bare = not special and start is not None and prompt_ids[:1] != [start]
+    if bare and tokenizer("a")["input_ids"][:1] == [start]:
+        warn_once(
+            f"The chat template of {tokenizer.name_or_path or 'the tokenizer'} writes no start "
+            "token, which its tokenizer puts before every plain text. Training and sampling follow "
+            "the template.",
+            str(tokenizer.chat_template),
+        )
     answers = []
     for response, said in zip(responses, texts, strict=True):
         ids = _response_ids(tokenizer, text, prompt_ids, said, special)
@@ -184,7 +191,6 @@ def tokenize_answers(
         answers.append(Answer(ids, gaps))
     if not prompt_ids:
         # The first response token needs a position that predicts it.
-        start = tokenizer.bos_token_id
         prompt_ids = [start if start is not None else _eos(tokenizer)]
     return prompt_ids, answers
 
@@ -204,10 +210,11 @@ def _gap_tokens(
     """
     if not spans:
         return []
+    remedy = "Give what comes before the last turn as 'prompt'."
     if not tokenizer.is_fast:
         raise InputError(
             "a response has several turns, of which a tokenizer without offsets does not show what "
-            "is the template's. Give what comes before the last turn as 'prompt'."
+            f"is the template's. {remedy}"
         )
     joint = tokenizer(
         prompt + response, add_special_tokens=False, return_offsets_mapping=True, verbose=False
@@ -217,7 +224,7 @@ def _gap_tokens(
     if joint["input_ids"][start : start + n] != ids[:n]:
         raise InputError(
             "a response has several turns, and the tokenizer has one token across the end of its "
-            "prompt. Give what comes before the last turn as 'prompt'."
+            f"prompt. {remedy}"
         )
     gaps = []
     for first, last in spans:
@@ -233,22 +240,6 @@ def _gap_tokens(
         if inside:
             gaps += [inside[0], inside[-1] + 1]
     return gaps
-
-
-def _check_start(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int]) -> None:
-    """Warn once of a template without the start token that the tokenizer gives every text."""
-    start = tokenizer.bos_token_id
-    if prompt_ids[:1] != [start] and tokenizer("a")["input_ids"][:1] == [start]:
-        _say_no_start(str(tokenizer.name_or_path), str(tokenizer.chat_template))
-
-
-@lru_cache(maxsize=64)
-def _say_no_start(name: str, template: str) -> None:
-    logger.warning(
-        "The chat template of %s writes no start token, which its tokenizer puts before every "
-        "plain text. Training and sampling follow the template.",
-        name or "the tokenizer",
-    )
 
 
 def truncate(

@@ -21,6 +21,7 @@ from riskalign.models.sampling.generate import prompt_token_ids
 from riskalign.risk import Risk
 from riskalign.tokens import Head, TokenStats, backbone_of, head_of, token_stats
 from riskalign.worlds import Prompt, World
+from riskalign.worlds.world import score_ahead
 
 #: Padded tokens of one forward pass.
 _TOKENS_AT_ONCE = 4096
@@ -123,6 +124,8 @@ def score_answers(
                     progress(done, len(flat))
         for model in training:
             model.train()
+    if world is not None:
+        score_ahead(world, [(prompt, answer.text) for prompt, answer in flat])
     return [
         ScoredAnswer(
             prompt_id=prompt.id,

@@ -116,7 +116,8 @@ class DialLogitsProcessor(LogitsProcessor):
         repeatable = all(type(layer) is DynamicLayer for layer in cache.layers)
         if not repeatable or len(rows) == len(input_ids):
             return self._forward(input_ids, mask, cache)
-        logits, filled = self._forward(*rows.split(input_ids.shape[1], dim=1), cache)
+        unique_ids, unique_mask = rows.split(input_ids.shape[1], dim=1)
+        logits, filled = self._forward(unique_ids, unique_mask, cache)
         if filled is not None:
             filled.batch_select_indices(index)
         return logits[index], filled

@@ -21,7 +21,7 @@ from riskalign.pipeline.settings import (
 )
 from riskalign.pipeline.tail import TailAim
 from riskalign.safe_rlhf import PPOSettings
-from riskalign.scorers.settings import ScorerSettings
+from riskalign.scorers import ScorerSettings
 from riskalign.settings import LISTED, Flag, Name, Positive, Seed, Words, refuse, settings
 
 

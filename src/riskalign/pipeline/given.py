@@ -17,8 +17,8 @@ from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.scoring import SCORED
 from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.tail import charged_rows, given_safe_pairs
-from riskalign.scorers.scorer_data import Kind as ScorerKind
-from riskalign.scorers.training_data import training_data
+from riskalign.scorers import Kind as ScorerKind
+from riskalign.scorers import training_data
 
 _WORDS = {"helpful": "better", "safe": "safer"}
 

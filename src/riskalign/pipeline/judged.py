@@ -17,9 +17,8 @@ from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.ledger import content_hash
 from riskalign.pipeline.scoring import SCORED, folder_hash
 from riskalign.pipeline.settings import Kind
-from riskalign.scorers import Scorer, check_independent, check_unseen, load_scorer
-from riskalign.scorers.card import read_card
-from riskalign.scorers.scorer_data import Kind as ScorerKind
+from riskalign.scorers import Kind as ScorerKind
+from riskalign.scorers import Scorer, check_independent, check_unseen, load_scorer, read_card
 from riskalign.worlds import Prompt
 from riskalign.worlds.world import Split
 
@@ -80,21 +79,30 @@ class JudgedWorld:
 
     def reward(self, prompt: Prompt, answer: str) -> float:
         """How helpful the reward scorer finds an answer, in (0, 1) or in nats."""
-        score = self._score("reward", prompt, answer)
+        score = self._score("reward", [(prompt, answer)])
         return score if self._nats else 1 / (1 + math.exp(-max(-700.0, score)))
 
     def cost(self, prompt: Prompt, answer: str) -> float:
         """How sure the cost scorer is that an answer is unsafe, in nats; 0 where it is not."""
-        return max(0.0, self._score("cost", prompt, answer))
+        return max(0.0, self._score("cost", [(prompt, answer)]))
 
-    def _score(self, kind: ScorerKind, prompt: Prompt, answer: str) -> float:
-        key = kind, prompt.id, answer
-        if key not in self._scores:
+    def score_ahead(self, answers: Sequence[tuple[Prompt, str]]) -> None:
+        """Score answers to their prompts all at once; see `World`."""
+        for kind in self._folders if answers else ():
+            self._score(kind, answers)
+
+    def _score(self, kind: ScorerKind, answers: Sequence[tuple[Prompt, str]]) -> float:
+        """Score those of the answers that have no score yet; that of the last one."""
+        keys = [(kind, prompt.id, text) for prompt, text in answers]
+        all_of = zip(keys, answers, strict=True)
+        new = {key: each for key, each in all_of if key not in self._scores}
+        if new:
             if kind not in self._scorers:
                 self._scorers[kind] = load_scorer(self._folders[kind])
-            scorer = self._scorers[kind]
-            self._scores[key] = float(scorer.score([list(prompt.messages)], [answer])[0])
-        return self._scores[key]
+            prompts = [list(prompt.messages) for prompt, _ in new.values()]
+            scores = self._scorers[kind].score(prompts, [text for _, text in new.values()])
+            self._scores |= zip(new, scores, strict=True)
+        return self._scores[keys[-1]]
 
 
 def preferences_of(config: AlignConfig) -> Preferences | None:

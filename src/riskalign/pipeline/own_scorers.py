@@ -8,8 +8,8 @@ from riskalign.pipeline.judged import JudgedWorld, check_cards, check_scorers, s
 from riskalign.pipeline.ledger import Outcome, content_hash
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.scoring import SCORED, encoder_identity
+from riskalign.scorers import Kind as ScorerKind
 from riskalign.scorers import train_embedding_scorer
-from riskalign.scorers.scorer_data import Kind as ScorerKind
 
 
 def train_scorers(job: Job) -> None:
@@ -61,7 +61,7 @@ def _train(job: Job, side: Side, kind: ScorerKind, folder: Path) -> None:
             rows,
             encoder=encoder,
             seed=seed,
-            update=lambda phase, done, total: update(done, total, phase),
+            update=update,
         )
         scorer.save(folder)
         return {"files": job.ledger.files_in(folder)}

@@ -17,8 +17,7 @@ from riskalign.pipeline.progress import Update
 from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.steps import lora_config, own_checkpoints, write_log
 from riskalign.safe_rlhf import Scorer, train_ppo_lagrangian
-from riskalign.scorers.scalar import ScalarModel, load_scalar_model, save_scalar_model
-from riskalign.scorers.train import train_scorer
+from riskalign.scorers import ScalarModel, load_scalar_model, save_scalar_model, train_scorer
 
 #: A step's pairs, given or sampled from the model that it starts from, and their hash.
 Pairs = Callable[[str, Kind, ModelOnDisk], tuple[Dataset, str]]

@@ -12,8 +12,8 @@ from riskalign.errors import InputError
 from riskalign.files.cache import file_sha256
 from riskalign.pipeline.ledger import content_hash
 from riskalign.pipeline.settings import Kind
+from riskalign.scorers import Kind as ScorerKind
 from riskalign.scorers import Scorer
-from riskalign.scorers.scorer_data import Kind as ScorerKind
 
 Tell = Callable[[int, int, str], None]
 

@@ -151,7 +151,9 @@ class Tilts:
         return ranks[torch.cat(values).argsort()[:_KEPT]]
 
     def _blocks(self, ranks: Tensor) -> tuple[Tensor, ...]:
-        return ranks.split(max(1, _BLOCK // max(len(self.costs), len(self.distinct))))
+        rows = max(1, _BLOCK // max(len(self.costs), len(self.distinct)))
+        blocks: tuple[Tensor, ...] = ranks.split(rows)
+        return blocks
 
     def scanned(self, phi: TailCost, starts: int) -> Tensor:
         """The best tilts [at most 8, N] by `phi` moved to every cost, or to ever closer ones.

@@ -3,91 +3,36 @@
 Source: Safe RLHF (arXiv 2310.12773), section 3.3; PPO (arXiv 1707.06347).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from riskalign.safe_rlhf.gae import estimate_advantages, explained_variance, whiten
-from riskalign.safe_rlhf.logps import token_logps
-from riskalign.safe_rlhf.ppo_losses import (
+from riskalign.safe_rlhf.objective import (
     at_last_token,
     clipped_policy_loss,
     clipped_value_loss,
     combine_advantages,
-    ptx_loss,
+    estimate_advantages,
+    explained_variance,
     token_rewards,
+    whiten,
 )
-from riskalign.safe_rlhf.rollout import Models, Rollout
+from riskalign.safe_rlhf.rollout import Models, Rollout, Task, token_logps
 from riskalign.safe_rlhf.settings import PPOSettings
-from riskalign.scorers.batch import Sample, collate
-from riskalign.scorers.divergence import refuse_divergence
-from riskalign.scorers.machine import Accelerator
-from riskalign.scorers.seeds import generator
+from riskalign.scorers.scalar import Sample
+from riskalign.scorers.training_run import generator, refuse_divergence
 
-
-@dataclass(frozen=True)
-class Targets:
-    """What PPO learns from: combined advantages and the critics' returns, all [S, T]."""
-
-    advantages: Tensor
-    reward_returns: Tensor
-    cost_returns: Tensor
-
-
-@dataclass(frozen=True)
-class Optimizers:
-    """One for each trained model."""
-
-    policy: torch.optim.Optimizer
-    reward_critic: torch.optim.Optimizer
-    cost_critic: torch.optim.Optimizer
-
-    def clear(self) -> None:
-        """Forget all gradients, those that came with a given model included."""
-        for optimizer in vars(self).values():
-            optimizer.zero_grad()
-
-    def set_rates(self, policy: float, critic: float) -> None:
-        """Set the learning rates."""
-        for name, optimizer in vars(self).items():
-            for group in optimizer.param_groups:
-                group["lr"] = policy if name == "policy" else critic
-
-
-def targets_of(rollout: Rollout, lambda_: float, settings: PPOSettings) -> Targets:
-    """Advantages of the Lagrangian and both critics' returns.
-
-    The KL penalty is part of the rewards alone, and `(A_r - λ A_c) / (1 + λ)` divides it with
-    them: the policy's problem stays `max E[R] - kl_coef KL - λ E[C]` for every λ.
-    """
-    mask = rollout.mask
-    rewards = token_rewards(
-        rollout.logp, rollout.ref_logp, at_last_token(rollout.reward, mask), settings.kl_coef
-    )
-    costs = at_last_token(rollout.cost, mask)
-    of_reward = estimate_advantages(
-        rewards, rollout.reward_values, mask, settings.gamma, settings.lam
-    )
-    of_cost = estimate_advantages(costs, rollout.cost_values, mask, settings.gamma, settings.lam)
-    combined = combine_advantages(of_reward.advantages, of_cost.advantages, lambda_)
-    if settings.whiten_advantages:
-        combined = whiten(combined, mask)
-    return Targets(combined, of_reward.returns, of_cost.returns)
+Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
 def learn(
     models: Models,
     optimizers: Optimizers,
+    task: Task,
     rollout: Rollout,
-    targets: Targets,
-    ptx: Sequence[Sample],
-    settings: PPOSettings,
-    accelerator: Accelerator,
-    *,
-    seed: int,
+    lambda_: float,
     iteration: int,
 ) -> dict[str, float]:
     """All PPO epochs over one iteration's answers, in place.
@@ -101,103 +46,109 @@ def learn(
     Raises:
         TrainingDiverged: a loss or gradient is not finite; that step is not taken.
     """
+    settings, seed, mask = task.settings, task.seed, rollout.mask
+    advantages, returns = _targets(rollout, lambda_, settings)
     sums: dict[str, float] = {}
     steps = 0
-    n = len(rollout.samples)
     for epoch in range(settings.num_ppo_epochs):
-        order = torch.randperm(n, generator=generator(seed, "order", iteration, epoch))
-        for mini in order.tensor_split(settings.num_mini_batches):
+        order = generator(seed, "order", iteration, epoch)
+        shuffled = torch.randperm(len(rollout.samples), generator=order)
+        for mini in shuffled.tensor_split(settings.num_mini_batches):
+            for optimizer in optimizers.values():  # gradients of a given model's own included
+                optimizer.zero_grad()
             rows = sorted(mini.tolist())  # answers to one prompt side by side share its reading
-            optimizers.clear()
-            step = _Step(models, rollout, targets, settings, accelerator)
-            losses = step.answers(rows)
+            losses = _on_answers(models, settings, rollout, advantages, returns, rows)
             if settings.ptx_coef > 0:
                 picked = generator(seed, "ptx", iteration, steps)
-                losses["ptx_loss"] = step.ptx(_draw(ptx, settings, picked))
+                drawn = torch.randperm(len(task.ptx), generator=picked).tolist()
+                some = [task.ptx[i] for i in drawn[: settings.per_device_train_batch_size]]
+                losses["ptx_loss"] = _on_ptx(models, some, settings.ptx_coef)
             when = f"iteration {iteration + 1}, step {steps + 1}"
             _update(models, optimizers, settings.max_grad_norm, losses, when)
             steps += 1
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
-    mask = rollout.mask
-    return {
-        **{name: total / steps for name, total in sums.items()},
-        "reward_explained_variance": explained_variance(
-            targets.reward_returns, rollout.reward_values, mask
-        ),
-        "cost_explained_variance": explained_variance(
-            targets.cost_returns, rollout.cost_values, mask
-        ),
-        "steps": float(steps),
+    explained = {
+        f"{name}_explained_variance": explained_variance(of, rollout.values[name], mask)
+        for name, of in returns.items()
     }
+    means = {name: total / steps for name, total in sums.items()}
+    return {**means, **explained, "steps": float(steps)}
 
 
-def _draw(ptx: Sequence[Sample], settings: PPOSettings, picked: torch.Generator) -> list[Sample]:
-    size = min(settings.per_device_train_batch_size, len(ptx))
-    return [ptx[i] for i in torch.randperm(len(ptx), generator=picked)[:size].tolist()]
+def _targets(
+    rollout: Rollout, lambda_: float, settings: PPOSettings
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Advantages of the Lagrangian and both critics' returns, all [S, T].
+
+    The KL penalty is part of the rewards alone, and `(A_r - λ A_c) / (1 + λ)` divides it with
+    them: the policy's problem stays `max E[R] - kl_coef KL - λ E[C]` for every λ.
+    """
+    mask = rollout.mask
+    paid = {name: at_last_token(scores, mask) for name, scores in rollout.scores.items()}
+    paid["reward"] = token_rewards(rollout.logp, rollout.ref_logp, paid["reward"], settings.kl_coef)
+    found = {
+        name: estimate_advantages(of, rollout.values[name], mask, settings.gamma, settings.lam)
+        for name, of in paid.items()
+    }
+    combined = combine_advantages(found["reward"][0], found["cost"][0], lambda_)
+    if settings.whiten_advantages:
+        combined = whiten(combined, mask)
+    return combined, {name: returns for name, (_, returns) in found.items()}
 
 
-@dataclass(frozen=True)
-class _Step:
-    """Gradients of one mini-batch, added up over passes that fit into memory."""
+def _on_answers(
+    models: Models,
+    settings: PPOSettings,
+    old: Rollout,
+    advantages: Tensor,
+    returns: Mapping[str, Tensor],
+    rows: Sequence[int],
+) -> dict[str, Tensor]:
+    """Losses of the policy and both critics on the answers `rows`; adds their gradients up."""
+    tokens = old.mask[list(rows)].sum()
+    found: dict[str, Tensor] = {}
 
-    models: Models
-    rollout: Rollout
-    targets: Targets
-    settings: PPOSettings
-    accelerator: Accelerator
+    def add(name: str, values: Tensor, factor: float = 0.0) -> None:
+        share = values.sum() / tokens
+        if factor:
+            models.accelerator.backward(factor * share)
+        found[name] = found.get(name, torch.zeros_like(share)) + share.detach()
 
-    def answers(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Of the policy and both critics on the answers `rows`."""
-        models, old, targets, settings = self.models, self.rollout, self.targets, self.settings
-        tokens = old.mask[list(rows)].sum()
-        found: dict[str, Tensor] = {}
+    for at in range(0, len(rows), settings.per_device_train_batch_size):
+        part = list(rows[at : at + settings.per_device_train_batch_size])
+        batch = models.batch([old.samples[i] for i in part])
 
-        def add(name: str, share: Tensor) -> None:
-            found[name] = found.get(name, torch.zeros_like(share)) + share.detach()
+        def of(values: Tensor, part: list[int] = part) -> Tensor:
+            return values[part][old.mask[part]]  # from all [S, T] to these answers' [N]
 
-        for at in range(0, len(rows), settings.per_device_train_batch_size):
-            own = list(rows[at : at + settings.per_device_train_batch_size])
-            batch = self._collate([old.samples[i] for i in own])
-            mask = old.mask[own]
-
-            def of(values: Tensor, own: list[int] = own, mask: Tensor = mask) -> Tensor:
-                return values[own][mask]  # from all answers' [S, T] to these answers' [N]
-
-            with self.accelerator.autocast():
-                logp = token_logps(models.policy, batch).logp
-            losses, clipped = clipped_policy_loss(
-                logp, of(old.logp), of(targets.advantages), settings.cliprange
+        with models.accelerator.autocast():
+            logp, _ = token_logps(models.policy, batch)
+        losses, clipped = clipped_policy_loss(
+            logp, of(old.logp), of(advantages), settings.cliprange
+        )
+        add("policy_loss", losses, 1.0)
+        add("clip_fraction", clipped)
+        for name, critic in models.critics.items():
+            with models.accelerator.autocast():
+                values = critic.values(batch)
+            losses = clipped_value_loss(
+                values, of(old.values[name]), of(returns[name]), settings.cliprange_value
             )
-            loss = losses.sum() / tokens
-            self.accelerator.backward(loss)
-            add("policy_loss", loss)
-            add("clip_fraction", clipped.sum() / tokens)
-            for name, critic, before, returns in (
-                ("reward", models.reward_critic, old.reward_values, targets.reward_returns),
-                ("cost", models.cost_critic, old.cost_values, targets.cost_returns),
-            ):
-                with self.accelerator.autocast():
-                    values = critic.values(batch)
-                losses = clipped_value_loss(
-                    values, of(before), of(returns), settings.cliprange_value
-                )
-                loss = losses.sum() / tokens
-                self.accelerator.backward(settings.vf_coef * loss)
-                add(f"{name}_value_loss", loss)
-        return found
+            add(f"{name}_value_loss", losses, settings.vf_coef)
+    return found
 
-    def ptx(self, samples: Sequence[Sample]) -> Tensor:
-        """Of the policy on given responses: mean over their tokens, weighed by `ptx_coef`."""
-        with self.accelerator.autocast():
-            logp = token_logps(self.models.policy, self._collate(samples)).logp
-        loss = ptx_loss(logp).mean()
-        self.accelerator.backward(self.settings.ptx_coef * loss)
-        return loss.detach()
 
-    def _collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        models = self.models
-        return collate(samples, models.pad_token_id, models.shared_prompt, self.accelerator.device)
+def _on_ptx(models: Models, samples: Sequence[Sample], weight: float) -> Tensor:
+    """Mean negative log-likelihood in nats of given answers' tokens; adds its weighed gradient up.
+
+    It is InstructGPT's pretraining term. Source: Ouyang et al. (arXiv 2203.02155), equation 2.
+    """
+    with models.accelerator.autocast():
+        logp, _ = token_logps(models.policy, models.batch(samples))
+    loss = (-logp).mean()
+    models.accelerator.backward(weight * loss)
+    return loss.detach()
 
 
 def trained_weights(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -209,15 +160,14 @@ def _update(
     models: Models,
     optimizers: Optimizers,
     max_grad_norm: float,
-    losses: dict[str, Tensor],
+    losses: Mapping[str, Tensor],
     when: str,
 ) -> None:
     """Check, shorten and apply the gradients of all three models."""
     for name, loss in losses.items():
         refuse_divergence(loss, name.replace("_", " "), when)
-    for name in vars(optimizers):
-        weights = trained_weights(getattr(models, name)).values()
-        norm = clip_grad_norm_(weights, max_grad_norm)
+    for name, model in models.trained().items():
+        norm = clip_grad_norm_(trained_weights(model).values(), max_grad_norm)
         refuse_divergence(norm, f"{name.replace('_', ' ')}'s gradient", when)
-    for optimizer in vars(optimizers).values():
+    for optimizer in optimizers.values():
         optimizer.step()

@@ -19,7 +19,7 @@ Source: Safe RLHF (arXiv 2310.12773), section 3.3.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,24 +29,19 @@ from peft import PeftConfig
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from riskalign.data.sources import Source
+from riskalign.data import Source
 from riskalign.errors import InputError
 from riskalign.models import LoadedModel, fingerprint
 from riskalign.models.sampling import checked_prompts
-from riskalign.safe_rlhf.checkpoint import Progress, load_checkpoint, save_checkpoint
-from riskalign.safe_rlhf.lagrange import next_log_multiplier
-from riskalign.safe_rlhf.learn import Optimizers, learn, targets_of
-from riskalign.safe_rlhf.rollout import Models, Rollout, Scorer, Task, roll_out
+from riskalign.safe_rlhf.learn import learn
+from riskalign.safe_rlhf.objective import next_log_multiplier
+from riskalign.safe_rlhf.rollout import Rollout, Scorer, Task, roll_out
 from riskalign.safe_rlhf.settings import PPOSettings
-from riskalign.safe_rlhf.start import make_models, make_optimizers, place_models
-from riskalign.scorers.batch import Sample
-from riskalign.scorers.machine import Accelerator, make_accelerator
-from riskalign.scorers.scalar import ScalarModel
-from riskalign.scorers.scorer_data import prepare_pairs
-from riskalign.scorers.seeds import derive, generator
+from riskalign.safe_rlhf.state import State, load_checkpoint, save_checkpoint, start
+from riskalign.scorers.scalar import Sample, ScalarModel
+from riskalign.scorers.train import prepare_pairs
+from riskalign.scorers.training_run import Update, derive, generator, make_accelerator
 from riskalign.worlds import Prompt
-
-Update = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,6 @@ def train_ppo_lagrangian(
         reward: `(prompt, answer text) -> float`, or a trained reward model with the policy's own
             tokenizer.
         cost: likewise; above 0 is unsafe.
-        settings: see `PPOSettings`.
         peft_config: trains an adapter in the policy instead of all weights.
         critic_peft_config: the same in both critics.
         ptx_pairs: preference rows whose chosen answers the policy is to keep likely.
@@ -133,79 +127,61 @@ def train_ppo_lagrangian(
     accelerator = make_accelerator(bf16)
     prompt_ids = checked_prompts(model, tokenizer, prompts, settings.max_new_tokens)
     ptx = _ptx_samples(ptx_pairs, tokenizer, model, settings)
-    identity = None
+    scorers = {"reward": reward, "cost": cost}
+    task = Task(tokenizer, prompts, prompt_ids, scorers, ptx, settings, seed)
+    identity: dict[str, Any] = {}
+    if checkpoint is not None:  # of the model as it is given
+        identity = _identity(model, task, bf16, peft_config, critic_peft_config)
+    critics = {"reward": reward_critic, "cost": cost_critic}
+    state = start(model, task, critics, peft_config, critic_peft_config, accelerator)
     if checkpoint is not None:
-        identity = _identity(model, prompts, settings, seed, bf16, peft_config, critic_peft_config)
-    adapters = (peft_config, critic_peft_config)
-    models = make_models(
-        model, tokenizer, (reward, cost), (reward_critic, cost_critic), adapters, seed, bf16
-    )
-    place_models(models, (reward, cost), accelerator.device)
-    optimizers = make_optimizers(models, settings)
-    progress = Progress(math.log(settings.lambda_init), [])
-    if checkpoint is not None and identity is not None:
-        progress = load_checkpoint(checkpoint, models, optimizers, identity) or progress
-    task = Task(tokenizer, prompts, prompt_ids, reward, cost)
-    for iteration in range(len(progress.log), settings.iterations):
-        progress = _iterate(models, optimizers, task, ptx, progress, settings, accelerator, seed)
-        done = iteration + 1
-        due = done % save_steps == 0 and done < settings.iterations
-        if checkpoint is not None and identity is not None and due:
-            save_checkpoint(checkpoint, models, optimizers, progress, identity)
+        load_checkpoint(checkpoint, state, identity)
+    for done in range(len(state.log) + 1, settings.iterations + 1):
+        _iterate(state, task)
+        if checkpoint is not None and done % save_steps == 0 and done < settings.iterations:
+            save_checkpoint(checkpoint, state, identity)
         if update is not None:
-            last = progress.log[-1]
+            last = state.log[-1]
             note = f"reward {last['reward']:.3g}, cost {last['cost']:.3g}, λ {last['lambda']:.3g}"
             update(done, settings.iterations, note)
-    log = progress.log
+    answers, tokens, steps = (
+        int(sum(entry[name] for entry in state.log)) for name in ("answers", "tokens", "steps")
+    )
     return PPOResult(
-        model=models.policy,
-        reward_critic=models.reward_critic,
-        cost_critic=models.cost_critic,
-        log=log,
-        lambda_=math.exp(progress.log_lambda),
-        sampled_answers=_total(log, "answers"),
-        sampled_tokens=_total(log, "tokens"),
-        learning_steps=_total(log, "steps"),
+        model=state.models.policy,
+        reward_critic=state.models.critics["reward"],
+        cost_critic=state.models.critics["cost"],
+        log=state.log,
+        lambda_=math.exp(state.log_lambda),
+        sampled_answers=answers,
+        sampled_tokens=tokens,
+        learning_steps=steps,
     )
 
 
-def _iterate(
-    models: Models,
-    optimizers: Optimizers,
-    task: Task,
-    ptx: Sequence[Sample],
-    progress: Progress,
-    settings: PPOSettings,
-    accelerator: Accelerator,
-    seed: int,
-) -> Progress:
+def _iterate(state: State, task: Task) -> None:
     """Sample, move the multiplier, learn: one iteration, its number being the log's length."""
-    iteration = len(progress.log)
+    settings, seed, iteration = task.settings, task.seed, len(state.log)
     left = 1.0 - iteration / settings.iterations
     factor = left if settings.lr_scheduler_type == "linear" else 1.0
-    optimizers.set_rates(factor * settings.learning_rate, factor * settings.critic_learning_rate)
+    for name, optimizer in state.optimizers.items():
+        policy = name == "policy"
+        rate = settings.learning_rate if policy else settings.critic_learning_rate
+        for group in optimizer.param_groups:
+            group["lr"] = factor * rate
     chosen = pick_prompts(len(task.prompts), settings.prompts_per_iteration, iteration, seed)
-    answers_seed = derive(seed, "answers", iteration)
-    rollout = roll_out(models, task, chosen, settings, accelerator, answers_seed)
-    log_lambda = next_log_multiplier(
-        progress.log_lambda,
-        float(rollout.cost.mean()),
+    rollout = roll_out(state.models, task, chosen, derive(seed, "answers", iteration))
+    state.log_lambda = next_log_multiplier(
+        state.log_lambda,
+        float(rollout.scores["cost"].mean()),
         settings.threshold,
         settings.lambda_lr,
         settings.lambda_max,
     )
-    lambda_ = math.exp(log_lambda)
-    targets = targets_of(rollout, lambda_, settings)
-    learnt = learn(
-        models, optimizers, rollout, targets, ptx, settings, accelerator,
-        seed=seed, iteration=iteration,
-    )  # fmt: skip
-    entry = {"iteration": float(iteration), "lambda": lambda_, **_summary(rollout), **learnt}
-    return Progress(log_lambda, [*progress.log, entry])
-
-
-def _total(log: list[dict[str, float]], name: str) -> int:
-    return int(sum(entry[name] for entry in log))
+    lambda_ = math.exp(state.log_lambda)
+    learnt = learn(state.models, state.optimizers, task, rollout, lambda_, iteration)
+    about = {"iteration": float(iteration), "lambda": lambda_, **_summary(rollout)}
+    state.log.append(about | learnt)
 
 
 def pick_prompts(n: int, per_iteration: int, iteration: int, seed: int) -> list[int]:
@@ -226,9 +202,9 @@ def pick_prompts(n: int, per_iteration: int, iteration: int, seed: int) -> list[
 def _summary(rollout: Rollout) -> dict[str, float]:
     tokens = rollout.mask.sum()
     return {
-        "reward": float(rollout.reward.mean()),
-        "cost": float(rollout.cost.mean()),
-        "unsafe_rate": float((rollout.cost > 0).float().mean()),
+        "reward": float(rollout.scores["reward"].mean()),
+        "cost": float(rollout.scores["cost"].mean()),
+        "unsafe_rate": float((rollout.scores["cost"] > 0).float().mean()),
         "kl": float((rollout.logp - rollout.ref_logp).sum(-1).mean()),
         "entropy": float(rollout.entropy.sum() / tokens),
         "finished_rate": sum(rollout.finished) / len(rollout.finished),
@@ -248,41 +224,32 @@ def _ptx_samples(
     if pairs is None:
         return []
     positions = getattr(model.config, "max_position_embeddings", None)
-    found, _ = prepare_pairs(
-        pairs, "ptx_pairs", tokenizer, signs=False, max_length=positions, positions=positions
+    prepared, _ = prepare_pairs(
+        pairs, "ptx_pairs", tokenizer, model, signs=False, max_length=positions
     )
-    if any(pair.chosen_gaps for pair in found):
+    if any(pair.chosen_gaps for pair in prepared):
         raise InputError(
             "ptx_pairs: a chosen response has several turns, and what the template writes between "
             "them would be learnt. Give what comes before the last turn as 'prompt'."
         )
-    return [Sample(pair.prompt_ids, pair.chosen_ids) for pair in found]
+    return [pair.chosen for pair in prepared]
 
 
 def _identity(
-    model: nn.Module,
-    prompts: Sequence[Prompt],
-    settings: PPOSettings,
-    seed: int,
-    bf16: bool,
-    *adapters: PeftConfig | None,
+    model: nn.Module, task: Task, bf16: bool, *adapters: PeftConfig | None
 ) -> dict[str, Any]:
     """What a run must share with a checkpoint's to go on from it."""
-    text = json.dumps([[prompt.id, *prompt.messages] for prompt in prompts])
+    text = json.dumps([[prompt.id, *prompt.messages] for prompt in task.prompts])
+
+    def simple(value: object) -> object:
+        return sorted(value) if isinstance(value, set) else str(value)  # a set's order varies
+
+    plain = [adapter and json.dumps(adapter.to_dict(), default=simple) for adapter in adapters]
     return {
-        **asdict(settings),
-        "seed": seed,
+        **asdict(task.settings),
+        "seed": task.seed,
         "bf16": bf16,
         "model": fingerprint(model),
         "prompts": hashlib.sha256(text.encode()).hexdigest(),
-        "adapters": [None if adapter is None else _plain(adapter) for adapter in adapters],
+        "adapters": [adapter and json.loads(adapter) for adapter in plain],
     }
-
-
-def _plain(adapter: PeftConfig) -> Any:
-    """An adapter's settings in JSON's types; sets are sorted, for their order varies."""
-
-    def simple(value: object) -> object:
-        return sorted(value) if isinstance(value, set) else str(value)
-
-    return json.loads(json.dumps(adapter.to_dict(), default=simple))

@@ -91,17 +91,7 @@ class PPOSettings:
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
         answers = self.prompts_per_iteration * self.answers_per_prompt
-        refuse(
-            wrong(
-                "lambda_max",
-                self.lambda_max < self.lambda_init,
-                f"{self.lambda_max} is not at least lambda_init",
-            )
-        )
-        refuse(
-            wrong(
-                "num_mini_batches",
-                self.num_mini_batches > answers,
-                f"{self.num_mini_batches} is more than {answers}, the answers of an iteration",
-            )
-        )
+        low, many = self.lambda_max < self.lambda_init, self.num_mini_batches > answers
+        refuse(wrong("lambda_max", low, f"{self.lambda_max} is not at least lambda_init"))
+        problem = f"{self.num_mini_batches} is more than {answers}, the answers of an iteration"
+        refuse(wrong("num_mini_batches", many, problem))

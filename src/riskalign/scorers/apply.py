@@ -1,4 +1,4 @@
-"""Scores for the answers in a file."""
+"""A saved scorer, whatever its family, and its scores for the answers in a file."""
 
 import gzip
 import json
@@ -8,19 +8,42 @@ from typing import Any
 
 import numpy as np
 
-from riskalign.data.fields import Text, checked_text, refuse_row_fields
-from riskalign.data.sources import Source, source_rows
+from riskalign.data import Source, Text
+from riskalign.data.fields import checked_text, refuse_row_fields
+from riskalign.data.sources import source_rows
 from riskalign.errors import InputError
 from riskalign.files.atomic import write_bytes
 from riskalign.files.cache import file_sha256
 from riskalign.files.folder import Outputs, check_out, hold, remove_made
-from riskalign.scorers.card import CARD_FILE
+from riskalign.scorers.causal import load_causal_model
+from riskalign.scorers.embedding import load_embedding_model
 from riskalign.scorers.kept import in_pieces
-from riskalign.scorers.loading import load_scorer
+from riskalign.scorers.scorer import Scorer, read_card
 
 ANSWER_FIELDS = ("answer", "completion", "response")
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 _PIECE = 64
+
+
+def load_scorer(folder: str | Path, *, encoder: str | Path | None = None) -> Scorer:
+    """Load what a scorer's `save` wrote.
+
+    `encoder` says where an embedding scorer's encoder is now, if not where it was at training.
+
+    Raises:
+        InputError: no scorer there, or one that is damaged or does not fit its encoder.
+    """
+    card = read_card(folder)
+    name = "max_length" if card.family == "causal" else "max_tokens"
+    limit = card.settings.get(name)
+    if not isinstance(limit, int) or limit < 2:
+        raise InputError(
+            f"{folder}: field 'settings.{name}' of its card is {limit!r}, which is how many tokens "
+            "it reads and at least 2. Train the scorer again."
+        )
+    if card.family == "causal":
+        return Scorer(card, load_causal_model(folder, limit))
+    return Scorer(card, load_embedding_model(folder, card, limit, encoder))
 
 
 def score_file(
@@ -35,16 +58,14 @@ def score_file(
 ) -> int:
     """Write a source's rows with one field more, the score; how many there were.
 
-    What an interrupted call has scored is kept beside `out`, and the same call takes it up.
+    What an interrupted call has scored is kept beside `out`, and the same call takes it up: the
+    same answers, scored by the same files.
 
     Args:
-        scorer: the scorer's folder.
-        source: rows with `prompt` and one of `ANSWER_FIELDS`, as `riskalign.data.load_pairs` takes
-            files.
+        source: rows with `prompt` and one of `ANSWER_FIELDS`.
         out: a `.jsonl` or `.jsonl.gz` file.
         field: the new field's name; the scorer's kind by default.
         encoder: as in `load_scorer`.
-        overwrite: replace `out` if it exists.
         update: called with (answers done, answers).
 
     Raises:
@@ -57,15 +78,15 @@ def score_file(
     check_out(target, overwrite, {"data": source if isinstance(source, str | Path) else None})
     loaded = load_scorer(scorer, encoder=encoder)
     name = field or loaded.kind
-    rows, prompts, answers = _rows(source, name)
+    rows, pairs = _rows(source, name)
     kept = target.with_name(f".{target.name}.scored")
     with hold(kept, Outputs([]), name="out"):
         scores = in_pieces(
-            list(zip(prompts, answers, strict=True)),
-            lambda pairs: np.array(loaded.score([p for p, _ in pairs], [a for _, a in pairs])),
+            pairs,
+            lambda some: np.array(loaded.score([p for p, _ in some], [a for _, a in some])),
             size=_PIECE,
             folder=kept,
-            identity=file_sha256(Path(scorer) / CARD_FILE),
+            identity=_identity(Path(scorer)),
             update=update,
         )
         lines = [_line(row, name, score) for row, score in zip(rows, scores.tolist(), strict=True)]
@@ -75,30 +96,36 @@ def score_file(
     return len(rows)
 
 
-def _rows(source: Source, name: str) -> tuple[list[Mapping[str, Any]], list[Text], list[Text]]:
+def _identity(folder: Path) -> str:
+    """What decides a scorer's scores: all of its files."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return json.dumps([[str(path.relative_to(folder)), file_sha256(path)] for path in files])
+
+
+def _rows(source: Source, name: str) -> tuple[list[Mapping[str, Any]], list[tuple[Text, Text]]]:
+    """The rows, and the prompt and answer of each."""
     rows: list[Mapping[str, Any]] = []
-    prompts, answers = [], []
+    pairs = []
     for where, row in source_rows(source, "train", "data"):
         if not isinstance(row, Mapping):
             raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
         refuse_row_fields(row, where)
-        found = [each for each in ANSWER_FIELDS if row.get(each) is not None]
-        if len(found) != 1:
+        given = [each for each in ANSWER_FIELDS if row.get(each) is not None]
+        if len(given) != 1:
             raise InputError(
-                f"{where}: has {len(found)} of the fields {', '.join(ANSWER_FIELDS)}. "
+                f"{where}: has {len(given)} of the fields {', '.join(ANSWER_FIELDS)}. "
                 "Give exactly one, the answer to score."
             )
         if name in row:
             raise InputError(
                 f"{where}: has a field {name!r} already. Name the new one with --field."
             )
-        prompts.append(checked_text(row, "prompt", where))
-        answers.append(checked_text(row, found[0], where))
+        pairs.append((checked_text(row, "prompt", where), checked_text(row, given[0], where)))
         _line(row, name, 0.0, where)
         rows.append(row)
     if not rows:
         raise InputError("the data holds no row. Give rows with a prompt and an answer.")
-    return rows, prompts, answers
+    return rows, pairs
 
 
 def _line(row: Mapping[str, Any], name: str, score: float, where: str = "") -> str:

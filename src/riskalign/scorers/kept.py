@@ -24,40 +24,26 @@ def in_pieces(
 ) -> NDArray[Any]:
     """`compute` of items, piece after piece of `size`, put together along the first axis.
 
-    Args:
-        items: what JSON can hold, at least one.
-        compute: gives an array with a row for each item.
-        folder: where pieces are kept and taken from; None keeps none.
-        identity: names what `compute` is; a piece of another identity or of other items is not
-            taken.
-        update: called with (items done, items) before the first piece and after each.
+    Items, at least one, are what JSON can hold; `compute` gives an array with a row for each.
+    Pieces are kept in `folder`, if any, and taken from there where the items and `identity`, which
+    names what `compute` is, are the same. `update` is called with (items done, items) before the
+    first piece and after each.
     """
-    pieces = []
-    if update is not None:
-        update(0, len(items))
+    pieces: list[NDArray[Any]] = []
     for at in range(0, len(items), size):
-        piece = items[at : at + size]
-        pieces.append(_piece(piece, compute, folder, identity))
         if update is not None:
-            update(at + len(piece), len(items))
+            update(at, len(items))
+        piece = items[at : at + size]
+        key = hashlib.sha256(json.dumps([identity, piece]).encode()).hexdigest()
+        path = None if folder is None else folder / f"{key}.npy"
+        if path is not None and path.is_file():
+            pieces.append(np.load(path, allow_pickle=False))
+            continue
+        pieces.append(compute(piece))
+        if path is not None:
+            buffer = io.BytesIO()
+            np.save(buffer, pieces[-1], allow_pickle=False)
+            write_bytes(path, buffer.getvalue())
+    if update is not None:
+        update(len(items), len(items))
     return np.concatenate(pieces)
-
-
-def _piece(
-    items: Sequence[Any],
-    compute: Callable[[Sequence[Any]], NDArray[Any]],
-    folder: Path | None,
-    identity: str,
-) -> NDArray[Any]:
-    if folder is None:
-        return compute(items)
-    key = hashlib.sha256(json.dumps([identity, items]).encode()).hexdigest()
-    path = folder / f"{key}.npy"
-    if path.is_file():
-        found: NDArray[Any] = np.load(path, allow_pickle=False)
-        return found
-    made = compute(items)
-    buffer = io.BytesIO()
-    np.save(buffer, made, allow_pickle=False)
-    write_bytes(path, buffer.getvalue())
-    return made

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from riskalign.data.identity import text_hash
+from riskalign.data import text_hash
 from riskalign.errors import InputError
 from riskalign.evaluation.intervals import (
     Bootstrap,
@@ -24,8 +24,7 @@ from riskalign.evaluation.intervals import (
     mean_interval,
 )
 from riskalign.scorers.logistic import Floats
-from riskalign.scorers.rows import Judged
-from riskalign.scorers.scorer_data import Kind
+from riskalign.scorers.rows import Judged, Kind
 
 Integers = NDArray[np.int64]
 
@@ -39,7 +38,6 @@ def judge(
     *,
     n_boot: int = 2000,
     seed: int = 0,
-    confidence: float = 0.95,
 ) -> dict[str, Interval]:
     """What there is to say of a scorer, from the scores [n] of the rows' answers in their order.
 
@@ -47,16 +45,16 @@ def judge(
     `mixed_pair_accuracy` is that of pairs of a safe and an unsafe answer, `auc` the probability
     that an unsafe answer costs more than a safe one whatever the prompts, `brier` and `ece` are
     of `sigmoid(cost)` as the probability of being unsafe. For a reward they are of
-    `sigmoid(difference)` as that of the right order, each pair in both orders, since data name the
-    better answer first. What the rows do not tell is left out.
+    `sigmoid(difference)` as that of the right order. What the rows do not tell is left out.
 
-    The expected calibration error, in ten bins of equal width, is biased upwards in a finite
-    sample: chance alone makes gaps. In the resampled ones, and so its interval, it is more so.
+    The expected calibration error is biased upwards in a finite sample: chance alone makes gaps.
+    In the resampled ones, and so its interval, it is more so.
 
     Raises:
         InputError: fewer than 2 prompts.
     """
-    numbers = {each: i for i, each in enumerate(dict.fromkeys(map(_owner, rows)))}
+    owners = [text_hash(row.prompt) for row in rows]
+    numbers = {each: i for i, each in enumerate(dict.fromkeys(owners))}
     M = len(numbers)
     if M < 2:
         raise InputError(
@@ -64,69 +62,72 @@ def judge(
             "Give at least 2."
         )
     z = np.asarray(scores, dtype=np.float64)
-    prompts = np.array([numbers[_owner(row)] for row in rows for _ in row.answers])
-    margins, pair_prompts, mixed = _pairs(kind, rows, z, prompts)
-    right = (np.sign(margins) + 1) / 2
-    statistics: dict[str, Statistic] = {}
-    if kind == "cost":
-        unsafe = np.array([label for row in rows for label in row.unsafe], dtype=np.float64)
-        if 0 < unsafe.sum() < len(unsafe):
-            statistics["auc"] = auc_statistic(z, unsafe, prompts)
-        probabilities, outcomes, owners = expit(z), unsafe, prompts
+    sizes = [len(row.answers) for row in rows]
+    answer_of = np.cumsum(sizes) - sizes  # each row's first answer
+    paired = [i for i, row in enumerate(rows) if row.first is not None]
+    right = np.array([answer_of[i] + (rows[i].first or 0) for i in paired], dtype=np.int64)
+    wrong = 2 * answer_of[paired] + 1 - right
+    margins = z[right] - z[wrong] if kind == "reward" else z[wrong] - z[right]
+    mixed = np.array([len(set(rows[i].unsafe)) == 2 for i in paired], dtype=bool)
+    unsafe = np.array([label for row in rows for label in row.unsafe], dtype=np.float64)
+    prompts = np.repeat([numbers[each] for each in owners], sizes)
+    pair_prompts = prompts[answer_of[paired]]
+    if kind == "reward":
+        probabilities, outcomes = both_orders(margins)
+        prompts = np.tile(pair_prompts, 2)
     else:
-        p = expit(margins)
-        probabilities, owners = np.concatenate((p, 1 - p)), np.tile(pair_prompts, 2)
-        outcomes = np.repeat([1.0, 0.0], len(p))
-    if len(margins):
-        statistics["pair_accuracy"] = mean_statistic(right, pair_prompts, M)
-    if mixed.any():
-        statistics["mixed_pair_accuracy"] = mean_statistic(right[mixed], pair_prompts[mixed], M)
-    statistics["brier"] = mean_statistic((probabilities - outcomes) ** 2, owners, M)
-    statistics["ece"] = ece_statistic(probabilities, outcomes, owners, M)
-    bootstrap = Bootstrap(n_boot, seed, confidence)
-    found = {
-        name: bootstrap.interval(statistic, M, entries=len(owners))
-        for name, statistic in statistics.items()
-    }
-    every = np.ones(len(right), dtype=bool)
-    for name, of in (("pair_accuracy", every), ("mixed_pair_accuracy", mixed)):
-        if name in found:
-            _, owner, pairs = np.unique(pair_prompts[of], return_inverse=True, return_counts=True)
-            sums: Floats = np.bincount(owner, right[of]).astype(np.float64)
-            counts: Floats = pairs.astype(np.float64)
-            if few_means_differ(sums, counts):
-                found[name] = mean_interval(sums, counts, confidence)
+        probabilities, outcomes = expit(z), unsafe
+    bootstrap = Bootstrap(n_boot, seed)
+
+    def interval(statistic: Statistic) -> Interval:
+        return bootstrap.interval(statistic, M, entries=len(prompts))
+
+    found: dict[str, Interval] = {}
+    if kind == "cost" and 0 < unsafe.sum() < len(unsafe):
+        found["auc"] = interval(auc_statistic(z, unsafe, prompts))
+    in_order: Floats = (np.sign(margins) + 1) / 2
+    for name, of in (("pair_accuracy", mixed | True), ("mixed_pair_accuracy", mixed)):
+        if of.any():
+            sums, counts = _totals(in_order[of], pair_prompts[of], M)
+            own = counts > 0
+            if few_means_differ(sums[own], counts[own]):
+                found[name] = mean_interval(sums[own], counts[own])
+            else:
+                found[name] = interval(mean_statistic(in_order[of], pair_prompts[of], M))
+    found["brier"] = interval(mean_statistic((probabilities - outcomes) ** 2, prompts, M))
+    found["ece"] = interval(ece_statistic(probabilities, outcomes, prompts, M))
     return found
 
 
-def _owner(row: Judged) -> str:
-    return text_hash(row.prompt)
+def both_orders(margins: Floats) -> tuple[Floats, Floats]:
+    """`sigmoid(margin)` as the probability that the first answer is the better one, and outcomes.
+
+    Margins [m] are above 0 in the right order. Data name the better answer first, which would make
+    the outcome the same for all; each pair counts in both orders instead: [2 m].
+    """
+    p = expit(margins)
+    return np.concatenate((p, 1 - p)), np.repeat([1.0, 0.0], len(p))
 
 
-def _pairs(
-    kind: Kind, rows: Sequence[Judged], z: Floats, prompts: Integers
-) -> tuple[Floats, Integers, NDArray[np.bool_]]:
-    """Margins [m], above 0 in the right order, their prompts, and which pairs are mixed."""
-    margins, owners, mixed = [], [], []
-    at = 0
-    for row in rows:
-        if row.first is not None:
-            first, other = z[at + row.first], z[at + 1 - row.first]
-            margins.append(first - other if kind == "reward" else other - first)
-            owners.append(prompts[at])
-            mixed.append(len(set(row.unsafe)) == 2)
-        at += len(row.answers)
-    return np.array(margins), np.array(owners, dtype=np.int64), np.array(mixed, dtype=bool)
+def calibration(probabilities: Floats, outcomes: Floats) -> tuple[float, float]:
+    """Brier score and expected calibration error of probabilities [n] of outcomes [n] in {0, 1}.
+
+    The Brier score (1950) is the mean squared distance: probabilities 0.8 and 0.4 of outcomes 1
+    and 0 give `(0.04 + 0.16) / 2 = 0.1`. For the other see `ece_statistic`.
+    """
+    alone = np.zeros(len(outcomes), dtype=np.int64)
+    brier = mean_statistic((probabilities - outcomes) ** 2, alone, 1)
+    ece = ece_statistic(probabilities, outcomes, alone, 1)
+    return float(brier(np.ones((1, 1)))[0]), float(ece(np.ones((1, 1)))[0])
 
 
 def mean_statistic(values: Floats, prompts: Integers, n_prompts: int) -> Statistic:
     """The mean of values [n] that belong to prompts [n]."""
-    sums = np.bincount(prompts, values, n_prompts)
-    numbers = np.bincount(prompts, minlength=n_prompts).astype(np.float64)
+    sums, counts = _totals(values, prompts, n_prompts)
 
     def statistic(draws: Floats) -> Floats:
         with np.errstate(invalid="ignore"):  # a draw may hold no prompt with a value
-            return np.asarray((draws @ sums) / (draws @ numbers))
+            return np.asarray((draws @ sums) / (draws @ counts))
 
     return statistic
 
@@ -134,14 +135,24 @@ def mean_statistic(values: Floats, prompts: Integers, n_prompts: int) -> Statist
 def ece_statistic(
     probabilities: Floats, outcomes: Floats, prompts: Integers, n_prompts: int
 ) -> Statistic:
-    """The expected calibration error of `riskalign.scorers.calibration`, in ten bins."""
+    """The mean gap of stated and observed frequency, over ten bins of equal width, by their size.
+
+    By hand: two of 0.25 that come true half the time and two of 0.95 that always do give
+    `(2 * 0.25 + 2 * 0.05) / 4 = 0.15`. Source: Naeini et al. (2015).
+    """
     bins = np.minimum((probabilities * _BINS).astype(np.int64), _BINS - 1)
     gaps = np.zeros((n_prompts, _BINS))
     np.add.at(gaps, (prompts, bins), probabilities - outcomes)
-    sizes = np.bincount(prompts, minlength=n_prompts).astype(np.float64)
+    _, counts = _totals(outcomes, prompts, n_prompts)
 
     def statistic(draws: Floats) -> Floats:
         with np.errstate(invalid="ignore"):
-            return np.asarray(np.abs(draws @ gaps).sum(axis=1) / (draws @ sizes))
+            return np.asarray(np.abs(draws @ gaps).sum(axis=1) / (draws @ counts))
 
     return statistic
+
+
+def _totals(values: Floats, prompts: Integers, n_prompts: int) -> tuple[Floats, Floats]:
+    """Each prompt's sum of its values, and how many these are."""
+    sums, counts = np.bincount(prompts, values, n_prompts), np.bincount(prompts, None, n_prompts)
+    return sums.astype(np.float64), counts.astype(np.float64)

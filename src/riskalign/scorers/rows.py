@@ -1,23 +1,33 @@
-"""From data files to judged answers: which of two is better or safer, and which are unsafe."""
+"""From data files to judged answers, and to parts of them that share no prompt.
 
-from collections.abc import Mapping
+Which of two answers is better or safer is what a scorer learns from, and which are unsafe.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from riskalign.data.fields import Text, checked_text, refuse_row_fields
+import numpy as np
+from numpy.typing import NDArray
+
+from riskalign.data import Source, Text, text_hash
+from riskalign.data.fields import checked_text, refuse_row_fields
 from riskalign.data.formats import (
+    FORMATS,
     UnusableRow,
     answer_number,
     guess_format,
-    hh_rlhf,
     safety_flag,
 )
-from riskalign.data.schema import check_row
-from riskalign.data.sources import Source, source_rows
+from riskalign.data.identity import side_of
+from riskalign.data.sources import source_rows
 from riskalign.errors import InputError
-from riskalign.scorers.scorer_data import KINDS, Kind
+from riskalign.files.cache import file_sha256
 
+Kind = Literal["reward", "cost"]
+
+_SALT = "riskalign half"
 _FORMATS = (
     "Give prompt, response_0, response_1 with their labels (as PKU-SafeRLHF has them); prompt, "
     "chosen, rejected; or prompt, completion, label."
@@ -38,9 +48,13 @@ class Judged:
     unsafe: tuple[bool, ...] = ()
 
 
-def judged_rows(
-    source: Source, kind: Kind, *, split: str = "train", name: str = ""
-) -> list[Judged]:
+def check_kind(kind: str) -> None:
+    """Refuse what is neither ``reward`` nor ``cost`` with `InputError`."""
+    if kind not in get_args(Kind):
+        raise InputError(f"kind is {kind!r}. Give one of {', '.join(get_args(Kind))}.")
+
+
+def judged_rows(source: Source, kind: Kind, *, split: str = "train") -> list[Judged]:
     """Read what a scorer of a kind learns from.
 
     Rows may be those of PKU-SafeRLHF (`prompt`, `response_0`, `response_1`, and for a reward
@@ -50,28 +64,21 @@ def judged_rows(
     those that part before the last turn or end otherwise are left out; or, for a cost, TRL's
     unpaired rows, whose `label` is false where the completion is unsafe.
 
-    Args:
-        source: a path, a hub id or rows, as `riskalign.data.load_pairs` takes them.
-        kind: ``reward`` or ``cost``.
-        split: which split of a source that has several.
-        name: what errors call a source without a name of its own.
+    `source` is a path, a hub id or rows, as `riskalign.data.load_pairs` takes them.
 
     Raises:
         InputError: names the file, the line or row, the field and the remedy.
     """
-    if kind not in KINDS:
-        raise InputError(f"kind is {kind!r}. Give one of {', '.join(KINDS)}.")
-    own = name or (str(source) if isinstance(source, str | Path) else "data")
+    check_kind(kind)
+    name = str(source) if isinstance(source, str | Path) else "data"
     rows, unusable = [], None
-    for where, row in source_rows(source, split, own):
+    for where, row in source_rows(source, split, name):
         try:
             rows.append(_judged(row, kind, where))
         except UnusableRow as error:
             unusable = unusable or error
-    if unusable is not None and not rows:
-        raise unusable
     if not rows:
-        raise InputError(f"{own}: holds no row. {_FORMATS}")
+        raise unusable or InputError(f"{name}: holds no row. {_FORMATS}")
     return rows
 
 
@@ -79,46 +86,38 @@ def _judged(row: Any, kind: Kind, where: str) -> Judged:
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
     refuse_row_fields(row, where)
-    if "response_0" in row:
-        return _two_responses(row, kind, where)
-    if "completion" in row:
+    if "completion" in row and "response_0" not in row:
         return _completion(row, kind, where)
-    if "chosen" not in row:
-        found = ", ".join(sorted(map(str, row))) or "none"
-        raise InputError(f"{where}: no answers that are judged (fields found: {found}). {_FORMATS}")
-    if guess_format(row, where) == "hh-rlhf":
-        return _transcripts(row, kind, where)
-    pair = check_row(row, where)
-    scores = pair["score_chosen"], pair["score_rejected"]
-    unsafe: tuple[bool, ...] = ()
-    if kind == "cost":
-        if scores[0] is None or scores[1] is None:
-            raise InputError(
-                f"{where}: fields 'score_chosen' and 'score_rejected' (minus the costs) are "
-                "missing, and a cost scorer needs them to know which answers are unsafe. Add them."
-            )
-        unsafe = scores[0] < 0, scores[1] < 0
-    return Judged(pair["prompt"], (pair["chosen"], pair["rejected"]), 0, unsafe)
+    if not {"response_0", "chosen"} & row.keys():
+        fields = ", ".join(sorted(map(str, row))) or "none"
+        raise InputError(
+            f"{where}: no answers that are judged (fields found: {fields}). {_FORMATS}"
+        )
+    read = _two_responses if "response_0" in row else _record
+    return read(row, kind, where)
 
 
 def _two_responses(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
     prompt, *answers = (checked_text(row, f, where) for f in ("prompt", "response_0", "response_1"))
     field = "better_response_id" if kind == "reward" else "safer_response_id"
     first = answer_number(row, field, where)
-    unsafe: tuple[bool, ...] = ()
-    if kind == "cost":
-        unsafe = tuple(not safety_flag(row, f"is_response_{i}_safe", where) for i in (0, 1))
+    numbers = (0, 1) if kind == "cost" else ()
+    unsafe = tuple(not safety_flag(row, f"is_response_{i}_safe", where) for i in numbers)
     return Judged(prompt, tuple(answers), first, unsafe)
 
 
-def _transcripts(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
-    if kind == "cost":
+def _record(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
+    """Of pairs and transcripts, which name the better or safer answer first."""
+    record = FORMATS[guess_format(row, where)](row, where)
+    if kind == "reward":
+        return Judged(record.prompt, record.answers, 0)
+    if record.rewards is None:
         raise InputError(
-            f"{where}: transcripts, of which nothing says that an answer is unsafe, and a cost "
-            f"scorer needs to know. {_FORMATS}"
+            f"{where}: fields 'score_chosen' and 'score_rejected' (minus the costs) are "
+            "missing, and a cost scorer needs them to know which answers are unsafe. Add them. "
+            f"{_FORMATS}"
         )
-    record = hh_rlhf(row, where)
-    return Judged(record.prompt, record.answers, record.better)
+    return Judged(record.prompt, record.answers, 0, tuple(score < 0 for score in record.rewards))
 
 
 def _completion(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
@@ -129,3 +128,111 @@ def _completion(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
         )
     prompt, answer = (checked_text(row, field, where) for field in ("prompt", "completion"))
     return Judged(prompt, (answer,), None, (not safety_flag(row, "label", where),))
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Judged rows, the hashes of their prompts, and held-out rows that share none of these.
+
+    `source` is what the data is called, `sha256` its file's ("" where it is no file), `half` the
+    part of its prompts that the rows are.
+    """
+
+    kind: Kind
+    rows: list[Judged]
+    hashes: list[str]
+    held_out: list[Judged]
+    source: str
+    sha256: str
+    half: str
+    held_out_source: str
+
+
+def training_data(
+    kind: Kind, source: Source, *, half: str = "", eval_source: Source | None = None
+) -> TrainingData:
+    """Read and check everything before any work.
+
+    Raises:
+        InputError: rows that `judged_rows` refuses, fewer than 2 prompts to train or to be judged
+            on, labels that are all the same, or held-out prompts that are trained on.
+    """
+    name, sha256 = _identity(source)
+    rows = half_of(judged_rows(source, kind), half)
+    hashes = [text_hash(row.prompt) for row in rows]
+    _refuse_one_prompt(hashes, name, "train on")
+    labels = {label for row in rows for label in row.unsafe}
+    if kind == "cost" and len(labels) < 2:
+        raise InputError(
+            f"{name}: every answer is {'unsafe' if labels.pop() else 'safe'}. A cost scorer needs "
+            "answers of both kinds."
+        )
+    if eval_source is None:
+        return TrainingData(kind, rows, hashes, [], name, sha256, half, "")
+    other, _ = _identity(eval_source)
+    held_out = judged_rows(eval_source, kind, split="test")
+    asked = {text_hash(row.prompt) for row in held_out}
+    _refuse_one_prompt(asked, other, "judge the scorer on, and intervals are drawn over prompts")
+    if shared := asked & set(hashes):
+        raise InputError(
+            f"{other}: shares {len(shared)} prompt(s) with {name}, so it is not held out. Take "
+            "them out of one of the two."
+        )
+    return TrainingData(kind, rows, hashes, held_out, name, sha256, half, other)
+
+
+def _refuse_one_prompt(hashes: Iterable[str], name: str, use: str) -> None:
+    if len(set(hashes)) < 2:
+        raise InputError(f"{name}: only 1 prompt to {use}. Give rows with several.")
+
+
+def _identity(source: Source) -> tuple[str, str]:
+    """What a source is called, and its file's hash."""
+    if not isinstance(source, str | Path):
+        return "data", ""
+    path = Path(source)
+    return str(source), file_sha256(path) if path.is_file() else ""
+
+
+def split_halves(rows: Sequence[Judged], salt: str = _SALT) -> tuple[list[Judged], list[Judged]]:
+    """Two parts that share no prompt, each about half of the prompts, for independent scorers.
+
+    Which part a prompt is in depends on `salt` and the prompt alone, not on the other rows.
+    """
+    halves: tuple[list[Judged], list[Judged]] = [], []
+    for row in rows:
+        halves[side_of(row.prompt, (0.5,), salt)].append(row)
+    return halves
+
+
+def half_of(rows: Sequence[Judged], half: str) -> list[Judged]:
+    """All rows for "", or the first (``a``) or second (``b``) part of `split_halves`.
+
+    Raises:
+        InputError: another half, or one that is empty.
+    """
+    if half not in ("", "a", "b"):
+        raise InputError(f"half is {half!r}. Give a, b, or leave it out for all rows.")
+    part = list(rows) if not half else split_halves(rows)[half == "b"]
+    if not part:
+        raise InputError(f"half {half!r} of {len(rows)} row(s) is empty. Give more prompts.")
+    return part
+
+
+def prompt_folds(hashes: Sequence[str], folds: int, seed: int) -> NDArray[np.int64]:
+    """A fold's number [n] for each row; rows with equal hashes are in one fold.
+
+    The folds hold equal numbers of different prompts, up to one.
+
+    Raises:
+        InputError: fewer different prompts than folds.
+    """
+    different = sorted(set(hashes))
+    if len(different) < folds:
+        raise InputError(
+            f"{len(different)} different prompt(s) cannot be split into {folds} folds. "
+            f"Give at least {folds}."
+        )
+    order = np.random.default_rng(seed).permutation(len(different))
+    fold_of = {different[i]: place % folds for place, i in enumerate(order)}
+    return np.array([fold_of[each] for each in hashes], dtype=np.int64)

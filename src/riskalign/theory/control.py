@@ -72,34 +72,12 @@ def cautious(
         raise InputError(f"risk {risk.spec!r}: the risk on the cost alone is mean or cvar here")
 
     def step(q: Tensor, q_cost: Tensor, log_ref: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        best: Local | None = None
-        best_eta = q_cost[..., 0]
-        for z in range(q.shape[-1]):
-            # As in `_cvar`, what is left of the problem is smallest at one of the costs.
-            eta = q_cost[..., z]
-            excess = (q_cost - eta.unsqueeze(-1)).clamp(min=0) / (1 - level)
-            policy, value = _mean(q + lambda_ * excess, log_ref, 0.0, beta)
-            local = Local(policy, value + _per_state(lambda_) * eta)
-            if best is None:
-                best, best_eta = local, eta.expand(local.value.shape)
-            else:
-                best_eta = torch.where(local.value < best.value, eta, best_eta)
-                best = _better(local, best)
-        assert best is not None
-        policy = best.log_policy
-        excess = (q_cost - best_eta.unsqueeze(-1)).clamp(min=0)
-        cost = best_eta + (policy.exp() * excess).sum(-1) / (1 - level)
+        (policy, _), eta = _tail_averse(q, q_cost, log_ref, level, beta, lambda_)
+        excess = (q_cost - eta.unsqueeze(-1)).clamp(min=0)
+        cost = eta + (policy.exp() * excess).sum(-1) / (1 - level)
         return policy, (policy.exp() * (q + beta * (policy - log_ref))).sum(-1), cost
 
     return induce(step, [losses, costs], log_ref)[0]
-
-
-def _better(one: Local, other: Local) -> Local:
-    better = one.value < other.value
-    return Local(
-        torch.where(better.unsqueeze(-1), one.log_policy, other.log_policy),
-        torch.where(better, one.value, other.value),
-    )
 
 
 def optimum(q: Tensor, log_ref: Tensor, risk: Risk, beta: Number) -> Local:
@@ -121,20 +99,33 @@ def _mean(q: Tensor, log_ref: Tensor, _: float, beta: Number) -> Local:
 
 
 def _cvar(q: Tensor, log_ref: Tensor, level: float, beta: Number) -> Local:
-    """By `CVaR_p(q) = min_eta eta + E_p[(q - eta)_+]/(1-a)`: for given eta the best p is a tilt.
+    return _tail_averse(torch.zeros_like(q), q, log_ref, level, beta, 1.0)[0]
 
-    What is left, `eta - beta log E_ref exp(-(q - eta)_+ / ((1-a) beta))`, is concave in eta between
-    neighbouring values of q: its derivative is `1 - P_p(q > eta)/(1-a)`, and there P_p(q > eta)
-    grows with eta. So the minimum is at one of the V values.
+
+def _tail_averse(
+    q: Tensor, q_cost: Tensor, log_ref: Tensor, level: float, beta: Number, lambda_: Number
+) -> tuple[Local, Tensor]:
+    """`argmin_p E_p[q] + lambda_ CVaR_p(q_cost) + beta KL(p || ref)`, its quantile [..., S].
+
+    By `CVaR_p(c) = min_eta eta + E_p[(c - eta)_+]/(1-a)`: for given eta the best p is a tilt. What
+    is left, for q = 0 and lambda_ = 1 `eta - beta log E_ref exp(-(c - eta)_+ / ((1-a) beta))`, is
+    concave in eta between neighbouring costs: its derivative is `1 - P_p(c > eta)/(1-a)`, and there
+    P_p(c > eta) grows with eta. So the minimum is at one of the V costs.
     """
-    best: Local | None = None
-    for z in range(q.shape[-1]):
-        eta = q[..., z : z + 1]
-        local = _mean((q - eta).clamp(min=0) / (1 - level), log_ref, 0.0, beta)
-        local = Local(local.log_policy, local.value + eta.squeeze(-1))
-        best = local if best is None else _better(local, best)
-    assert best is not None
-    return best
+    best: tuple[Tensor, ...] = ()
+    for z in range(q_cost.shape[-1]):
+        eta = q_cost[..., z]
+        excess = (q_cost - eta.unsqueeze(-1)).clamp(min=0) / (1 - level)
+        policy, rest = _mean(q + lambda_ * excess, log_ref, 0.0, beta)
+        value = rest + _per_state(lambda_) * eta
+        at_eta = (policy, value, eta.expand(value.shape))
+        if best:
+            better = value < best[1]
+            masks = (better.unsqueeze(-1), better, better)
+            best = tuple(torch.where(*each) for each in zip(masks, at_eta, best, strict=True))
+        else:
+            best = at_eta
+    return Local(*best[:2]), best[2]
 
 
 def _entropic(q: Tensor, log_ref: Tensor, mu: float, beta: Number) -> Local:

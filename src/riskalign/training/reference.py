@@ -139,9 +139,8 @@ class HiddenCache:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._kept: dict[int, Tensor] = {}
+        self._kept: dict[int, Any] = {}  # states, or their place in the file, shape and type
         self._file: IO[bytes] | None = None
-        self._places: dict[int, tuple[int, int, int, torch.dtype]] = {}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
@@ -150,9 +149,8 @@ class HiddenCache:
     def get(self, batch: Mapping[str, Tensor], compute: Callable[[], Tensor]) -> Tensor:
         """Hidden states [N, H] of a batch of `RowCollator`; `compute` gives what is missing."""
         keys = batch["index"].tolist()
-        if all(key in self._kept or key in self._places for key in keys):
-            kept = torch.cat([self._read(key) for key in keys])
-            return kept.to(batch["sequence"].device)
+        if all(key in self._kept for key in keys):
+            return torch.cat([self._read(key) for key in keys]).to(batch["sequence"].device)
         hidden = compute()
         lengths = torch.bincount(batch["row"][batch["sequence"]], minlength=len(keys)).tolist()
         for key, states in zip(keys, hidden.detach().cpu().split(lengths), strict=True):
@@ -160,17 +158,19 @@ class HiddenCache:
         return hidden
 
     def _write(self, key: int, states: Tensor) -> None:
+        if key in self._kept:
+            return
         if self._file is None:
-            self._kept.setdefault(key, states.clone())
-        elif key not in self._places:
-            at = self._file.seek(0, 2)
+            self._kept[key] = states.clone()
+        else:
+            self._kept[key] = (self._file.seek(0, 2), *states.shape, states.dtype)
             self._file.write(states.contiguous().view(torch.uint8).numpy().tobytes())
-            self._places[key] = (at, *states.shape, states.dtype)
 
     def _read(self, key: int) -> Tensor:
         if self._file is None:
-            return self._kept[key]
-        at, length, width, dtype = self._places[key]
+            states: Tensor = self._kept[key]
+            return states
+        at, length, width, dtype = self._kept[key]
         self._file.seek(at)
         content = bytearray(self._file.read(length * width * dtype.itemsize))
         return torch.frombuffer(content, dtype=dtype).view(-1, width)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from riskalign.worlds.world import Prompt, World
+from riskalign.worlds.world import Prompt, World, score_ahead
 
 
 class Scored(NamedTuple):
@@ -38,6 +38,8 @@ def score_answers(
     world: World, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]
 ) -> list[list[Scored]]:
     """Reward and cost of every answer, prompt by prompt; equal answers are scored once."""
+    pairs = zip(prompts, answers, strict=True)
+    score_ahead(world, [(prompt, text) for prompt, texts in pairs for text in texts])
     scored = []
     for prompt, texts in zip(prompts, answers, strict=True):
         once = {

@@ -4,7 +4,7 @@ A world needs no labels and no judge: programs score the answers. Implement the 
 `World` in a class of your own, name it ``package.module:Class`` and every command works on it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -44,7 +44,8 @@ class World(Protocol):
     A world may also say its largest possible cost, `max_cost`: the report then adds bounds on CVaR
     that hold for every distribution of costs. It may have `splits`, the parts that `prompts` knows,
     with a third one ``dev`` for choosing settings, and `demonstrations(n, seed)`, training prompts
-    with answers for a start step of supervised tuning.
+    with answers for a start step of supervised tuning. `score_ahead(answers)`, where there is one,
+    is told answers with their prompts before they are scored one by one.
     """
 
     name: str
@@ -60,6 +61,13 @@ class World(Protocol):
     def cost(self, prompt: Prompt, answer: str) -> float:
         """Return the harm in `answer`, at least 0; an answer is unsafe when it is above 0."""
         ...
+
+
+def score_ahead(world: World, answers: Sequence[tuple[Prompt, str]]) -> None:
+    """Let a world that can score many answers at once, before they are asked for one by one."""
+    ahead = getattr(world, "score_ahead", None)
+    if ahead is not None:
+        ahead(answers)
 
 
 def max_cost_of(world: World) -> float | None:

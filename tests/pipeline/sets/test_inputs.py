@@ -9,7 +9,7 @@ from riskalign.errors import InputError
 from riskalign.evaluation.sets import load_prompt_set
 from riskalign.pipeline.learnt import note_prompts, prompts_of
 from riskalign.pipeline.sets.inputs import independence
-from riskalign.scorers import EmbeddingScorer
+from riskalign.scorers import Scorer
 from tests.scorers.test_independence import scorer
 
 Say = Callable[..., list[str]]
@@ -20,7 +20,7 @@ def say(tmp_path: Path) -> Say:
     (tmp_path / "asked.jsonl").write_text('{"prompt": "A"}\n{"prompt": "B"}\n')
     sets = {"prompts": load_prompt_set(str(tmp_path / "asked.jsonl"))}
 
-    def make(judge: EmbeddingScorer, with_: tuple[str, ...] = (), **models: str) -> list[str]:
+    def make(judge: Scorer, with_: tuple[str, ...] = (), **models: str) -> list[str]:
         return independence({"cost": ("./cost", judge)}, models, sets, with_)
 
     return make

@@ -52,13 +52,9 @@ def _levels(rows: Tensor, count: int) -> Levels:
 
 def _states() -> Tensor:
     """Row of each token's state in its tree's table, response by response."""
-    rows = []
-    for response in _RESPONSES:
-        node = offset = 0
-        for size, token in zip(_SIZES, response, strict=True):
-            rows.append(offset + node)
-            node, offset = node * VOCABULARY + token, offset + size
-    return torch.tensor(rows)
+    response = torch.arange(len(_RESPONSES))
+    depths = [sum(_SIZES[:t]) + response // VOCABULARY ** (DEPTH - t) for t in range(DEPTH)]
+    return torch.stack(depths, dim=-1).flatten()
 
 
 def _pairs(logits: Tensor, log_ref: Levels, risk: Risk) -> tuple[SequenceStats, SequenceStats]:
@@ -179,14 +175,14 @@ def hard_has_no_minimum(setting: Setting) -> Errors:
     """
     mdp = _tree(setting)
     certain = _gaps(accumulate(mdp.reward)) > 0
-    found: Errors = {}
-    for name in MEASURES:
-        risk = get_risk(name)
+
+    def fall(risk: Risk) -> Tensor:
         losses = []
         for scale in (1.0, 2.0, 4.0, 8.0, 16.0):
             first, second = _pairs(_rows(_closed_form(mdp, risk, scale)), mdp.log_ref, risk)
             forward = pair_loss("rsa1", first, second, beta=BETA).loss
             backward = pair_loss("rsa1", second, first, beta=BETA).loss
             losses.append(torch.where(certain, forward, backward).view(setting.trees, -1).mean(-1))
-        found[name] = smallest(torch.stack([a - b for a, b in itertools.pairwise(losses)]))
-    return found
+        return -torch.stack(losses).diff(dim=0)
+
+    return {name: smallest(fall(get_risk(name))) for name in MEASURES}

@@ -3,13 +3,11 @@
 import pytest
 import torch
 
-from riskalign.scorers.batch import (
+from riskalign.data import response_hidden
+from riskalign.scorers.scalar import (
     Sample,
     collate,
-    final_states,
     padded,
-    shares_prompts,
-    states_before,
     token_mask,
 )
 from riskalign.tokens import backbone_of
@@ -28,16 +26,20 @@ SAMPLES = [
 def test_states_are_those_of_each_answer_alone(model_type: str, shared: bool) -> None:
     model = tiny.make_model(model_type)
     body = backbone_of(model)
-    assert shares_prompts(model)
     batch = collate(SAMPLES, 2, shared, torch.device("cpu"))
+    ends = {**batch, "hidden_index": batch["final_index"]}
     before, final = [], []
     for prompt, response in SAMPLES:
         ids = torch.tensor([[*prompt, *response]])
         states = body(input_ids=ids).last_hidden_state[0]
         before.append(states[len(prompt) - 1 : -1])
         final.append(states[-1])
-    torch.testing.assert_close(states_before(body, batch), torch.cat(before), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(final_states(body, batch), torch.stack(final), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        response_hidden(body, batch), torch.cat(before), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        response_hidden(body, ends), torch.stack(final), rtol=1e-4, atol=1e-5
+    )
     assert batch["target_ids"].tolist() == [9, 1, 1, 1, 10, 11, 12]
 
 
