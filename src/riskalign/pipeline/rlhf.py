@@ -13,11 +13,10 @@ from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.ledger import Outcome
 from riskalign.pipeline.methods import Method, Panel
 from riskalign.pipeline.progress import Update
-from riskalign.pipeline.settings import Kind, Problem
+from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.steps import Learnt, MethodStep, Result
 from riskalign.safe_rlhf import PPOSettings, Scorer, train_ppo_lagrangian
 from riskalign.scorers import ScalarModel, load_scalar_model, save_scalar_model, train_scorer
-from riskalign.settings import wrong
 
 _LEARNS_FROM: dict[Literal["reward", "cost"], Kind] = {"reward": "helpful", "cost": "safe"}
 # Iterations between two checkpoints: seconds of writing against minutes of work.
@@ -145,9 +144,9 @@ def split_by_prompt(pairs: Dataset) -> tuple[Dataset, Dataset | None]:
     return kept, held_out if len(held_out) else None
 
 
-def _problems(config: AlignConfig) -> Iterator[Problem]:
-    lost = "has ppo, which answers a world's prompts, and there is no world"
-    yield from wrong("order", config.world is None, lost)
+def _problems(config: AlignConfig) -> Iterator[tuple[str, str]]:
+    if config.world is None:
+        yield "order", "has ppo, which answers a world's prompts, and there is no world"
 
 
 def _pairs(config: AlignConfig) -> list[Kind]:

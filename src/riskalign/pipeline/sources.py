@@ -23,7 +23,7 @@ _SETS = ("pipeline/sets/run.py", "pipeline/machine.py", "data", "models")
 
 #: What each kind of stage computes with. Rooms that only check, ask, tell or draw are left out.
 ROOMS: Mapping[str, tuple[str, ...]] = {
-    "pairs": (*_WORLD, "pipeline/safety.py", "pipeline/step_data.py", "pipeline/tail.py"),
+    "pairs": (*_WORLD, "pipeline/step_data.py", "pipeline/tail.py"),
     "train": _TRAIN,
     "train-sft": (*_TRAIN, "pipeline/sft.py"),
     "train-ppo": (*_TRAIN, "safe_rlhf", "scorers", "worlds", "pipeline/rlhf.py"),

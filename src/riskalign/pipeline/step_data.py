@@ -17,14 +17,15 @@ from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, content_hash
 from riskalign.pipeline.machine import for_inference
 from riskalign.pipeline.progress import Update
-from riskalign.pipeline.safety import given_safe_pairs, rule_of, sampled_safe_pairs
 from riskalign.pipeline.settings import Kind, SamplingConfig, StepConfig
 from riskalign.pipeline.tail import (
     TailAim,
     TailPlan,
     charged_rows,
+    given_safe_pairs,
     nothing_charged,
     plan_tail,
+    sampled_safe_pairs,
     tail_words,
 )
 from riskalign.plugin import outside
@@ -60,7 +61,7 @@ def _given_rows(job: Job, name: str, kind: Kind, aim: TailAim | None) -> StepDat
     about: dict[str, Any] = {"source": step.data, "pairs": len(rows)}
     if step.data is None and preferences is not None:
         about |= {"source": preferences.source, "counts": dict(preferences.counts)}
-    if (rule := rule_of(step)) is not None:
+    if (rule := step.safety_rule()) is not None:
         about |= given_safe_pairs(step, preferences, rule)[1]
     if aim is not None:
         seed, before = job.seed(f"pairs-{name}"), len(rows)
@@ -94,7 +95,7 @@ def _sampled_rows(
         inputs["aim"] = dataclasses.asdict(aim)
         if others := outside([get_risk(aim.risk).name]):
             inputs["outside"] = others
-    if (rule := rule_of(step)) is not None:
+    if (rule := step.safety_rule()) is not None:
         inputs["rule"] = dataclasses.asdict(rule)
     made: list[dict[str, Any]] = []
 
@@ -166,7 +167,7 @@ def sample_rows(
         score = plan.score
     safety: dict[str, int] = {}
     where, n = f"world {world.name!r}", sampling.pairs_per_prompt
-    if (rule := rule_of(step)) is not None:
+    if (rule := step.safety_rule()) is not None:
         found, safety = sampled_safe_pairs(prompts, scored, rule, where, pairs_per_prompt=n)
     elif step.rows == "groups":
         found = pairs.group_rows(prompts, scored, score, anchors=step.anchors, seed=seed)
