@@ -1,4 +1,4 @@
-"""A risk measure, a loss with a parameter, a world and a metric, each one file of a user's own."""
+"""A measure, a loss with a parameter, a world, a metric and a method, each one file of a user's."""
 
 import json
 from pathlib import Path
@@ -18,9 +18,10 @@ from riskalign.evaluation import (
     summarize,
 )
 from riskalign.losses import SequenceStats, own_parameters, pair_loss
-from riskalign.models import save_model
-from riskalign.pipeline import AlignConfig
+from riskalign.models import load_model, save_model
+from riskalign.pipeline import AlignConfig, align, load_config
 from riskalign.pipeline.cells import cell_key
+from riskalign.pipeline.job import JobData
 from riskalign.pipeline.manifest import resolve
 from riskalign.plugin import outside
 from riskalign.risk import answer_risk, get_risk
@@ -105,6 +106,49 @@ class Whisper:
 '''
 
 
+METHOD = '''
+"""Imitates the better answers' prompts: a loop of its own."""
+import torch
+from riskalign.pipeline import Learnt, Method, Panel
+from riskalign.settings import Count, Positive, settings
+
+
+@settings
+class Options:
+    steps: Count = 2
+    rate: Positive = 0.1
+
+
+def imitate(step):
+    pairs, digest = step.pairs("helpful")
+
+    def loop(loaded, checkpoints, update):
+        optimizer = torch.optim.SGD(loaded.model.parameters(), lr=step.options.rate)
+        ids = loaded.tokenizer("Hello", return_tensors="pt").input_ids
+        log = []
+        for i in range(1, step.options.steps + 1):
+            loss = loaded.model(input_ids=ids, labels=ids).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            log.append({"step": i, "loss": loss.item(), "surprise": loss.item() / len(ids)})
+            update(i, step.options.steps, "")
+        about = {"steps": len(log), "examples": len(log)}
+        return Learnt(loaded.model, log, about, pairs["prompt"])
+
+    return step.train({"data": digest}, loop)
+
+
+IMITATION = Method(
+    title="Imitation",
+    run=imitate,
+    options=Options,
+    pairs=lambda config: ["helpful"],
+    panels=(Panel("Surprise", "of the greeting, nats", {"surprise": "how surprised"}),),
+)
+'''
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -175,7 +219,7 @@ def test_a_metric_of_ones_own(folder: Path) -> None:
 def test_no_metric_of_ones_own_changes_nothing(folder: Path) -> None:
     assert "metrics" not in resolve(AlignConfig())["evaluation"]
     own = AlignConfig(evaluation={"metrics": ["mine_alone:SQUARES"]})  # type: ignore[arg-type]
-    keys = [cell_key(job, {}, {}, "weights", None) for job in (AlignConfig(), own)]
+    keys = [cell_key(job, JobData(), "weights") for job in (AlignConfig(), own)]
     assert keys[0] == keys[1]  # the answers are the same
 
 
@@ -188,7 +232,7 @@ def test_what_is_edited_is_computed_anew(folder: Path, monkeypatch: pytest.Monke
     )
 
     def key() -> str:
-        return cell_key(job, {}, {}, "weights", None)
+        return cell_key(job, JobData(), "weights")
 
     first = key()
     assert key() == first
@@ -245,3 +289,51 @@ def test_a_job_with_all_four(
     html = (folder / "run" / "report.html").read_text()
     assert "Mean &lt;square&gt;" in html
     assert "mean of the squared costs" in html
+
+
+def test_a_method_of_ones_own(folder: Path) -> None:
+    (folder / "mine_trained.py").write_text(METHOD)
+    save_model(tiny.make_model(), tiny.make_tokenizer(), folder / "model")
+    name = "mine_trained:IMITATION"
+    job: dict[str, Any] = {
+        "model": "model",
+        "world": "tests.pipeline.conftest:Letters",
+        "order": ["helpful", name],
+        "methods": {name: {"steps": 3}},
+        "sampling": {"prompts": 4, "max_new_tokens": 6},
+        "helpful": {"max_steps": 1},
+        "evaluation": {"prompts": 2, "max_new_tokens": 6, "n_boot": 20, "dial": []},
+        "output_dir": "run",
+    }
+    done = align(job)
+    assert done.results is not None
+    assert done.report is not None
+    step = "mine_trained.IMITATION"
+    assert list(done.steps) == ["helpful", step]
+    results = json.loads(done.results.read_text())
+    assert results["method"].endswith("then Imitation")
+    assert [entry["step"] for entry in results["training"][step]] == [1, 2, 3]
+    assert "how surprised" in done.report.read_text()
+    manifest = json.loads(done.manifest.read_text())
+    assert manifest["models"][step]["reference"] == manifest["models"]["helpful"]["fingerprint"]
+    assert (done.steps[step].parent / "log.json").is_file()
+    load_model(str(done.model))
+
+    def reused() -> bool:
+        stages = json.loads(align(job).manifest.read_text())["stages"]
+        return bool(stages[f"train-{step}"]["reused"])
+
+    assert reused()
+    (folder / "mine_trained.py").write_text(METHOD + "# edited")
+    assert not reused()
+    for change, words in {
+        "methods": ({name: {"stepps": 3}}, "stepps: no such field; did you mean 'steps'"),
+        "order": (["helpful", "mine_trained:NOWHERE"], "cannot load"),
+        "world": (None, "there is no world"),
+    }.items():
+        with pytest.raises(InputError, match=words[1]):
+            load_config(job | {change: words[0]})
+    with pytest.raises(InputError, match=r"order: .*'dpo' is not one of helpful, safe, ppo"):
+        load_config(job | {"order": ["dpo"]})
+    with pytest.raises(InputError, match=r"no riskalign\.pipeline\.methods\.Method"):
+        load_config(job | {"order": ["mine_trained:Options"]})

@@ -48,20 +48,19 @@ def files_of(module: str) -> list[Path]:
 
     A module in a package may lean on its neighbours, so all files beside it count.
     """
-    found = sys.modules[module]
-    if getattr(found, "__file__", None) is None:
+    loaded = sys.modules[module]
+    if getattr(loaded, "__file__", None) is None:
         return []
-    path = Path(str(found.__file__))
-    in_package = "." in module or hasattr(found, "__path__")
+    path = Path(str(loaded.__file__))
+    in_package = "." in module or hasattr(loaded, "__path__")
     return sorted(path.parent.glob("*.py")) if in_package else [path]
 
 
 def outside(specs: Iterable[str]) -> dict[str, str]:
     """Hashes of what those of the specs that are `package.module:attribute` are computed with."""
-    found = {}
+    hashes = {}
     for spec in sorted({spec for spec in specs if ":" in spec}):
-        content = hashlib.sha256()
-        for path in files_of(spec.partition(":")[0]):
-            content.update(path.name.encode() + b"\0" + path.read_bytes())
-        found[spec] = content.hexdigest()
-    return found
+        files = files_of(spec.partition(":")[0])
+        content = b"".join(path.name.encode() + b"\0" + path.read_bytes() for path in files)
+        hashes[spec] = hashlib.sha256(content).hexdigest()
+    return hashes

@@ -1,15 +1,19 @@
 """Settings that check themselves: fields by their types (pydantic), errors by their names.
 
-A class of settings is a frozen dataclass under `settings`, its fields annotated with the types
-below; what is said of several fields together it checks in `__post_init__`, by `refuse`.
+A class of settings is a dataclass under `settings`, its fields annotated with the types below;
+what is wrong with several fields together it refuses in `__post_init__`, by a `FieldError`.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import difflib
+import inspect
+import itertools
 import json
+import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral
@@ -33,47 +37,52 @@ from riskalign.errors import FieldError, InputError
 T = TypeVar("T")
 
 
-def _no_truth(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise PydanticCustomError("number", "expected a number")
-    return value
+def expect(what: str, is_right: Callable[[Any], bool]) -> Callable[[Any], Any]:
+    """A validator of values for which `is_right` holds."""
+
+    def checked(value: Any) -> Any:
+        if not is_right(value):
+            raise PydanticCustomError("expected", "expected {what}", {"what": what})
+        return value
+
+    return checked
 
 
 def _whole(value: Any) -> Any:
     """YAML takes `1e3` for text."""
-    value = _no_truth(value)
     with contextlib.suppress(ValueError, OverflowError):
         if isinstance(value, str) and float(value).is_integer():
             return int(float(value))
     return int(value) if isinstance(value, Integral) else value
 
 
-def _truth(value: Any) -> Any:
-    if not isinstance(value, bool):
-        raise PydanticCustomError("truth", "expected true or false")
-    return value
-
-
-def _text(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    if not isinstance(value, str):
-        raise PydanticCustomError("text", "expected text (put it in quotes)")
-    return value
-
-
 def _listed(value: Any) -> Any:
     """A list as YAML has it; as a flag also `a,b` and a single number."""
+    if isinstance(value, set | frozenset):
+        raise PydanticCustomError("listed", "expected a list; a set has no order")
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(","))
     return (value,) if isinstance(value, int | float) else value
 
 
-Flag = Annotated[bool, BeforeValidator(_truth)]
-Words = Annotated[str, BeforeValidator(_text)]
+def _from_json(value: Any) -> Any:
+    """Fields as they are, or in a text, which is what `HfArgumentParser` hands on."""
+    with contextlib.suppress(ValueError):
+        value = json.loads(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        raise PydanticCustomError("json", "expected fields, or a JSON object")
+    return value
+
+
+_NUMBER = BeforeValidator(expect("a number", lambda v: not isinstance(v, bool)))
+_TEXT = BeforeValidator(expect("text (put it in quotes)", lambda v: isinstance(v, str | Path)))
+_TRUTH = BeforeValidator(expect("true or false", lambda v: isinstance(v, bool)))
+Flag = Annotated[bool, _TRUTH]
+Words = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, Path) else v), _TEXT]
 Name = Annotated[Words, Field(pattern=r"\S")]
-Whole = Annotated[int, BeforeValidator(_whole)]
-Number = Annotated[float, BeforeValidator(_no_truth), Field(allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_whole), _NUMBER]
+Seed = Annotated[Whole, Field(ge=-(2**63), lt=2**63)]
+Number = Annotated[float, _NUMBER, Field(allow_inf_nan=False)]
 Count = Annotated[Whole, Field(ge=1)]
 NotLess = Annotated[Whole, Field(ge=0)]
 Positive = Annotated[Number, Field(gt=0)]
@@ -83,6 +92,7 @@ Between = Annotated[Number, Field(gt=0, lt=1)]
 UpToOne = Annotated[Number, Field(gt=0, le=1)]
 ToOne = Annotated[Number, Field(ge=0, le=1)]
 LISTED = BeforeValidator(_listed)
+FROM_JSON = BeforeValidator(_from_json)
 
 
 def known(check: Callable[[str], object]) -> AfterValidator:
@@ -95,60 +105,61 @@ def known(check: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(checked)
 
 
-@typing.dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+@typing.dataclass_transform(field_specifiers=(dataclasses.field,))
 def settings(cls: type[T]) -> type[T]:
-    """A frozen dataclass whose fields are checked, converted and, if unknown, refused.
+    """A dataclass whose fields are checked, converted and, if unknown, refused; none changes later.
 
     Raises:
         FieldError: from the class's call, for the first field that is wrong.
     """
-    made = dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))(
-        cls
-    )
+    made: Any = dataclass(config=ConfigDict(extra="forbid"))(cls)
     checked = made.__init__
     names = [field.name for field in dataclasses.fields(made)]
 
-    def refused(self: Any, *args: Any, **fields: Any) -> None:
-        given = dict(zip(names, args, strict=False))
-        if len(args) > len(names) or given.keys() & fields.keys():
-            raise TypeError(f"{cls.__name__}: more positional arguments than fields, or one twice")
-        given |= fields
+    def refused(self: Any, *args: Any, **given: Any) -> None:
+        if len(args) > len(names):
+            raise TypeError(f"{cls.__name__}: {len(args)} values for {len(names)} fields")
         try:
-            checked(self, **given)
+            checked(self, **dict(zip(names, args, strict=False)), **given)
         except ValidationError as error:
             raise _first(error, cls) from None
 
-    made.__init__ = refused  # type: ignore[method-assign]
+    def fixed(self: Any, name: str, value: Any) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}; make it anew")
+
+    def hashed(self: Any) -> int:
+        return hash(json.dumps(dataclasses.asdict(self), sort_keys=True, default=str))
+
+    # Not `frozen=True`: such a class cannot share fields with a user's own, as RSAConfig does.
+    made.__init__, made.__setattr__, made.__hash__ = refused, fixed, hashed
     return typing.cast(type[T], made)
 
 
-class FieldOf(typing.NamedTuple):
-    """A field of a class of settings: `kind` is its type, `default` as YAML has it."""
-
-    name: str
-    kind: Any
-    default: str
-    meaning: str
-
-
-def fields(cls: type[Any]) -> list[FieldOf]:
-    """The fields of a class of settings, in order, with what is said below each."""
-    hints = typing.get_type_hints(cls)
-    said = cls.__pydantic_fields__
-    found = []
+def fields(cls: type[Any]) -> Iterator[tuple[str, Any, str, str]]:
+    """Name, type, default as YAML has it, and meaning of each field of a class of settings."""
+    hints, meanings = typing.get_type_hints(cls), field_meanings(cls)
     for field in dataclasses.fields(cls):
-        given = field.default
-        if isinstance(given, FieldInfo):
-            given = given.default
-        shown = "" if dataclasses.is_dataclass(hints[field.name]) else _as_yaml(given)
-        meaning = " ".join((said[field.name].description or "").split())
-        found.append(FieldOf(field.name, hints[field.name], shown, meaning))
+        kind, given = hints[field.name], field.default
+        given = given.default if isinstance(given, FieldInfo) else given
+        hidden = dataclasses.is_dataclass(kind) or given is dataclasses.MISSING
+        yield field.name, kind, "" if hidden else json.dumps(given), meanings.get(field.name, "")
+
+
+def field_meanings(cls: type[Any]) -> dict[str, str]:
+    """The docstring below each field of a dataclass and of those that it inherits from here."""
+    found: dict[str, str] = {}
+    for each in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(each) or each.__module__.startswith("transformers"):
+            continue
+        try:
+            [tree] = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+        except OSError:  # installed without its sources
+            continue
+        for field, below in itertools.pairwise(typing.cast(ast.ClassDef, tree).body):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(text))):
+                    found[name] = " ".join(text.split())
     return found
-
-
-def _as_yaml(value: Any) -> str:
-    plain = list(value) if isinstance(value, tuple) else value
-    return json.dumps(plain) if plain is not dataclasses.MISSING else ""
 
 
 def parse(cls: type[T], tree: Mapping[str, Any]) -> T:
@@ -172,9 +183,9 @@ def check(owner: object, kinds: Mapping[str, Any]) -> None:
     for name, kind in kinds.items():
         try:
             value = TypeAdapter(kind).validate_python(getattr(owner, name))
-            object.__setattr__(owner, name, value)
         except ValidationError as error:
-            raise FieldError(name, _problem(error.errors()[0])) from None
+            raise _first(error, type(owner), name) from None
+        object.__setattr__(owner, name, value)
 
 
 def refuse(problems: Iterable[tuple[str, str]]) -> None:
@@ -189,41 +200,34 @@ def wrong(name: str, is_wrong: bool, problem: str) -> Iterator[tuple[str, str]]:
         yield name, problem
 
 
-def _first(error: ValidationError, cls: type[Any]) -> FieldError:
+def _first(error: ValidationError, cls: type[Any], *below: str) -> FieldError:
+    """The first error, by the dotted name of its field, which is `below` those named."""
     found = error.errors()[0]
     cause = (found.get("ctx") or {}).get("error")
     group: Any = cls
     names: list[str] = []
-    unknown = ""
-    for part in found["loc"]:
+    for part in (*below, *found["loc"]):
         hints = typing.get_type_hints(group)
-        if part not in hints:
-            # A list's place or an arm of a union; or, at a group's own door, no field.
-            unknown = str(part) if found["type"] == "unexpected_keyword_argument" else ""
-            names += [unknown] if unknown else []
+        if part not in hints:  # a list's place, or an arm of a union
             break
         names.append(str(part))
         inner = hints[part], *typing.get_args(hints[part])
         group = next((hint for hint in inner if dataclasses.is_dataclass(hint)), type(None))
-    if unknown:
-        fields = [field.name for field in dataclasses.fields(group)]
-        close = difflib.get_close_matches(unknown, fields, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(fields)}"
-        return FieldError(".".join(names), f"no such field; {hint}")
-    if isinstance(cause, FieldError):
-        return FieldError(".".join([*names, cause.field]), cause.problem)
-    if not names and isinstance(cause, InputError):
-        names = [cls.__name__]
-    return FieldError(".".join(names), _problem(found))
-
-
-def _problem(found: Any) -> str:
-    cause = (found.get("ctx") or {}).get("error")
-    if isinstance(cause, InputError):
-        return str(cause)
-    if found["type"] == "missing":  # what else was given may be a secret
-        return "is missing"
     says, value = found["msg"], repr(found["input"])
-    if says.startswith("Input "):
-        return f"{value} {says.removeprefix('Input ')}"
-    return f"{says}, found {value}"
+    problem = f"{says}, found {value}"
+    if found["type"] == "unexpected_keyword_argument":
+        names.append(str(found["loc"][-1]))
+        there = [field.name for field in dataclasses.fields(group)]
+        close = difflib.get_close_matches(names[-1], there, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(there)}"
+        problem = f"no such field; {hint}"
+    elif isinstance(cause, FieldError):
+        names.append(cause.field)
+        problem = cause.problem
+    elif isinstance(cause, InputError):
+        problem = str(cause)
+    elif found["type"] == "missing":  # what else was given may be a secret
+        problem = "is missing"
+    elif says.startswith("Input "):
+        problem = f"{value} {says.removeprefix('Input ')}"
+    return FieldError(".".join(names) or cls.__name__, problem)

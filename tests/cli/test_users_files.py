@@ -13,7 +13,7 @@ import yaml
 from riskalign.files.folder import Outputs, files_below
 from riskalign.models import save_model
 from riskalign.pipeline import load_config, load_plan
-from riskalign.pipeline.outputs import outputs_of
+from riskalign.pipeline.job import outputs_of
 from tests import tiny
 from tests.cli.test_app import run
 from tests.evaluation.judges.stub import write_answers

@@ -97,12 +97,14 @@ def test_training_panels_skip_what_is_not_logged() -> None:
     parsed(training([{"step": 5, "loss": 0.0}], loss[2]))
 
 
-def test_panels_are_those_that_know_most_of_a_log() -> None:
+def test_panels_are_those_that_a_method_names_or_know_a_log() -> None:
     def titles(*keys: str) -> list[str]:
         return [title for title, _, _ in panels_of([{"step": 1.0}, dict.fromkeys(keys, 1.0)])]
 
     assert titles("loss", "kl/chosen")[0] == "Loss"
-    assert titles("loss", "lambda", "reward", "cost", "kl")[0] == "Reward"
+    named = [{"title": "Multiplier", "note": "", "columns": {"lambda": "λ"}}]
+    [(title, _, [curve])] = panels_of([{"loss": 1.0, "lambda": 2.0}], named)
+    assert (title, curve.key, curve.name) == ("Multiplier", "lambda", "λ")
     assert titles("entropy", "epoch") == ["entropy"]
 
 

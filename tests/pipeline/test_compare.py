@@ -141,7 +141,7 @@ def test_a_file_with_the_group_serves_align_too(job: Make, tmp_path: Path) -> No
         ({"grid": {"lambda_": []}}, r"compare.grid: expected a list"),
         ({"own": ["rsa-tial"]}, r"compare.own: 'rsa-tial' is not one of"),
         ({"keep_models": "no"}, r"compare.keep_models: expected true or false"),
-        ({"settings": {"rsa": {"seed": date(2026, 1, 2)}}}, r"seed cannot be"),
+        ({"settings": {"rsa": {"seed": date(2026, 1, 2)}}}, r"compare.seeds: seed is set"),
         ({"settings": []}, r"compare.settings: .. should be a valid dictionary"),
     ],
 )
@@ -245,7 +245,7 @@ def test_cells_of_other_code_stay_and_are_marked(
     assert first["other_code"] == {}
     path = tmp_path / "run" / "cells" / "dpo-safe-seed3.json"
     old = json.loads(path.read_text())
-    assert {"losses", "sampling", "world"} <= set(old["code"])
+    assert {"losses", "models", "world"} <= set(old["code"])
     del old["code"]  # as cells of before
     old["key"] = "of another time"
     path.write_text(json.dumps(old))

@@ -1,7 +1,9 @@
 """Values out of range are refused by field; steps and temperatures follow from order and skip."""
 
+import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 
 from riskalign.errors import InputError
@@ -17,6 +19,9 @@ from riskalign.pipeline.settings import StepConfig
         ("beta", {"beta": float("nan")}),
         ("lambda_", {"lambda_": -1.0}),
         ("order", {"order": ()}),
+        ("order", {"order": {"helpful", "safe"}}),
+        ("seed", {"seed": 2**64}),
+        ("safe.loss_options", {"safe": {"loss_options": {"gamma": 1}}}),
         ("order", {"helpful": {"skip": True}, "safe": {"skip": True}}),
         ("helpful.data", {"world": None}),
         ("safe.data", {"world": None, "helpful": {"data": "pairs.jsonl"}}),
@@ -53,6 +58,16 @@ from riskalign.pipeline.settings import StepConfig
 def test_out_of_range(field: str, settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=rf"^{field}: "):
         AlignConfig(**settings)
+
+
+def test_settings_stay_as_they_are_and_have_a_hash() -> None:
+    step, other = StepConfig(loss_options={}), StepConfig(loss_options={})
+    assert step == other
+    assert len({step, other, StepConfig()}) == 2
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        step.alpha = 1.0
+    given: dict[str, Any] = {"seed": np.int64(3)}
+    assert AlignConfig(**given).seed == 3
 
 
 def test_steps_and_their_names() -> None:

@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from riskalign.evaluation import ScoredAnswer
-from riskalign.pipeline.measure import compare, measure, read_scored, write_scored
+from riskalign.pipeline.measure import measure, read_scored, write_scored
 from riskalign.pipeline.settings import EvaluationConfig
 from tests import tiny
 from tests.pipeline.conftest import Letters
@@ -70,23 +70,3 @@ def test_scored_answers_survive_any_text(tmp_path: Path) -> None:
     scored = [ScoredAnswer("p", text, 0.1, 2.5, 1e-9, 0.3, 4) for text in texts]
     write_scored(tmp_path / "scored.jsonl", scored)
     assert read_scored(tmp_path / "scored.jsonl") == scored
-
-
-def test_comparison_has_every_part() -> None:
-    def answers(cost: float) -> list[ScoredAnswer]:
-        return [
-            ScoredAnswer(prompt.id, f"answer {i}", 0.5, cost * i, 0.0, 0.0, 3)
-            for prompt in PROMPTS
-            for i in range(2)
-        ]
-
-    scored = {"start": answers(2.0), "step1": answers(1.0), "final": answers(0.0)}
-    found = compare(PROMPTS, scored, {1.0: scored["final"], 0.5: scored["step1"]}, EVALUATION, 0)
-    assert found["models"]["start"]["cost"].value == 1.0
-    assert set(found["differences"]) == {
-        "step1_minus_start", "final_minus_start", "final_minus_step1",
-    }  # fmt: skip
-    assert found["differences"]["final_minus_start"]["cost"].value == -1.0
-    assert [point["w"] for point in found["dial"]] == [0.5, 1.0]
-    assert found["costs"]["start"] == [2.0, 2.0, 2.0, 0.0, 0.0, 0.0]
-    assert len(found["examples"]) == 2

@@ -79,7 +79,7 @@ def test_step_sampling_inherits_from_the_job(tmp_path: Path) -> None:
         ("safe: {skip: 1}\n", r"safe.skip: expected true or false, found 1"),
         ("safe: 3\n", r"line 1: safe: 3 should be a dictionary"),
         ("schedule: papers\n", r"schedule: 'papers' should be 'objective', 'both' or 'paper'"),
-        ("order: [safe, sane]\n", r"order: 'sane' should be 'helpful', 'safe' or 'ppo'"),
+        ("order: [safe, sane]\n", r"order: 'sane' is not one of helpful, safe, ppo"),
         ("order: {safe: 1}\n", r"order: .* should be a valid tuple"),
         ("safe:\n  risk: cvar:1.0\n", r"line 2: safe.risk: .*out of range"),
         ("seed: 1\nseed: 2\n", r"line 2: seed: given a second time"),
@@ -106,15 +106,15 @@ def test_mistakes_in_overrides_and_files(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes("model: caf\xe9".encode("latin-1"))
     with pytest.raises(InputError, match=r"latin.yaml: not UTF-8 \(byte 10\)"):
         load_config(tmp_path / "latin.yaml")
-    with pytest.raises(InputError, match=r"config .*: cannot be read"):
+    with pytest.raises(InputError, match=r"config .*: is a directory"):
         load_config(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: &a [x]\nb: [" + "*a, " * 30 + "]", r"job.yaml: not valid YAML: line 2 repeats yet"),
-        ("order: " + "[" * 5000, r"line 1 is nested too deeply"),
+        ("a: &a [x]\nb: [" + "*a, " * 30 + "]", r"job.yaml, line 2: not valid YAML: .*repeated"),
+        ("order: " + "[" * 5000, r"line 1: .*nested too deeply"),
         ("seed: 1\nmodel: 2001-99-99\n", r"line 2: model: cannot be read: month"),
         ("seed: " + "9" * 5000 + "\n", r"line 1: seed: cannot be read"),
         ("model: 2001-01-02\n", r"model: expected text .*, found datetime.date"),

@@ -10,7 +10,7 @@ import pytest
 from riskalign import align
 from riskalign.errors import InputError
 from riskalign.pipeline import load_config, preset_names, preset_text
-from riskalign.pipeline.presets import display_name, laid_over, method_name
+from riskalign.pipeline.presets import display_name, method_name
 
 HELPFUL_DPO = {"helpful.loss_type": "dpo", "helpful.risk": "mean"}
 CVAR = "cvar:0.95"
@@ -107,7 +107,7 @@ def test_overrides_lie_over_presets() -> None:
 
 
 def test_errors_name_the_preset() -> None:
-    with pytest.raises(InputError, match=r"preset: 'rpo' is not one of dpo-helpful, "):
+    with pytest.raises(InputError, match=r"'rpo' is not one of the presets: dpo-helpful, "):
         load_config(None, preset="rpo")
     step = {"label_smoothing": 0.1, "target": "hard"}
     with pytest.raises(InputError, match=r"safe.per_device_train_batch_size: is not at least 2"):
@@ -124,9 +124,7 @@ def test_a_file_keeps_its_lines(tmp_path: Path) -> None:
 
 
 def test_laying_over_leaves_the_first_alone() -> None:
-    below = {"a": {"b": 1, "c": 2}, "d": 3}
-    assert laid_over(below, {"a": {"b": 4}, "d": {"e": 5}}) == {
-        "a": {"b": 4, "c": 2},
-        "d": {"e": 5},
-    }
-    assert below == {"a": {"b": 1, "c": 2}, "d": 3}
+    below = {"safe": {"risk": "mean", "alpha": 0.2}, "merges": [0.5], "peft": None}
+    config = load_config(below, {"safe.beta": 0.3, "peft.r": 4}, "rsa")
+    assert (config.safe.risk, config.safe.alpha, config.safe.beta) == (CVAR, 0.2, 0.3)
+    assert below == {"safe": {"risk": "mean", "alpha": 0.2}, "merges": [0.5], "peft": None}

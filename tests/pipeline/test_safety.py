@@ -11,7 +11,7 @@ from riskalign import align
 from riskalign.data import SafetyRule
 from riskalign.errors import InputError
 from riskalign.pipeline import load_config
-from riskalign.pipeline.safety import sampled_safe_pairs
+from riskalign.pipeline.tail import sampled_safe_pairs
 from riskalign.worlds import Prompt
 from riskalign.worlds.pairs import Scored
 from tests import tiny
@@ -67,7 +67,10 @@ def test_a_file_without_costs_is_refused_before_work(job: Make, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"safe.safe_cost": 1.0, "safe.target": "offset"}, "safe.safe_cost: is of pairs by reward"),
+        (
+            {"safe.safe_cost": 1.0, "safe.target": "offset"},
+            "safe.safe_cost: .*give helpful.safe_cost",
+        ),
         ({"helpful.safe_cost": 1.0}, "helpful.safe_cost: .* needs target: offset"),
         (
             {"helpful.safe_cost": float("nan"), "helpful.target": "offset"},

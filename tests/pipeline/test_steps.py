@@ -9,27 +9,22 @@ import torch
 
 from riskalign.models import LoadedModel
 from riskalign.pipeline import load_config
+from riskalign.pipeline.machine import for_inference
 from riskalign.pipeline.manifest import readable, resolve
 from riskalign.pipeline.presets import preset_names
 from riskalign.pipeline.settings import SamplingConfig, StepConfig, for_order
-from riskalign.pipeline.steps import for_inference, training_config
+from riskalign.pipeline.steps import training_config
 from tests import tiny
 
 SAMPLING = SamplingConfig(prompts=5, answers_per_prompt=4, max_new_tokens=6, batch_size=8)
 
 
-def _loaded() -> LoadedModel:
-    return LoadedModel(tiny.make_model(), tiny.make_tokenizer(), "tiny", "")
-
-
-def test_inference_copy_leaves_the_original() -> None:
-    loaded = _loaded()
-    loaded.model.train()
-    copy = for_inference(loaded, bf16=True)
-    assert copy.dtype == torch.bfloat16
-    assert not copy.training
-    assert loaded.model.dtype == torch.float32
-    assert loaded.model.training
+def test_for_inference_a_model_is_moved_not_copied() -> None:
+    loaded = LoadedModel(tiny.make_model(), tiny.make_tokenizer(), "tiny", "")
+    moved = for_inference(loaded, bf16=True)
+    assert moved is loaded.model
+    assert moved.dtype == torch.bfloat16
+    assert not moved.training
 
 
 def test_every_step_setting_reaches_the_trainer(tmp_path: Path) -> None:

@@ -119,17 +119,17 @@ def test_the_configuration_says_what_each_round_aims_at() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"helpful": {"answer_risk": "cvar:0.9"}}, "helpful.answer_risk: is of the costs"),
+        ({"helpful": {"answer_risk": "cvar:0.9"}}, "helpful.answer_risk: .*give safe.answer_risk"),
         ({"safe": {"answer_risk": "paper_code:0.9"}}, "safe.answer_risk: .*no tail cost"),
         ({"safe": {"answer_risk": "median"}}, "safe.answer_risk: .*not known"),
         ({"safe": {"limit": 1.0}}, "safe.limit: needs answer_risk"),
         (
             {"safe": {"limit": 1.0, "answer_risk": "mean", "target": "hard"}},
-            "safe.limit: needs target",
+            "safe.limit: .*needs target: gap or soft",
         ),
         (
             {"safe": {"limit": 1.0, "answer_risk": "mean", "beta": 0.1}},
-            "safe.limit: .*beta is as well",
+            "safe.limit: .*beta",
         ),
         (
             {"safe": {"loss_type": "kto", "target": "hard", "answer_risk": "mean", "risk": "mean"}},
@@ -149,15 +149,15 @@ def test_the_configuration_says_what_each_round_aims_at() -> None:
             "safe.anchors: .*safe.answer_risk",
         ),
         ({"safe": {"anchors": 1.5}}, "safe.anchors: 1.5 should be less"),
-        ({"safe": {"anchors": 0.5, "target": "hard"}}, "safe.anchors: is above 0"),
+        ({"safe": {"anchors": 0.5, "target": "hard"}}, "safe.anchors: .*target: gap or soft"),
         (
             {"safe": {"loss_type": "kto", "target": "hard", "rows": "groups"}},
-            "safe.rows: is groups",
+            "safe.rows: .*'kto'",
         ),
         ({"safe": {"max_gap": 0.0}}, "safe.max_gap"),
         (
             {"safe": {"max_gap": 2.0, "target": "hard"}},
-            "safe.max_gap: needs another",
+            "safe.max_gap: .*needs target",
         ),
     ],
 )

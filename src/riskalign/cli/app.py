@@ -25,7 +25,7 @@ from riskalign.cli import judge as judge_command
 from riskalign.cli import plan as plan_command
 from riskalign.cli import score as score_command
 from riskalign.cli import sets as sets_command
-from riskalign.cli.overrides import parse_overrides
+from riskalign.cli.flags import parse_overrides
 from riskalign.cli.process import keep_freed_memory, stop_signals
 from riskalign.cli.progress import TerminalProgress, with_progress
 from riskalign.errors import InputError, RiskalignError
@@ -71,7 +71,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at
 
 def _list_fields(ctx: typer.Context, asked: bool) -> None:
     if asked:
-        from riskalign.cli.fields import field_tables
+        from riskalign.cli.flags import field_tables
         from riskalign.pipeline import AlignConfig
 
         typer.echo(ctx.get_help())

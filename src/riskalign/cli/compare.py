@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from riskalign.cli.overrides import parse_overrides
+from riskalign.cli.flags import parse_overrides
 
 COMPARE_EPILOG = (
     "Example: [cyan]riskalign compare -c recipes/vault/compare.yaml --presets sacpo,rsa-tail "
@@ -23,12 +23,7 @@ def compare(
     ctx: typer.Context,
     config: Annotated[
         Path | None,
-        typer.Option(
-            "--config",
-            "-c",
-            help="YAML file of a job, with a group 'compare' for presets, seeds and settings.",
-            show_default=False,
-        ),
+        typer.Option("--config", "-c", help="YAML file of a job; its group 'compare' says what."),
     ] = None,
     presets: Annotated[
         str | None, typer.Option(help="Methods, separated by commas; riskalign presets lists them.")
@@ -69,9 +64,7 @@ def compare(
 
 
 def presets(
-    name: Annotated[
-        str | None, typer.Argument(help="A preset, to print its YAML.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="A preset, to print its YAML.")] = None,
 ) -> None:
     """List the methods that --preset and compare know, or print one."""
     from riskalign.pipeline import preset_names, preset_text

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from riskalign.cli.overrides import parse_overrides
+from riskalign.cli.flags import parse_overrides
 from riskalign.errors import InputError
 
 EPILOG = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,30 +22,23 @@ EPILOG = (
     "[cyan]riskalign plan --answers answers.jsonl[/cyan]"
 )
 _LEVELS, _WIDTHS = (0.9, 0.95, 0.99), (0.2, 0.1, 0.05)
+_console = Console(highlight=False, soft_wrap=True)
 
 
 def plan(
-    level: Annotated[
-        float | None, typer.Option(help="CVaR's level; by default several.", show_default=False)
-    ] = None,
+    level: Annotated[float | None, typer.Option(help="CVaR's level; by default several.")] = None,
     width: Annotated[
-        float | None,
-        typer.Option(help="Width wanted, as a share of the largest cost.", show_default=False),
+        float | None, typer.Option(help="Width wanted, as a share of the largest cost.")
     ] = None,
     rate: Annotated[
-        float | None,
-        typer.Option(help="Unsafe rate expected; half of the tail by default.", show_default=False),
+        float | None, typer.Option(help="Unsafe rate expected; half of the tail by default.")
     ] = None,
     confidence: Annotated[
-        float | None,
-        typer.Option(help="Of the interval or the bound; 0.95 by default.", show_default=False),
+        float | None, typer.Option(help="Of the interval or the bound; 0.95 by default.")
     ] = None,
     answers: Annotated[
         Path | None,
-        typer.Option(
-            help="JSON lines of prompt_id, reward and cost: what could go of their tail instead.",
-            show_default=False,
-        ),
+        typer.Option(help="JSON lines of prompt_id, reward and cost: what could go of their tail."),
     ] = None,
     safe_only: Annotated[
         bool,
@@ -60,102 +53,77 @@ def plan(
         return
     if safe_only:
         raise InputError("plan: --safe_only goes with --answers")
-    from riskalign.evaluation import plan as needed
+    from riskalign.evaluation import plan as prompts_needed
 
     confidence = 0.95 if confidence is None else confidence
-    table = Table(
-        title="Prompts to answer, once each, for CVaR of a bounded cost", title_justify="left"
-    )
-    for name in ("level", "width", "unsafe rate", "to rule out", "to estimate"):
-        table.add_column(name, justify="right")
-    for own_level in _LEVELS if level is None else (level,):
-        for own_width in _WIDTHS if width is None else (width,):
-            found = needed(own_level, own_width, rate, confidence)
-            table.add_row(
-                f"{own_level:g}",
-                f"{own_width:g}",
-                f"{found.rate:g}",
-                f"{found.to_rule_out:,}",
-                f"{found.to_estimate:,}",
-            )
-    console = Console()
-    console.print(table)
-    console.print(
+    rows = []
+    for each in _LEVELS if level is None else (level,):
+        for wide in _WIDTHS if width is None else (width,):
+            n = prompts_needed(each, wide, rate, confidence)
+            counts = (f"{n.to_rule_out:,}", f"{n.to_estimate:,}")
+            rows.append((f"{each:g}", f"{wide:g}", f"{n.rate:g}", *counts))
+    _show(
+        "Prompts to answer, once each, for CVaR of a bounded cost",
+        ("level", "width", "unsafe rate", "to rule out", "to estimate"),
+        rows,
         "to rule out: with no cost seen, CVaR is below the width times the largest cost, whatever "
         f"the costs' distribution ({confidence:.0%} sure).\nto estimate: at that unsafe rate the "
         "interval is at most so wide; costs below the largest need fewer.\nSeveral answers to a "
         "prompt count as one where they are alike.",
-        style="dim",
-        highlight=False,
-        soft_wrap=True,
     )
+
+
+def _show(title: str, names: Iterable[str], rows: Iterable[Iterable[str]], meaning: str) -> None:
+    # Narrow: nothing is to be cut at the 80 columns of a pipe.
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.pad_edge = False
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    _console.print(table)
+    _console.print(meaning, style="dim")
 
 
 def _show_ideal(path: Path, level: float, safe_only: bool) -> None:
     from riskalign.evaluation.ideal import MAX_KLS, SAFE_SHARES, SHARES, ideal_ratios
 
-    rows = list(_scored(path))
-    start, found = ideal_ratios(
-        [str(row["prompt_id"]) for row in rows],
-        [row["reward"] for row in rows],
-        [row["cost"] for row in rows],
-        level=level,
-        safe_only=safe_only,
-    )
+    answers = list(_scored(path))
+    columns = ([answer[name] for answer in answers] for name in ("prompt_id", "reward", "cost"))
+    start, ideals = ideal_ratios(*columns, level=level, safe_only=safe_only)
     shares = SAFE_SHARES if safe_only else SHARES
-    console = Console()
-    console.print(
+    _console.print(
         f"{start.answers} answers to {start.prompts} prompts: reward {start.reward:.3f}, cost "
         f"{start.cost:.3g}, VaR {level:g} {start.var:.3g}, CVaR {level:g} {start.cvar:.4g}, "
-        f"CVaR 0.99 {start.cvar_99:.4g}",
-        highlight=False,
-        soft_wrap=True,
+        f"CVaR 0.99 {start.cvar_99:.4g}"
     )
-    table = Table(
-        title=f"Least CVaR {level:g} that weighing these answers reaches",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    names = ("reward", "KL ≤", "mean", "tail", "ratio", "at 0.99", "tail", "ratio")
-    for name in (*names, "answers", "eta"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for each in found:
-        threshold = each.tail.threshold
-        table.add_row(
-            f"{each.reward:.3f}",
-            f"{each.max_kl:g}",
-            f"{each.mean.cvar:.3g}",
-            f"{each.tail.cvar:.3g}",
-            f"{each.ratio:.2f}",
-            f"{each.mean.cvar_99:.3g}",
-            f"{each.tail.cvar_99:.3g}",
-            f"{each.ratio_99:.2f}",
-            f"{min(each.mean.effective, each.tail.effective):.1f}",
-            "none" if threshold is None else f"{threshold:.3g}",
-        )
-    console.print(table)
-    missing = len(shares) * len(MAX_KLS) - len(found)
-    console.print(
+    rows = []
+    for ideal in ideals:
+        mean, tail = ideal.mean, ideal.tail
+        at = (f"{mean.cvar:.3g}", f"{tail.cvar:.3g}", f"{ideal.ratio:.2f}")
+        at_99 = (f"{mean.cvar_99:.3g}", f"{tail.cvar_99:.3g}", f"{ideal.ratio_99:.2f}")
+        effective = f"{min(mean.effective, tail.effective):.1f}"
+        eta = "none" if tail.threshold is None else f"{tail.threshold:.3g}"
+        rows.append((f"{ideal.reward:.3f}", f"{ideal.max_kl:g}", *at, *at_99, effective, eta))
+    missing = len(shares) * len(MAX_KLS) - len(ideals)
+    names = ("mean", "tail", "ratio", "at 0.99", "tail", "ratio")
+    _show(
+        f"Least CVaR {level:g} that weighing these answers reaches",
+        ("reward", "KL ≤", *names, "answers", "eta"),
+        rows,
         "mean: weights exp(g R - s C), SACPO's form; tail: exp(g R - s (C - eta)+ / (1 - level)). "
         + ("g is 0. " if safe_only else "")
         + f"Rewards are {', '.join(f'{share:g}' for share in shares)} times these answers'. "
         "answers: how many to a prompt the fewer of both weights stand on; where they are few, "
         "the row says little."
         + (f" {missing} rows are left out: no such policy has their reward." if missing else ""),
-        style="dim",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
 def _scored(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--answers {str(path)!r}: cannot be read: {error}") from error
-    for i, line in enumerate(lines, 1):
+    from riskalign.data.sources import text_lines
+
+    for i, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
         try:
@@ -165,8 +133,7 @@ def _scored(path: Path) -> Iterator[dict[str, Any]]:
         if not isinstance(row, dict) or "prompt_id" not in row:
             raise InputError(f"{path}, line {i}: no field 'prompt_id', which says what was asked")
         for name in ("reward", "cost"):
-            value = row.get(name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (isinstance(value, int | float) and number and math.isfinite(value)):
-                raise InputError(f"{path}, line {i}: field {name!r} is {value!r}; give a number")
-        yield row
+            if type(row.get(name)) not in (int, float) or not math.isfinite(row[name]):
+                given = row.get(name)
+                raise InputError(f"{path}, line {i}: field {name!r} is {given!r}; give a number")
+        yield row | {"prompt_id": str(row["prompt_id"])}

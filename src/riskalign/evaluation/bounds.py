@@ -90,10 +90,7 @@ def cvar_bounds(
     confidence: float = 0.95,
     clusters: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
-    """`cvar_a` -> its distribution-free upper bound, each at `confidence` by itself.
-
-    `clusters` names, by `prompt_id`, which answers are not independent; by default a prompt's.
-    """
+    """`cvar_upper_bound` by `cvar_a`; `clusters` says which prompts are not independent."""
     costs: dict[str, list[float]] = {}
     for answer in scored:
         cluster = answer.prompt_id if clusters is None else clusters[answer.prompt_id]

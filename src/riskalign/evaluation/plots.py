@@ -142,21 +142,16 @@ def frontier(results: Mapping[str, Any], metric: str = "cvar_0.95") -> str:
     Empty where no model has both.
     """
     order, names = model_order(results["models"]), model_names(results)
-    placed = [
-        (names[key], series_class(key, order), _shape(key), results["models"][key]) for key in order
-    ]
-    along = [
-        (f"w = {entry['w']:g}", "s-dial", "circle", entry["metrics"])
-        for entry in sorted(results["dial"], key=lambda entry: float(entry["w"]))
-    ]
-    made, dial = (
-        [
-            Point(name, css, shape, found[metric], found["reward"])
-            for name, css, shape, found in each
-            if metric in found and "reward" in found
-        ]
-        for each in (placed, along)
-    )
+
+    def placed(name: str, css: str, shape: str, found: Mapping[str, Ends]) -> list[Point]:
+        measured = metric in found and "reward" in found
+        return [Point(name, css, shape, found[metric], found["reward"])] if measured else []
+
+    dial, made = [], []
+    for entry in sorted(results["dial"], key=lambda entry: float(entry["w"])):
+        dial += placed(f"w = {entry['w']:g}", "s-dial", "circle", entry["metrics"])
+    for key in order:
+        made += placed(names[key], series_class(key, order), _shape(key), results["models"][key])
     if not made:
         return ""
     title = "Mean reward against CVaR 0.95 of cost, models and dial"
@@ -259,25 +254,20 @@ PANELS: tuple[Panel, ...] = (
         ),
     ),
 )
-#: What a method that learns from its own answers logs, an iteration a point.
-_ONLINE: tuple[Panel, ...] = (
-    ("Reward", "mean of an iteration's answers", (Curve("reward", "reward"),)),
-    ("Cost", "mean of an iteration's answers", (Curve("cost", "cost"),)),
-    ("Multiplier", "λ rises while cost exceeds its limit", (Curve("lambda", "λ"),)),
-    ("KL", "to the step's start, nats an answer", (Curve("kl", "KL"),)),
-)
 
 
-def panels_of(log: Sequence[Mapping[str, Any]]) -> tuple[Panel, ...]:
-    """The panels that know most of what a step's log holds; one for each number where none does."""
+def panels_of(
+    log: Sequence[Mapping[str, Any]], named: Sequence[Mapping[str, Any]] = ()
+) -> tuple[Panel, ...]:
+    """The panels that a method names, else those of a step on rows, else one for each number."""
+    if named:
+        return tuple(
+            (each["title"], each["note"], tuple(Curve(*pair) for pair in each["columns"].items()))
+            for each in named
+        )
     logged = dict.fromkeys(key for entry in log for key in entry)
-
-    def known(panels: tuple[Panel, ...]) -> int:
-        return sum(curve.key in logged for _, _, curves in panels for curve in curves)
-
-    best = max((PANELS, _ONLINE), key=known)
-    if known(best):
-        return best
+    if any(curve.key in logged for _, _, curves in PANELS for curve in curves):
+        return PANELS
     own = [key for key in logged if key not in ("step", "epoch", "iteration")]
     return tuple((key, "as logged", (Curve(key, key),)) for key in own)
 

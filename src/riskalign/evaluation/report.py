@@ -107,7 +107,7 @@ def render_report(results: Mapping[str, Any]) -> str:
     training = {
         step: [
             {"title": title, "note": note, "curves": curves, "svg": Markup(svg)}
-            for title, note, curves in plots.panels_of(log)
+            for title, note, curves in plots.panels_of(log, results["panels"].get(step, ()))
             if (svg := plots.training(log, curves))
         ]
         for step, log in results["training"].items()

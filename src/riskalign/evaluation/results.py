@@ -81,6 +81,12 @@ class _Reproduce(TypedDict, total=False):
     commit: str | None
 
 
+class _Panel(TypedDict):
+    title: str
+    note: str
+    columns: dict[str, str]
+
+
 class Results(BaseModel):
     """The fields of `results.json`, and what those that may be absent then stand for.
 
@@ -106,6 +112,7 @@ class Results(BaseModel):
     costs: dict[str, list[Cost]] = {}
     rewards: dict[str, list[Finite]] = {}
     training: dict[str, list[dict[str, Finite | None]]] = {}
+    panels: dict[str, list[_Panel]] = {}
     scorers: dict[str, dict[str, Finite]] = {}
     held_out: dict[str, dict[str, Finite]] = {}
     notes: list[str] = []

@@ -109,18 +109,11 @@ def ratio(before: float, after: float) -> str:
     return f"{MINUS}{shown}\u00a0%"
 
 
-#: What the headline says of each state.
+#: What the headline says where a metric is better, worse or unclear.
+_STATES = ("better", "worse", "unclear")
 _SAID = {
-    "reward": {
-        "better": "more helpful",
-        "worse": "less helpful",
-        "unclear": "no change in helpfulness shown",
-    },
-    "cvar_0.95": {
-        "better": "safer at the tail",
-        "worse": "worse at the tail",
-        "unclear": "no change at the tail shown",
-    },
+    "reward": ("more helpful", "less helpful", "no change in helpfulness shown"),
+    "cvar_0.95": ("safer at the tail", "worse at the tail", "no change at the tail shown"),
 }
 
 
@@ -130,11 +123,12 @@ def headline(results: Mapping[str, Any]) -> str:
     if not _SAID.keys() <= differences.keys():
         return "No comparison with the start model is recorded."
     states = {key: state(METRICS[key], differences[key]) for key in _SAID}
-    shown = [_SAID[key][found] for key, found in states.items() if found != "unclear"]
+    said = {key: _SAID[key][_STATES.index(states[key])] for key in _SAID}
+    shown = [said[key] for key in said if states[key] != "unclear"]
     if not shown:
         return "No difference from the start model is shown, in helpfulness or at the tail."
     if len(shown) == 1:
-        [unclear] = [_SAID[key][found] for key, found in states.items() if found == "unclear"]
+        [unclear] = [said[key] for key in said if states[key] == "unclear"]
         return f"{shown[0].capitalize()} than the start model; {unclear}."
     join = " and" if len(set(states.values())) == 1 else ", but"
     return f"{shown[0].capitalize()}{join} {shown[1]} than the start model."

@@ -5,40 +5,40 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-
-from riskalign.data import Preferences
 from riskalign.losses import own_parameters
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.job import Job, chat_template_of, world_identity
+from riskalign.pipeline.job import Job, JobData, chat_template_of, world_identity
 from riskalign.pipeline.judged import judged_identity
 from riskalign.pipeline.ledger import content_hash
 from riskalign.pipeline.manifest import resolve
+from riskalign.pipeline.methods import KINDS, METHODS, get_method, has_rows
 from riskalign.pipeline.scoring import encoder_identity
-from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.sources import code_of, others
 from riskalign.plugin import outside
 from riskalign.risk import get_risk
-from riskalign.worlds import World, get_world
+from riskalign.worlds import get_world
 
-# Settings of the evaluation that act on what is made of the cells.
-_LATER = ("n_boot", "confidence", "examples", "metrics")
+Cell = dict[str, Any]  # as its file has it
+
+#: What does not count of a group of settings: where files lie, since what they hold does, and what
+#: acts on what is made of the cells.
+_UNCOUNTED: Mapping[str, tuple[str, ...]] = {
+    "data": ("path", "safe_path"),
+    "scoring": ("reward", "cost", "prompts", "encoder"),
+    "evaluation": ("n_boot", "confidence", "examples", "metrics"),
+    "helpful": ("data", "eval_data"),
+    "safe": ("data", "eval_data"),
+}
 
 
-def cell_key(
-    config: AlignConfig,
-    given: Mapping[Kind, Dataset],
-    held_out: Mapping[Kind, Dataset],
-    weights: str,
-    preferences: Preferences | None,
-) -> str:
+def cell_key(config: AlignConfig, data: JobData, weights: str) -> str:
     """What a cell is asked for: its settings that count, and what the files that they name hold."""
     files: dict[str, Any] = {
-        "data": {kind: content_hash(list(rows)) for kind, rows in given.items()},
+        "data": {kind: content_hash(list(rows)) for kind, rows in data.given.items()},
         "held_out": {
             kind: content_hash(list(rows))
-            for kind, rows in held_out.items()
+            for kind, rows in data.held_out.items()
             if config.step(kind).eval_data is not None
         },
     }
@@ -46,22 +46,22 @@ def cell_key(
         files["chat_template"] = content_hash(chat_template_of(config))
     if config.scoring is not None:
         files["encoder"] = encoder_identity(config.scoring.encoder)
-    if preferences is not None:
-        files["world"] = judged_identity(config, preferences)
-    if others := _outside(config):
-        files["outside"] = others
+    if data.preferences is not None:
+        files["world"] = judged_identity(config, data.preferences)
+    if code := _outside(config):
+        files["outside"] = code
     settings = _counted(cell_settings(config), config)
     return content_hash([settings, weights, machine.use_bf16(config.bf16), files])
 
 
 def _outside(config: AlignConfig) -> dict[str, str]:
-    """Losses and risk measures of a user's own, by what they are computed with."""
-    kinds = [kind for _, kind in config.steps() if kind != "ppo"]
-    steps = [config.step(kind) for kind in kinds]
+    """Losses, risk measures and methods of a user's own, by what they are computed with."""
+    steps = [config.step(kind) for _, kind in config.steps() if has_rows(kind)]
     risks = [risk for step in steps for risk in (step.risk, step.answer_risk) if risk is not None]
     if config.evaluation is not None:
         risks.append(config.evaluation.risk)
-    return outside([*(step.loss_type for step in steps), *(get_risk(risk).name for risk in risks)])
+    losses = [step.loss_type for step in steps]
+    return outside([*losses, *(get_risk(risk).name for risk in risks), *config.method_kinds()])
 
 
 def _counted(settings: Mapping[str, Any], config: AlignConfig) -> dict[str, Any]:
@@ -70,28 +70,21 @@ def _counted(settings: Mapping[str, Any], config: AlignConfig) -> dict[str, Any]
     Settings that act on the comparison alone, or not at all with this method, do not count; nor
     do defaults, so that a setting new in riskalign leaves finished cells as they are.
     """
-    found = dict(settings)
-    found.pop("chat_template", None)  # what lies in files counts, not where they lie
-    for group, names in (
-        ("data", ("path", "safe_path")),
-        ("scoring", ("reward", "cost", "prompts", "encoder")),
-        ("evaluation", _LATER),
-    ):
-        if found.get(group) is not None:
-            found[group] = {k: v for k, v in found[group].items() if k not in names}
-    if "ppo" not in config.order:
-        found.pop("ppo", None)
-        found.pop("scorers", None)
-    kinds: tuple[Kind, ...] = ("helpful", "safe")
-    for kind in kinds:
-        step = found.pop(kind)
-        if kind not in config.pair_kinds():
+    absent: set[str] = {"chat_template", *KINDS} - set(config.pair_kinds())
+    for name in METHODS:
+        if name not in config.order:
+            absent.update(get_method(name).fields)
+    counted = {}
+    for name, value in settings.items():
+        if name in absent:
             continue
-        without = {"data", "eval_data"}
-        if "alpha" not in own_parameters(step["loss_type"]):
-            without.add("alpha")
-        found[kind] = {k: v for k, v in step.items() if k not in without}
-    return _beside(found, resolve(AlignConfig()))
+        if name in _UNCOUNTED and value is not None:
+            without = set(_UNCOUNTED[name])
+            if name in KINDS and "alpha" not in own_parameters(value["loss_type"]):
+                without.add("alpha")
+            value = {k: v for k, v in value.items() if k not in without}
+        counted[name] = value
+    return _beside(counted, resolve(AlignConfig()))
 
 
 def cell_settings(config: AlignConfig) -> dict[str, Any]:
@@ -111,13 +104,13 @@ def _beside(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[st
     return found
 
 
-def finished_cell(path: Path, key: str, config: AlignConfig) -> dict[str, Any] | None:
+def finished_cell(path: Path, key: str, config: AlignConfig) -> Cell | None:
     """The cell in a file, if it was made from what it is asked for.
 
     Of a cell without `code`, of before there was one, the settings can be told and no more.
     """
     try:
-        cell: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        cell: Cell = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if "code" in cell:
@@ -129,25 +122,21 @@ def finished_cell(path: Path, key: str, config: AlignConfig) -> dict[str, Any] |
 def code_of_cell(job: Job) -> dict[str, str]:
     """The code that made a cell: the rooms that its stages computed with, and a user's world."""
     found: dict[str, str] = {}
-    for stage in job.manifest.content["stages"]:
+    for stage in job.stages:
         found |= code_of(stage)
-    if job.preferences is None and not _built_in(job.world):
+    is_built_in = type(job.world).__module__.startswith("riskalign.")
+    if job.data.preferences is None and not is_built_in:
         found["world"] = content_hash(job.world_identity())
     return found
 
 
-def changed_code(cell: Mapping[str, Any]) -> list[str] | None:
+def changed_code(cell: Cell) -> list[str] | None:
     """The rooms that have other code now than when the cell was made; None where none is known."""
     if "code" not in cell:
         return None
     rooms = dict(cell["code"])
     world, spec = rooms.pop("world", None), cell["settings"]["world"]
-    found = others(rooms)
+    changed = others(rooms)
     if world is not None and world != content_hash(world_identity(spec, get_world(spec))):
-        found.append("world")
-    return found
-
-
-def _built_in(world: World | None) -> bool:
-    """Whether a world is among the rooms."""
-    return type(world).__module__.startswith("riskalign.")
+        changed.append("world")
+    return changed

@@ -1,14 +1,12 @@
-"""Methods by the same hands: presets x seeds on one job's model, data and world, cell by cell."""
+"""Methods under the same conditions: presets x seeds on one job's model, data and world."""
 
 import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from datasets import Dataset
 
 from riskalign import __version__
 from riskalign.data import Preferences
@@ -16,7 +14,6 @@ from riskalign.evaluation import (
     METRICS,
     Bootstrap,
     Cell,
-    ScoredAnswer,
     compare_cells,
     from_columns,
     get_metrics,
@@ -27,26 +24,16 @@ from riskalign.evaluation.comparison_report import write_comparison
 from riskalign.files.atomic import write_text
 from riskalign.files.folder import Outputs, check_outputs, hold, remove_made
 from riskalign.models import fingerprint, load_model
-from riskalign.pipeline import machine
-from riskalign.pipeline.cells import (
-    cell_key,
-    cell_settings,
-    changed_code,
-    code_of_cell,
-    finished_cell,
-)
+from riskalign.pipeline import cells, machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate
-from riskalign.pipeline.given import given_data, held_out_data
-from riskalign.pipeline.job import Job
+from riskalign.pipeline.job import Job, JobData, inputs_of, outputs_of, read_data
 from riskalign.pipeline.judged import preferences_of
 from riskalign.pipeline.manifest import now
 from riskalign.pipeline.measure import read_scored
-from riskalign.pipeline.outputs import inputs_of, outputs_of
 from riskalign.pipeline.plan import Plan, file_name
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.run import train_steps
-from riskalign.pipeline.settings import Kind
 from riskalign.worlds import get_world, max_cost_of
 
 #: Tails whose ratios at matched helpfulness are read off the frontiers.
@@ -64,6 +51,18 @@ class CompareResult:
     report: Path
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A cell to make, or to find made: method, seed, settings, data and key."""
+
+    name: str
+    seed: int
+    config: AlignConfig
+    data: JobData
+    key: str
+    path: Path
+
+
 def run_plan(
     plan: Plan, *, progress: Progress | None = None, redo_stale: bool = False
 ) -> CompareResult:
@@ -74,83 +73,67 @@ def run_plan(
     `redo_stale`. Within a seed, what cells have in common is done once. A run that was stopped goes
     on where it was. Others may work in the same folder at the same time, on other seeds.
     """
-    seeds = list(dict.fromkeys(seed for _, seed in plan.cells))
     folders = [f"work/seed{seed}/{file_name(name)}" for name, seed in plan.cells]
     outputs = Outputs(["compare.json", "compare.html"], (), folders)
     for config in plan.cells.values():  # all, before the first one's work
         check_outputs(plan.folder, outputs, inputs_of(config))
         check_outputs(config.output_dir, outputs_of(config), inputs_of(config))
-    parts = [f"-seed{seed}" for seed in seeds]
     with quiet_libraries():
-        inputs = _read(plan)  # what cannot be used is told before anything is written
+        asked = _read(plan)  # what cannot be used is told before anything is written
+        parts = list(dict.fromkeys(f"-seed{cell.seed}" for cell in asked))
         with hold(plan.folder, outputs, parts=parts):
             machine.check_folder(plan.folder)
-            cells = _cells(plan, seeds, inputs, progress or Silent(), redo_stale)
-            return write_results(plan, cells)
+            return write_results(plan, _cells(plan, asked, progress or Silent(), redo_stale))
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """What cells are made from: judged answers by their source, rows by cell, and cells' keys."""
-
-    read: Mapping[Any, Preferences | None]
-    given: Mapping[tuple[str, int], Mapping[Kind, Dataset]]
-    keys: Mapping[tuple[str, int], str]
-
-
-def _read(plan: Plan) -> _Inputs:
-    # Cells differ in their steps, hardly in their data, which are read once.
-    read = {config.data: preferences_of(config) for config in plan.cells.values()}
-    given = {name: given_data(config, read[config.data]) for name, config in plan.cells.items()}
+def _read(plan: Plan) -> list[_Asked]:
+    """The cells, seed by seed. They differ in their steps, hardly in their data: read once."""
+    read: dict[Any, Preferences | None] = {}
     weights: dict[str, str] = {}
-    keys = {}
-    for cell, config in plan.cells.items():
+    asked = []
+    for (name, seed), config in plan.cells.items():
+        if config.data not in read:
+            read[config.data] = preferences_of(config)
+        data = read_data(config, read[config.data])
         if config.model not in weights:
             loaded = load_model(config.model, trust_remote_code=config.trust_remote_code)
             weights[config.model] = fingerprint(loaded.model)
-        own = read[config.data]
-        held_out = held_out_data(config, own)
-        keys[cell] = cell_key(config, given[cell], held_out, weights[config.model], own)
-    return _Inputs(read, given, keys)
+        key = cells.cell_key(config, data, weights[config.model])
+        path = plan.folder / "cells" / f"{file_name(name)}-seed{seed}.json"
+        asked.append(_Asked(name, seed, config, data, key, path))
+    return asked
 
 
 def _cells(
-    plan: Plan, seeds: Sequence[int], inputs: _Inputs, told: Progress, redo_stale: bool
-) -> list[dict[str, Any]]:
+    plan: Plan, asked: Sequence[_Asked], progress: Progress, redo_stale: bool
+) -> list[cells.Cell]:
     """All cells, those that are not finished done; a seed's models go when it is."""
-    finished: dict[tuple[str, int], dict[str, Any]] = {}
-    for cell, config in plan.cells.items():
-        done = finished_cell(_path(plan, *cell), inputs.keys[cell], config)
-        if done is not None and not (redo_stale and changed_code(done) != []):
-            finished[cell] = done
-    to_make = [f"cells/{_path(plan, *cell).name}" for cell in plan.cells if cell not in finished]
+    finished: dict[Path, cells.Cell] = {}
+    for each in asked:
+        cell = cells.finished_cell(each.path, each.key, each.config)
+        if cell is not None and not (redo_stale and cells.changed_code(cell) != []):
+            finished[each.path] = cell
+    to_make = [f"cells/{each.path.name}" for each in asked if each.path not in finished]
     check_outputs(plan.folder, Outputs(to_make))
-    cells: list[dict[str, Any]] = []
-    for seed in seeds:
-        names = [name for name, other in plan.cells if other == seed]
-        for name in names:
-            cell, config = (name, seed), plan.cells[name, seed]
-            if cell in finished:
-                told.stage(f"{name} · seed {seed} · cell")
-                told.done("done before" + _by_whom(changed_code(finished[cell])))
-                cells.append(finished[cell])
-                continue
-            siblings = [
-                Path(plan.cells[other, seed].output_dir) for other in names if other != name
-            ]
-            given, own, key = inputs.given[cell], inputs.read[config.data], inputs.keys[cell]
-            cells.append(_cell(plan, name, seed, given, own, key, siblings, told))
+    made: list[cells.Cell] = []
+    for seed in dict.fromkeys(each.seed for each in asked):
+        of_seed = [each for each in asked if each.seed == seed]
+        for each in of_seed:
+            told = _Prefixed(progress, f"{each.name} · seed {seed} · ")
+            if (cell := finished.get(each.path)) is not None:
+                told.stage("cell")
+                told.done("done before" + _by_whom(cells.changed_code(cell)))
+            else:
+                siblings = [Path(other.config.output_dir) for other in of_seed if other is not each]
+                cell = _make(each, siblings, plan.command, told)
+            made.append(cell)
         if not plan.settings.keep_models:
             # Other methods' work, of another run in this folder, stays.
-            for name in names:
-                remove_made(plan.cells[name, seed].output_dir)
+            for each in of_seed:
+                remove_made(each.config.output_dir)
             with contextlib.suppress(OSError):
                 (plan.folder / "work" / f"seed{seed}").rmdir()
-    return cells
-
-
-def _path(plan: Plan, name: str, seed: int) -> Path:
-    return plan.folder / "cells" / f"{file_name(name)}-seed{seed}.json"
+    return made
 
 
 def _by_whom(changed: Sequence[str] | None) -> str:
@@ -159,69 +142,49 @@ def _by_whom(changed: Sequence[str] | None) -> str:
     return f", made by other code ({', '.join(changed)})" if changed else ""
 
 
-def _cell(
-    plan: Plan,
-    name: str,
-    seed: int,
-    given: Mapping[Kind, Dataset],
-    preferences: Preferences | None,
-    key: str,
-    siblings: Sequence[Path],
-    progress: Progress,
-) -> dict[str, Any]:
-    config = plan.cells[name, seed]
-    told = _Prefixed(progress, f"{name} · seed {seed} · ")
-    job = Job(config, told, f"{name}, seed {seed}", plan.command, siblings, preferences, given)
+def _make(each: _Asked, siblings: Sequence[Path], command: str, progress: Progress) -> cells.Cell:
+    title = f"{each.name}, seed {each.seed}"
+    job = Job(each.config, each.data, progress, title, command, siblings)
     with job.recorded():
-        trained = train_steps(job, given)
+        trained = train_steps(job)
         scored, dial = evaluate(job, trained.models)
     files = dict(scored)
     files |= {f"dial-{w:g}": file for w, file in dial.items() if file not in scored.values()}
     cell = {
         "schema": 1,
-        "key": key,
-        "method": name,
-        "seed": seed,
+        "key": each.key,
+        "method": each.name,
+        "seed": each.seed,
         "created": now(),
-        "settings": cell_settings(config),
+        "settings": cells.cell_settings(each.config),
         "versions": machine.versions(),
         "commit": machine.commit(),
-        "code": code_of_cell(job),
-        "budget": _budget(job, config),
+        "code": cells.code_of_cell(job),
+        "budget": _budget(job),
         "held_out": trained.held_out,
         "notes": job.notes,
         "points": {point: to_columns(read_scored(file)) for point, file in files.items()},
     }
-    write_text(_path(plan, name, seed), json.dumps(cell) + "\n")
+    write_text(each.path, json.dumps(cell) + "\n")
     return cell
 
 
-def _budget(job: Job, config: AlignConfig) -> dict[str, float]:
-    stages = {
-        name: outcome
-        for name, outcome in job.manifest.content["stages"].items()
-        if name.startswith(_TRAINING)
+def _budget(job: Job) -> dict[str, float]:
+    """What a method's training took; a step whose limit was kept before it took nothing."""
+    stages = {k: outcome for k, outcome in job.stages.items() if k.startswith(_TRAINING)}
+    steps = [stages[f"train-{name}"] for name, _ in job.config.steps() if f"train-{name}" in stages]
+    spent = stages.values()
+    tokens = [outcome.get("counts", outcome).get("tokens", 0) for outcome in spent]
+    return {
+        "updates": float(sum(step["steps"] for step in steps)),
+        "examples": float(sum(step.get("examples", 0) for step in steps)),
+        "sampled_tokens": float(sum(tokens)),
+        "seconds": sum(outcome["seconds"] for outcome in spent),
+        "peak_megabytes": max(outcome["peak_megabytes"] for outcome in spent),
     }
-    found = {"updates": 0.0, "examples": 0.0, "sampled_tokens": 0.0}
-    for name, kind in config.steps():
-        if (outcome := stages.get(f"train-{name}")) is None:
-            continue  # its limit was kept before it
-        found["updates"] += outcome["steps"]
-        if kind == "ppo":
-            found["examples"] += outcome["answers"] * config.ppo.num_ppo_epochs
-            found["sampled_tokens"] += outcome["tokens"]
-            continue
-        step = config.step(kind)
-        batch = step.per_device_train_batch_size * step.gradient_accumulation_steps
-        found["examples"] += outcome["steps"] * batch
-    for outcome in stages.values():
-        found["sampled_tokens"] += outcome.get("counts", {}).get("tokens", 0)
-    found["seconds"] = sum(outcome["seconds"] for outcome in stages.values())
-    found["peak_megabytes"] = max(outcome["peak_megabytes"] for outcome in stages.values())
-    return found
 
 
-def write_results(plan: Plan, cells: Sequence[Mapping[str, Any]]) -> CompareResult:
+def write_results(plan: Plan, made: Sequence[cells.Cell]) -> CompareResult:
     """Compare finished cells, as their files hold them; write results and report."""
     config = next(iter(plan.cells.values()))
     evaluation = config.evaluation
@@ -233,70 +196,65 @@ def write_results(plan: Plan, cells: Sequence[Mapping[str, Any]]) -> CompareResu
             {point: from_columns(columns) for point, columns in cell["points"].items()},
             cell["budget"],
         )
-        for cell in cells
+        for cell in made
     ]
-    own = [
-        name
-        for name in dict.fromkeys(name for name, _ in plan.cells)
-        if name.partition("@")[0] in plan.settings.own
-    ]
+    names = list(dict.fromkeys(name for name, _ in plan.cells))
+    own = [name for name in names if name.partition("@")[0] in plan.settings.own]
     own_metrics = get_metrics(evaluation.metrics)
     boot = Bootstrap(evaluation.n_boot, 0, evaluation.confidence)
-    first: list[ScoredAnswer] = list(measured[0].points["start"])
-    prompts = len({answer.prompt_id for answer in first})
-    results = plan.folder / "compare.json"
+    compared = compare_cells(
+        measured,
+        own=own,
+        n_boot=evaluation.n_boot,
+        confidence=evaluation.confidence,
+        metrics={**METRICS, **own_metrics},
+        max_cost=None if config.world is None else max_cost_of(get_world(config.world)),
+    )
+    ratios = ratios_of_all(measured, own, _LEVELS, boot)
     content = {
         "schema": 1,
         "created": now(),
         "riskalign_version": __version__,
-        "title": f"{len({name for name, _ in plan.cells})} methods compared",
+        "title": f"{len(names)} methods compared",
         "model": config.model,
         "world": config.world if config.data is None else config.data.path,
         "confidence": evaluation.confidence,
-        "n_prompts": prompts,
+        "n_prompts": len({answer.prompt_id for answer in measured[0].points["start"]}),
         "answers_per_prompt": evaluation.answers_per_prompt,
-        **compare_cells(
-            measured,
-            own=own,
-            n_boot=evaluation.n_boot,
-            confidence=evaluation.confidence,
-            metrics={**METRICS, **own_metrics},
-            max_cost=None if config.world is None else max_cost_of(get_world(config.world)),
-        ),
-        "ratios": [
-            dataclasses.asdict(ratio) for ratio in ratios_of_all(measured, own, _LEVELS, boot)
-        ],
+        **compared,
+        "ratios": [dataclasses.asdict(ratio) for ratio in ratios],
         **({"metrics": [metric.words() for metric in own_metrics.values()]} if own_metrics else {}),
-        "other_code": _other_code(cells),
-        "settings": {cell["method"]: cell["settings"] for cell in cells},
+        "other_code": _other_code(made),
+        "settings": {cell["method"]: cell["settings"] for cell in made},
         "reproduce": {
             "command": plan.command,
-            "versions": cells[0]["versions"],
-            "commits": sorted({str(cell["commit"]) for cell in cells}),
+            "versions": made[0]["versions"],
+            "commits": sorted({str(cell["commit"]) for cell in made}),
         },
     }
-    report = plan.folder / "compare.html"
+    results, report = plan.folder / "compare.json", plan.folder / "compare.html"
     write_comparison(content, results, report)
     return CompareResult(plan.folder, results, report)
 
 
-def _other_code(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _other_code(made: Sequence[cells.Cell]) -> dict[str, dict[str, Any]]:
     """By method how many cells there are, and how many of them other or unknown code made."""
-    found: dict[str, dict[str, Any]] = {}
-    for method in dict.fromkeys(cell["method"] for cell in cells):
-        own = [cell for cell in cells if cell["method"] == method]
-        changed = [changed_code(cell) for cell in own]
-        if any(rooms != [] for rooms in changed):
-            found[method] = {
-                "cells": len(own),
-                "other": sum(bool(rooms) for rooms in changed),
-                "unknown": changed.count(None),
-                "rooms": list(dict.fromkeys(room for rooms in changed for room in rooms or ())),
-            }
-    return found
+    by_method: dict[str, list[list[str] | None]] = {}
+    for cell in made:
+        by_method.setdefault(cell["method"], []).append(cells.changed_code(cell))
+    return {
+        method: {
+            "cells": len(changed),
+            "other": sum(bool(rooms) for rooms in changed),
+            "unknown": changed.count(None),
+            "rooms": list(dict.fromkeys(room for rooms in changed for room in rooms or ())),
+        }
+        for method, changed in by_method.items()
+        if any(rooms != [] for rooms in changed)
+    }
 
 
-class _Prefixed:
+class _Prefixed(Progress):
     """A `Progress` that puts the cell before each stage's name."""
 
     def __init__(self, progress: Progress, prefix: str) -> None:

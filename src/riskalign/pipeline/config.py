@@ -3,16 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from riskalign.data import PreferenceSettings
+from riskalign.errors import FieldError
 from riskalign.losses import ORDERED
+from riskalign.pipeline.methods import METHODS, get_method, has_rows
 from riskalign.pipeline.schedule import Schedule, temperatures
 from riskalign.pipeline.settings import (
     EvaluationConfig,
     Kind,
     LoraSettings,
-    Problem,
     SamplingConfig,
     ScoringConfig,
     SFTConfig,
@@ -23,7 +24,7 @@ from riskalign.pipeline.settings import (
 from riskalign.pipeline.tail import TailAim
 from riskalign.safe_rlhf import PPOSettings
 from riskalign.scorers import ScorerSettings
-from riskalign.settings import LISTED, Flag, Name, Positive, Whole, Words, refuse, settings, wrong
+from riskalign.settings import LISTED, Flag, Name, Positive, Seed, Words, parse, refuse, settings
 
 
 @settings
@@ -43,7 +44,7 @@ class AlignConfig:
     """A Jinja file, for a model whose tokenizer has none."""
     output_dir: Name = "runs/align"
     """Folder of the run."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Decides every random number."""
     world: Words | None = "vault"
     """Prompts with a reward and a cost program: a name, or module:Class; null with data."""
@@ -54,17 +55,21 @@ class AlignConfig:
     schedule: Schedule = "objective"
     """How the steps' temperatures follow (docs/method.md)."""
     order: Annotated[tuple[StepKind, ...], LISTED] = ("helpful", "safe")
-    """The steps; ppo is Safe RLHF's."""
+    """The steps: helpful, safe, ppo (Safe RLHF's), or package.module:name of a method."""
     merges: Annotated[tuple[Weight, ...], LISTED] = ()
     """For each w the model of weights (1 - w) step 1 + w last step is measured as well."""
     sft: SFTConfig | None = None
     """Begin with supervised tuning on the world's demonstrations."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How answers are sampled for pairs."""
     helpful: StepConfig = field(default_factory=StepConfig)
     """The helpful step."""
     safe: StepConfig = field(default_factory=StepConfig)
     """The safe step."""
     ppo: PPOSettings = field(default_factory=PPOSettings)
     """The step ppo."""
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Options of methods from packages, by their names in order."""
     scorers: ScorerSettings | None = None
     """Train reward and cost models for ppo on pairs, in place of the world's programs."""
     peft: LoraSettings | None = None
@@ -81,13 +86,11 @@ class AlignConfig:
     it natively."""
     trust_remote_code: Flag = False
     """Run code that comes with a model."""
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """How answers are sampled for pairs."""
     evaluation: EvaluationConfig | None = field(default_factory=EvaluationConfig)
     """How the models are compared; null leaves it out."""
 
     def __post_init__(self) -> None:
-        """Refuse the first field that is out of range."""
+        """Refuse the first field that does not go with the others."""
         refuse(_problems(self))
 
     def step(self, kind: Kind) -> StepConfig:
@@ -102,33 +105,38 @@ class AlignConfig:
         """Name and kind of the steps to do, in order; a kind's later rounds are numbered."""
         done: list[tuple[str, StepKind]] = []
         for kind in self.order:
-            if kind == "ppo" or not self.step(kind).skip:
+            if not has_rows(kind) or not self.step(kind).skip:
                 n = sum(other == kind for _, other in done) + 1
-                done.append((kind if n == 1 else f"{kind}-{n}", kind))
+                name = kind.replace(":", ".")  # a folder's
+                done.append((name if n == 1 else f"{name}-{n}", kind))
         return done
 
+    def method_kinds(self) -> list[str]:
+        """The methods with loops of their own among the steps."""
+        return list(dict.fromkeys(kind for kind in self.order if not has_rows(kind)))
+
+    def options(self, kind: str) -> Any:
+        """A method's options."""
+        if kind in METHODS:
+            return getattr(self, kind)
+        return parse(get_method(kind).options, self.methods.get(kind, {}))
+
     def pair_kinds(self, *, without_steps: bool = False) -> list[Kind]:
-        """The kinds of pairs that the job needs; `without_steps` only those that `ppo` does."""
-        steps = self.steps()
-        ppo = any(kind == "ppo" for _, kind in steps)
+        """The kinds of pairs that the job needs; `without_steps` only those that methods do."""
         found: dict[Kind, None] = {}
-        for _, kind in steps:
-            if kind != "ppo" and not without_steps:
+        for _, kind in self.steps():
+            if has_rows(kind) and not without_steps:
                 found[kind] = None
-        if ppo and (self.scorers is not None or self.ppo.ptx_coef > 0):
-            found["helpful"] = None
-        if ppo and self.scorers is not None:
-            found["safe"] = None
+        for kind in self.method_kinds():
+            found |= dict.fromkeys(get_method(kind).pairs(self))
         return list(found)
 
     def step_beta(self, kind: Kind) -> float:
         """The temperature of this kind's loss: as given, else from the schedule."""
-        given = self.step(kind).beta
-        if given is not None:
+        if (given := self.step(kind).beta) is not None:
             return given
         derived = temperatures(self.beta, self.lambda_, self.schedule)
-        rounds = max(1, sum(other == kind for other in self.order))
-        return rounds * (derived.helpful if kind == "helpful" else derived.safe)
+        return max(1, self.order.count(kind)) * derived[kind == "safe"]
 
     def tail_aim(self, name: str, kind: Kind) -> TailAim | None:
         """What the step called `name` asks of whole answers; None where it does not."""
@@ -138,14 +146,9 @@ class AlignConfig:
         names = [other for other, of in self.steps() if of == kind]
         # A file's answers stay where they are, so that every round is solved for all of them.
         done = 0 if self.is_given(kind) or name not in names else names.index(name)
-        return TailAim(
-            risk=step.answer_risk,
-            limit=step.limit,
-            beta=self.step_beta(kind),
-            gap_scale=step.gap_scale,
-            rounds=max(1, len(names)) - done,
-            ordered=step.target in ORDERED,
-        )
+        rounds, ordered = max(1, len(names)) - done, step.target in ORDERED
+        beta = self.step_beta(kind)
+        return TailAim(step.answer_risk, step.limit, beta, step.gap_scale, rounds, ordered)
 
     def is_given(self, kind: Kind) -> bool:
         """Whether this kind's rows are a file's, and not sampled."""
@@ -154,138 +157,97 @@ class AlignConfig:
 
     def own_answers(self) -> list[Kind]:
         """The kinds of steps that learn from their model's answers to a data set's prompts."""
-        kinds: tuple[Kind, ...] = ("helpful", "safe")
-        return [k for k in kinds if k in self.pair_kinds() and self.step(k).own_answers]
+        return [kind for kind in sorted(self.pair_kinds()) if self.step(kind).own_answers]
 
     def step_sampling(self, kind: Kind) -> SamplingConfig:
         """How answers are sampled for this kind's pairs."""
         return self.step(kind).sampling or self.sampling
 
 
-_OF_ONE_KIND: tuple[tuple[str, Kind, str], ...] = (
-    ("answer_risk", "safe", "the costs"),
-    ("limit", "safe", "the costs"),
-    ("safe_cost", "helpful", "pairs by reward"),
-)
-
-
-def _problems(config: AlignConfig) -> Iterator[Problem]:
-    template = config.chat_template
-    yield from wrong(
-        "chat_template",
-        template is not None and not Path(template).is_file(),
-        f"{template!r} is no file; give one that holds a Jinja template",
-    )
-    yield from wrong(
-        "order", not config.order and config.sft is None, "is empty; list helpful, safe or ppo"
-    )
-    if config.sft is not None:
-        yield from wrong(
-            "sft",
-            config.world is None,
-            "is given and there is no world to show demonstrations; name one, or set sft: null",
-        )
-        yield from wrong(
-            "load_in_4bit", config.load_in_4bit, "does not go with sft, which merges its adapter"
-        )
-    for kind in ("helpful", "safe"):
-        step = config.step(kind)
-        for name, of, why in _OF_ONE_KIND:
-            given = kind != of and getattr(step, name) is not None
-            yield from wrong(f"{kind}.{name}", given, f"is of {why}; give {of}.{name}")
-        wanted = kind in config.pair_kinds()
-        if config.is_given(kind) and wanted:
-            yield from wrong(
-                f"{kind}.rows",
-                step.rows == "groups",
-                "is groups, which is how answers are sampled; a file says itself what it holds",
-            )
-            yield from wrong(
-                f"{kind}.anchors",
-                step.anchors > 0 and step.answer_risk is None,
-                f"is above 0, which of a file's rows needs {kind}.answer_risk",
-            )
-        elif step.answer_risk is not None and wanted:
-            sampling = config.step_sampling(kind)
-            yield from wrong(
-                f"{kind}.answer_risk",
-                sampling.temperatures != (1.0,) or sampling.top_p < 1,
-                "is the risk of the model's own answers; sample them with temperatures: [1.0] "
-                "and top_p: 1.0",
-            )
-        yield from wrong(
-            f"{kind}.own_answers",
-            step.own_answers and (config.data is None or step.data is not None),
-            "is true, which needs the job's data to label answers by, and no data of its own",
-        )
-        yield from wrong(
-            f"{kind}.data",
-            wanted and step.data is None and config.world is None and config.data is None,
-            "is null and there is no world to make pairs in; give data, or world, or skip: true",
-        )
+def _problems(config: AlignConfig) -> Iterator[tuple[str, str]]:
+    """Fields and why they do not go with the others."""
+    template, kinds = config.chat_template, {kind for _, kind in config.steps()}
+    methods = ", ".join(config.method_kinds())
+    if template is not None and not Path(template).is_file():
+        yield "chat_template", f"{template!r} is no file; give one that holds a Jinja template"
+    if config.sft is None and not config.order:
+        yield "order", "is empty; list helpful, safe or ppo"
+    for name in config.methods:
+        if name not in config.order:
+            yield f"methods.{name}", "is given, and order does not have it"
+    for name in config.method_kinds():
+        try:
+            config.options(name)
+        except FieldError as error:
+            yield f"methods.{name}.{error.field}", error.problem
+    if config.sft is not None and config.world is None:
+        yield "sft", "needs a world that shows demonstrations; name one, or set sft: null"
+    if config.sft is not None and config.load_in_4bit:
+        yield "load_in_4bit", "does not go with sft, which merges its adapter"
+    yield from _step_problems(config, "helpful")
+    yield from _step_problems(config, "safe")
     if config.data is not None:
         yield from _data_problems(config, config.data)
-    yield from wrong(
-        "scoring",
-        config.scoring is not None and config.data is None,
-        "is given and data is not; a world scores for itself",
-    )
-    yield from wrong(
-        "order",
-        bool(config.order) and not config.steps(),
-        "leaves no step to do; every step in it has skip: true",
-    )
+    elif config.scoring is not None:
+        yield "scoring", "is given and data is not; a world scores for itself"
+    if config.order and not kinds:
+        yield "order", "leaves no step to do; every step in it has skip: true"
     for kind in config.pair_kinds(without_steps=True):
-        yield from wrong(
-            f"{kind}.rows",
-            config.step(kind).rows == "groups",
-            "is groups, and the step ppo's scorers and ptx take pairs",
-        )
-        yield from wrong(
-            f"{kind}.anchors",
-            config.step(kind).anchors > 0,
-            "is above 0, and the step ppo's scorers learn from ordered pairs",
-        )
-    yield from wrong(
-        "order",
-        "ppo" in config.order and config.world is None,
-        "has ppo, which answers a world's prompts, and there is no world",
-    )
-    one_kind = len({kind for _, kind in config.steps()}) < 2
-    yield from wrong(
-        "merges", bool(config.merges) and one_kind, "needs steps of two kinds to lie between"
-    )
-    yield from wrong(
-        "load_in_4bit",
-        config.load_in_4bit and config.peft is None,
-        "is true, and 4-bit weights cannot be trained themselves; give peft, such as peft: {r: 16}",
-    )
-    yield from wrong(
-        "load_in_4bit", config.load_in_4bit and "ppo" in config.order, "does not go with ppo yet"
-    )
+        if config.step(kind).rows == "groups":
+            yield f"{kind}.rows", f"is groups, and {methods} takes pairs"
+        if config.step(kind).anchors > 0:
+            yield f"{kind}.anchors", f"is above 0, and {methods} learns from an order"
+    for name in config.method_kinds():
+        yield from get_method(name).problems(config)
+    if config.merges and len(kinds) < 2:
+        yield "merges", "needs steps of two kinds to lie between"
+    if config.load_in_4bit and config.peft is None:
+        yield "load_in_4bit", "is true, and 4-bit weights cannot be trained; give peft: {r: 16}"
+    if config.load_in_4bit and methods:
+        yield "load_in_4bit", f"does not go with {methods} yet"
 
 
-def _data_problems(config: AlignConfig, data: PreferenceSettings) -> Iterator[Problem]:
-    yield from wrong("data.path", data.path is None, "is null; give a file, a folder or a hub id")
-    yield from wrong("world", config.world is not None, "is given beside data; set world: null")
-    yield from wrong(
-        "data.chat",
-        bool(config.own_answers()) and not data.chat,
-        "is false, and a model's own answers are to messages",
+def _step_problems(config: AlignConfig, kind: Kind) -> Iterator[tuple[str, str]]:
+    step, wanted = config.step(kind), kind in config.pair_kinds()
+    other, names = (
+        ("helpful", ("safe_cost",)) if kind == "safe" else ("safe", ("answer_risk", "limit"))
     )
+    for name in names:
+        if getattr(step, name) is not None:
+            yield f"{kind}.{name}", f"is of the {other} step; give {other}.{name}"
+    if wanted and config.is_given(kind):
+        if step.rows == "groups":
+            yield f"{kind}.rows", "is groups, which is how answers are sampled; a file has its own"
+        if step.anchors > 0 and step.answer_risk is None:
+            yield f"{kind}.anchors", f"is above 0, which for a file needs {kind}.answer_risk"
+    elif wanted and step.answer_risk is not None:
+        sampling = config.step_sampling(kind)
+        if sampling.temperatures != (1.0,) or sampling.top_p < 1:
+            why = "is the risk of the model's own answers; sample them with temperatures: [1.0]"
+            yield f"{kind}.answer_risk", f"{why} and top_p: 1.0"
+    if step.own_answers and (config.data is None or step.data is not None):
+        yield f"{kind}.own_answers", "needs the job's data to label answers by, and none of its own"
+    if wanted and step.data is None and config.world is None and config.data is None:
+        yield f"{kind}.data", "is null and there is no world for pairs; give either, or skip: true"
+
+
+def _data_problems(config: AlignConfig, data: PreferenceSettings) -> Iterator[tuple[str, str]]:
+    scoring, otherwise = config.scoring_settings(), "or evaluation: null"
+    if data.path is None:
+        yield "data.path", "is null; give a file, a folder or a hub id"
+    if config.world is not None:
+        yield "world", "is given beside data; set world: null"
+    if config.own_answers() and not data.chat:
+        yield "data.chat", "is false, and a model's own answers are to messages"
     if config.evaluation is None:
         return
-    scoring = config.scoring_settings()
-    yield from wrong("data.chat", not data.chat, "is false, and an evaluation asks in messages")
-    yield from wrong(
-        "data.eval_fraction",
-        data.eval_fraction == 0 and scoring.prompts is None,
-        "is 0, which leaves no prompt to ask; raise it, give scoring.prompts, or evaluation: null",
-    )
+    if not data.chat:
+        yield "data.chat", f"is false, and an evaluation asks in messages; true, {otherwise}"
+    if data.eval_fraction == 0 and scoring.prompts is None:
+        why = f"is 0, which leaves no prompt to ask; raise it, give scoring.prompts, {otherwise}"
+        yield "data.eval_fraction", why
     for kind in ("reward", "cost"):
-        yield from wrong(
-            f"scoring.{kind}",
-            getattr(scoring, kind) is None and data.scorer_fraction == 0,
-            "is null and data.scorer_fraction is 0, so nothing can judge answers; give a scorer's "
-            "folder, raise data.scorer_fraction, or set evaluation: null",
-        )
+        if getattr(scoring, kind) is None and data.scorer_fraction == 0:
+            why = "is null and data.scorer_fraction is 0, so nothing can judge answers; give a "
+            why += f"scorer's folder, raise data.scorer_fraction, {otherwise}"
+            yield f"scoring.{kind}", why

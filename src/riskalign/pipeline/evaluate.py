@@ -1,157 +1,156 @@
 """The job's last stages: each model and dial point measured, then compared and reported."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from riskalign import __version__
-from riskalign.evaluation import write_report, write_results
+from riskalign.evaluation import (
+    METRICS,
+    TAIL_LEVELS,
+    choose_examples,
+    cvar_bounds,
+    get_metrics,
+    paired_differences,
+    summarize,
+    write_report,
+    write_results,
+)
 from riskalign.files.cache import file_sha256
-from riskalign.models import LoadedModel
 from riskalign.models.merge import merge
 from riskalign.pipeline import machine
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome
 from riskalign.pipeline.manifest import now, resolve
-from riskalign.pipeline.measure import compare, measure, read_scored, write_scored
+from riskalign.pipeline.measure import Scored, measure, read_scored, write_scored
+from riskalign.pipeline.methods import get_method, has_rows
 from riskalign.pipeline.progress import Update
-from riskalign.pipeline.steps import for_inference
+from riskalign.pipeline.settings import EvaluationConfig
+from riskalign.pipeline.steps import Trained
 from riskalign.plugin import outside
 from riskalign.risk import get_risk
+from riskalign.worlds import Prompt
 
-Models = dict[str, ModelOnDisk]
-Training = dict[str, list[dict[str, Any]]]
+Models = Mapping[str, ModelOnDisk]
 
 # Settings that act on the comparison, not on what is sampled.
 _LATER = ("prompts", "dial", "dial_prompts", "n_boot", "confidence", "examples", "metrics")
 
 
 class _Loaded:
-    """Models ready for inference, each loaded when it is first asked for."""
+    """Models ready for inference, of which those stay in memory that were asked for last."""
 
     def __init__(self, models: Models, bf16: bool) -> None:
-        self._models = models
-        self._bf16 = bf16
-        self._kept: dict[str, tuple[LoadedModel, PreTrainedModel]] = {}
+        self._models, self._bf16 = models, bf16
+        self._kept: dict[str, PreTrainedModel] = {}
+        self.tokenizer: Any = None  # the start model's
 
-    def __getitem__(self, name: str) -> PreTrainedModel:
-        if name not in self._kept:
-            loaded = self._models[name].load()
-            self._kept[name] = loaded, for_inference(loaded, self._bf16)
-        return self._kept[name][1]
-
-    def merged(self, name: str, w: float) -> PreTrainedModel:
-        """The model whose weights lie at `w` between the named one's and the last's."""
-        return merge(self[name], self["final"], w)
-
-    def tokenizer(self, name: str) -> Any:
-        return self._kept[name][0].tokenizer
+    def __call__(self, *names: str) -> list[PreTrainedModel]:
+        self._kept = {name: model for name, model in self._kept.items() if name in names}
+        for name in names:
+            if name not in self._kept:
+                loaded = self._models[name].load()
+                self._kept[name] = machine.for_inference(loaded, self._bf16)
+                if name == "start":
+                    self.tokenizer = loaded.tokenizer
+        return [self._kept[name] for name in names]
 
 
 def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Path]]:
     """Scored answers of each model and merge, and of each point of the dial up to `final`."""
-    evaluation = job.config.evaluation
-    assert evaluation is not None
-    loaded = _Loaded(models, machine.use_bf16(job.config.bf16))
-    n = len(job.eval_prompts)
-    scored = {name: _scored(job, models, loaded, name, name, n) for name in models}
-    for w in job.config.merges:
-        scored[f"merge-{w:g}"] = _scored(job, models, loaded, f"merge-{w:g}", "step1", n, w, True)
-    dial: dict[float, Path] = {}
-    if {"step1", "final"} <= models.keys() and evaluation.dial_prompts:
-        few = min(n, evaluation.dial_prompts)
-        ends = {0.0: scored["step1"], 1.0: scored["final"]}
-        for w in dict.fromkeys(evaluation.dial):
-            dial[w] = (
-                ends[w]
-                if w in ends
-                else _scored(job, models, loaded, f"dial-{w:g}", "step1", few, w)
-            )
-    return scored, dial
-
-
-def _scored(
-    job: Job,
-    models: Models,
-    loaded: _Loaded,
-    stage: str,
-    name: str,
-    n: int,
-    w: float | None = None,
-    merged: bool = False,
-) -> Path:
-    """Answers of one model to the first `n` prompts, or of one between it and `final`.
-
-    At `w` it is the dial, or where `merged` the average of the weights.
-    """
     evaluation, world = job.config.evaluation, job.world
     assert evaluation is not None
     assert world is not None
-    path = job.folder / "evaluation" / f"{stage}.jsonl"
     seed = job.seed("evaluate")
-    inputs: dict[str, Any] = {
-        "model": models[name].weights,
-        "dial": None if w is None else [models["final"].weights, w],
-        "merged": merged,
-        "start": models["start"].weights,
-        "prompts": n,
-        "world": job.world_identity(),
-        "evaluation": {k: v for k, v in vars(evaluation).items() if k not in _LATER},
-        "bf16": machine.use_bf16(job.config.bf16),
-        "seed": seed,
-    }
-    if others := outside([get_risk(evaluation.risk).name]):
-        inputs["outside"] = others
+    loaded = _Loaded(models, job.bf16)
 
-    def work(key: str, update: Update) -> Outcome:
-        scored = measure(
-            world,
-            job.eval_prompts[:n],
-            evaluation,
-            policy=loaded.merged(name, w) if merged and w is not None else loaded[name],
-            start=loaded["start"],
-            tokenizer=loaded.tokenizer("start"),
-            seed=seed,
-            dial_to=None if w is None or merged else (loaded["final"], w),
-            update=update,
-        )
-        write_scored(path, scored)
-        return {"files": [job.relative(path)]}
+    def answers(
+        stage: str, name: str, n: int, w: float | None = None, merged: bool = False
+    ) -> Path:
+        """Of one model to the first `n` prompts, or of one at `w` between it and `final`.
 
-    job.stage(f"evaluate-{stage}", inputs, work)
-    return path
+        That is the dial, or where `merged` the average of the weights.
+        """
+        path = job.folder / "evaluation" / f"{stage}.jsonl"
+        inputs: dict[str, Any] = {
+            "model": models[name].weights,
+            "dial": None if w is None else [models["final"].weights, w],
+            "merged": merged,
+            "start": models["start"].weights,
+            "prompts": n,
+            "world": job.world_identity(),
+            "evaluation": {k: v for k, v in vars(evaluation).items() if k not in _LATER},
+            "bf16": job.bf16,
+            "seed": seed,
+        }
+        if others := outside([get_risk(evaluation.risk).name]):
+            inputs["outside"] = others
+
+        def work(key: str, update: Update) -> Outcome:
+            dial_to = None
+            if w is None:
+                policy, start = loaded(name, "start")
+            else:
+                policy, final, start = loaded(name, "final", "start")
+                if merged:
+                    policy = merge(policy, final, w)
+                else:
+                    dial_to = final, w
+            scored = measure(
+                world,
+                job.eval_prompts[:n],
+                evaluation,
+                policy=policy,
+                start=start,
+                tokenizer=loaded.tokenizer,
+                seed=seed,
+                dial_to=dial_to,
+                update=update,
+            )
+            write_scored(path, scored)
+            return {"files": [path]}
+
+        job.stage(f"evaluate-{stage}", inputs, work)
+        return path
+
+    n = len(job.eval_prompts)
+    scored = {name: answers(name, name, n) for name in models}
+    for w in job.config.merges:
+        scored[f"merge-{w:g}"] = answers(f"merge-{w:g}", "step1", n, w, merged=True)
+    dial: dict[float, Path] = {}
+    if {"step1", "final"} <= models.keys() and evaluation.dial_prompts:
+        ends = {0.0: scored["step1"], 1.0: scored["final"]}
+        few = min(n, evaluation.dial_prompts)
+        for w in dict.fromkeys(evaluation.dial):
+            dial[w] = ends[w] if w in ends else answers(f"dial-{w:g}", "step1", few, w)
+    return scored, dial
 
 
 def report(
-    job: Job,
-    models: Models,
-    scored: dict[str, Path],
-    dial: dict[float, Path],
-    training: Training,
-    held_out: Mapping[str, Mapping[str, float]],
+    job: Job, trained: Trained, scored: Mapping[str, Path], dial: Mapping[float, Path]
 ) -> tuple[Path, Path]:
     """Write `results.json` and, from it, `report.html`; their paths."""
     evaluation = job.config.evaluation
     assert evaluation is not None
     results, html = job.folder / "results.json", job.folder / "report.html"
     seed = job.seed("evaluate")
-    scorers = {
-        name: about for name, about in job.manifest.content["models"].items() if "accuracy" in about
-    }
-    inputs = {
+    about = {
         "title": job.title,
         "method": job.method,
-        "command": job.command,
         "settings": resolve(job.config),
+        "training": trained.logs,
+        "scorers": {name: each for name, each in job.scorers.items() if "accuracy" in each},
+        "held_out": trained.held_out,
+        "notes": job.notes,
+    }
+    inputs = {
+        **about,
+        "command": job.command,
         "scored": {name: file_sha256(path) for name, path in scored.items()},
         "dial": {str(w): file_sha256(path) for w, path in dial.items()},
-        "training": training,
-        "scorers": scorers,
-        "held_out": dict(held_out),
-        "notes": job.notes,
-        "models": {name: model.weights for name, model in models.items()},
+        "models": {name: model.weights for name, model in trained.models.items()},
         "world": job.world_identity(),
         "max_cost": job.max_cost,
         "seed": seed,
@@ -165,35 +164,98 @@ def report(
             w: [answer for answer in read_scored(path) if answer.prompt_id in few]
             for w, path in dial.items()
         }
-        own = {name: read_scored(path) for name, path in scored.items()}
-        stages = job.manifest.content["stages"]
-        write_results(
-            results,
-            {
-                "schema": 1,
-                "created": now(),
-                "riskalign_version": __version__,
-                "title": job.title,
-                "method": job.method,
-                "world": job.config.world if job.preferences is None else job.preferences.source,
-                "model": job.config.model,
-                **compare(job.eval_prompts, own, points, evaluation, seed, job.max_cost),
-                "training": training,
-                "scorers": scorers,
-                "held_out": held_out,
-                "notes": job.notes,
-                "settings": resolve(job.config),
-                "reproduce": {
-                    "command": job.command,
-                    "seed": job.config.seed,
-                    "versions": machine.versions(),
-                    "commit": machine.commit(),
-                },
-                "seconds": {name: outcome["seconds"] for name, outcome in stages.items()},
+        whole = {name: read_scored(path) for name, path in scored.items()}
+        preferences = job.data.preferences
+        panels = {
+            name: get_method(kind).panels
+            for name, kind in job.config.steps()
+            if not has_rows(kind) and name in trained.logs
+        }
+        content = {
+            "schema": 1,
+            "created": now(),
+            "riskalign_version": __version__,
+            "world": job.config.world if preferences is None else preferences.source,
+            "model": job.config.model,
+            **compare(job.eval_prompts, whole, points, evaluation, seed, job.max_cost),
+            **about,
+            **({"panels": panels} if panels else {}),
+            "reproduce": {
+                "command": job.command,
+                "seed": job.config.seed,
+                "versions": machine.versions(),
+                "commit": machine.commit(),
             },
-        )
+            "seconds": {name: outcome["seconds"] for name, outcome in job.stages.items()},
+        }
+        write_results(results, content)
         write_report(results, html)
-        return {"files": [job.relative(results), job.relative(html)]}
+        return {"files": [results, html]}
 
     job.stage("report", inputs, work)
     return results, html
+
+
+def compare(
+    prompts: Sequence[Prompt],
+    scored: Mapping[str, Scored],
+    dial: Mapping[float, Scored],
+    evaluation: EvaluationConfig,
+    seed: int,
+    max_cost: float | None = None,
+) -> dict[str, Any]:
+    """The measured part of results.json: models, differences, dial, costs, rewards, examples.
+
+    `scored` holds the models in the order they were made, `start` first. `max_cost` is the world's
+    largest cost, where it says one.
+    """
+    options: dict[str, Any] = {
+        "n_boot": evaluation.n_boot,
+        "seed": seed,
+        "confidence": evaluation.confidence,
+        "severities": [a.cost for own in scored.values() for a in own if a.cost > 0],
+        "max_cost": max_cost,
+    }
+    own_metrics = get_metrics(evaluation.metrics)
+    options["metrics"] = {**METRICS, **own_metrics}
+    names = list(scored)
+    bounds = {}
+    if max_cost is not None:
+        bounds = {
+            name: cvar_bounds(own, TAIL_LEVELS, max_cost, evaluation.confidence)
+            for name, own in scored.items()
+        }
+    return {
+        "n_prompts": len(prompts),
+        "answers_per_prompt": evaluation.answers_per_prompt,
+        "confidence": evaluation.confidence,
+        "models": {name: summarize(answers, **options) for name, answers in scored.items()},
+        **({"metrics": [metric.words() for metric in own_metrics.values()]} if own_metrics else {}),
+        "differences": {
+            f"{later}_minus_{earlier}": paired_differences(
+                scored[earlier], scored[later], **options
+            )
+            for i, later in enumerate(names)
+            for earlier in names[:i]
+        },
+        "max_cost": max_cost,
+        "bounds": bounds,
+        "dial": [
+            {
+                "w": w,
+                "n_prompts": len({answer.prompt_id for answer in answers}),
+                "metrics": summarize(answers, **options),
+            }
+            for w, answers in sorted(dial.items())
+        ],
+        "costs": _sorted(scored, "cost"),
+        "rewards": _sorted(scored, "reward"),
+        "examples": choose_examples(prompts, scored, evaluation.examples),
+    }
+
+
+def _sorted(scored: Mapping[str, Scored], name: str) -> dict[str, list[float]]:
+    return {
+        model: sorted((getattr(answer, name) for answer in own), reverse=True)
+        for model, own in scored.items()
+    }

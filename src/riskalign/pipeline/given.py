@@ -14,10 +14,10 @@ from riskalign.data.preferences import Side
 from riskalign.errors import InputError
 from riskalign.losses import UNPAIRED
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.safety import given_safe_pairs, rule_of
+from riskalign.pipeline.methods import has_rows
 from riskalign.pipeline.scoring import SCORED
 from riskalign.pipeline.settings import Kind
-from riskalign.pipeline.tail import charged_rows
+from riskalign.pipeline.tail import charged_rows, given_safe_pairs
 from riskalign.scorers import Kind as ScorerKind
 from riskalign.scorers import training_data
 
@@ -29,46 +29,77 @@ def given_data(config: AlignConfig, preferences: Preferences | None = None) -> d
 
     Also that the job's own scorers can learn from the judged answers, before any work.
     """
-    if preferences is not None:
-        _check_judges(config, preferences)
+    if preferences is not None and config.evaluation is not None:
+        for scored in SCORED:
+            if getattr(config.scoring_settings(), scored) is None:
+                remedy = f"Give a scorer's folder as scoring.{scored}, change data.scorer_fraction,"
+                remedy += " or set evaluation: null."
+                _check_learnable(preferences, "scorer", scored, "data.path", "judges", remedy)
     given: dict[Kind, Dataset] = {}
     for kind in config.pair_kinds():
         step = config.step(kind)
         if step.own_answers:
             assert preferences is not None  # a rule of the configuration
             _check_own_answers(config, kind, preferences)
-            continue
-        rule = rule_of(step)
-        if rule is not None and (step.data is not None or preferences is not None):
-            given[kind], _ = given_safe_pairs(step, preferences, rule)
-            continue
-        if step.data is None:
-            if preferences is not None and config.data is not None:
-                rows = preferences.helpful if kind == "helpful" else preferences.safe
-                given[kind] = _scored(config, kind, _pairs(rows, kind, config), config.data.path)
-            continue
-        if step.loss_type in UNPAIRED and is_unpaired(step.data):
-            if config.pair_kinds(without_steps=True):
-                raise InputError(
-                    f"{kind}.data: {step.data}: holds single responses, and the step ppo needs "
-                    "pairs. Give pairs, which KTO takes too, or leave out ppo's scorers and ptx."
-                )
-            given[kind] = load_unpaired(step.data, name=f"{kind}.data")
-            continue
-        if is_grouped(step.data):
-            if kind in config.pair_kinds(without_steps=True) or step.loss_type in UNPAIRED:
-                raise InputError(
-                    f"{kind}.data: {step.data}: holds groups of scored answers, and the step ppo "
-                    "and the loss kto take pairs. Give these, or a loss of pairs."
-                )
-            given[kind] = load_groups(step.data)
-            continue
-        given[kind] = _scored(config, kind, load_pairs(step.data), step.data)
+        elif step.data is not None or preferences is not None:
+            given[kind] = _given_rows(config, kind, preferences)
     for name, trained in config.steps():
-        if trained != "ppo" and trained in given and (aim := config.tail_aim(name, trained)):
+        if has_rows(trained) and trained in given and (aim := config.tail_aim(name, trained)):
             source = config.step(trained).data or (preferences.source if preferences else None)
             charged_rows(given[trained], aim, source)  # what cannot be charged is refused here
     return given
+
+
+def _given_rows(config: AlignConfig, kind: Kind, preferences: Preferences | None) -> Dataset:
+    step, with_methods = config.step(kind), config.pair_kinds(without_steps=True)
+    field, unpaired = f"{kind}.data", step.loss_type in UNPAIRED
+    if (rule := step.safety_rule()) is not None:
+        return given_safe_pairs(step, preferences, rule)[0]
+    if step.data is None:
+        assert preferences is not None
+        assert config.data is not None
+        rows = preferences.helpful if kind == "helpful" else preferences.safe
+        if not rows:
+            raise InputError(
+                f"{field}: {config.data.path}: says nothing of which answer is {_WORDS[kind]}. "
+                f"Give {field}, data.safe_path, or set {kind}.skip: true."
+            )
+        return _scored(config, kind, load_pairs(rows, name_for_errors=field), config.data.path)
+    if unpaired and is_unpaired(step.data):
+        if with_methods:
+            raise InputError(
+                f"{field}: {step.data}: holds single responses, and the step "
+                f"{', '.join(config.method_kinds())} needs pairs. Give pairs, which KTO takes too, "
+                "or leave out that need of it (ppo's scorers and ptx)."
+            )
+        return load_unpaired(step.data, name=field)
+    if is_grouped(step.data):
+        if unpaired or kind in with_methods:
+            raise InputError(
+                f"{field}: {step.data}: holds groups of scored answers, and the loss kto "
+                "and steps such as ppo take pairs. Give these, or a loss of pairs."
+            )
+        return load_groups(step.data)
+    return _scored(config, kind, load_pairs(step.data), step.data)
+
+
+def _scored(config: AlignConfig, kind: Kind, pairs: Dataset, source: str | None) -> Dataset:
+    """The pairs, if they have the scores that the settings need."""
+    step = config.step(kind)
+    signs = kind == "safe" and config.scorers is not None and config.scorers.safety_signs
+    needs, remedy = "", f"{kind}.target: hard"
+    if step.target != "hard":
+        needs = f"{kind}.target {step.target!r}"
+    elif step.answer_risk is not None:
+        needs = f"{kind}.answer_risk"
+    elif signs:
+        needs, remedy = "scorers.safety_signs", "scorers.safety_signs: false"
+    if needs and any(score is None for score in pairs["score_chosen"]):
+        raise InputError(
+            f"{kind}.data: {source}: {needs} needs 'score_chosen' and 'score_rejected' (minus the "
+            f"costs, in safe pairs) in every row. Add them, or set {remedy}."
+        )
+    return pairs
 
 
 def _check_own_answers(config: AlignConfig, kind: Kind, preferences: Preferences) -> None:
@@ -81,84 +112,37 @@ def _check_own_answers(config: AlignConfig, kind: Kind, preferences: Preferences
             "data.eval_fraction or data.scorer_fraction."
         )
     for scored in SCORED:
-        try:
-            _check_learnable(preferences, "train", scored)
-        except InputError as error:
-            raise InputError(
-                f"{kind}.own_answers: {preferences.source}: the {scored} scorer that would label "
-                f"them cannot learn from the training records: {error} Give such labels, or set "
-                f"{kind}.own_answers: false."
-            ) from error
+        field, remedy = f"{kind}.own_answers", f"Give such labels, or {kind}.own_answers: false."
+        _check_learnable(preferences, "train", scored, field, "would label them", remedy)
 
 
-def _check_judges(config: AlignConfig, preferences: Preferences) -> None:
-    """Find labels that the scorers which judge cannot learn from."""
-    if config.evaluation is None:
-        return
-    for scored in SCORED:
-        if getattr(config.scoring_settings(), scored) is not None:
-            continue
-        try:
-            _check_learnable(preferences, "scorer", scored)
-        except InputError as error:
-            raise InputError(
-                f"data.path: {preferences.source}: the {scored} scorer that judges cannot learn "
-                f"from the records set aside for it: {error} Give a scorer's folder as "
-                f"scoring.{scored}, change data.scorer_fraction, or set evaluation: null."
-            ) from error
-
-
-def _check_learnable(preferences: Preferences, side: Side, scored: ScorerKind) -> None:
+def _check_learnable(
+    preferences: Preferences, side: Side, scored: ScorerKind, field: str, does: str, remedy: str
+) -> None:
     label = SCORED[scored]
     rows = preferences.judged(side, label)
-    if not rows:
-        raise InputError(f"no label says which answer is {_WORDS[label]}.")
-    training_data(scored, rows)
+    try:
+        if not rows:
+            raise InputError(f"no label says which answer is {_WORDS[label]}.")
+        training_data(scored, rows)
+    except InputError as error:
+        raise InputError(
+            f"{field}: {preferences.source}: the {scored} scorer that {does} cannot learn from the "
+            f"{side} records: {error} {remedy}"
+        ) from error
 
 
 def held_out_data(
     config: AlignConfig, preferences: Preferences | None = None
 ) -> dict[Kind, Dataset]:
     """The pairs that steps are judged on, read and checked."""
-    found: dict[Kind, Dataset] = {}
-    for kind in dict.fromkeys(kind for _, kind in config.steps()):
-        if kind == "ppo":
-            continue
+    held_out: dict[Kind, Dataset] = {}
+    for kind in dict.fromkeys(kind for _, kind in config.steps() if has_rows(kind)):
         path = config.step(kind).eval_data
         if path is not None:
-            found[kind] = load_pairs(path)
+            held_out[kind] = load_pairs(path)
         elif preferences is not None:
             rows = preferences.helpful_eval if kind == "helpful" else preferences.safe_eval
             if rows:
-                found[kind] = load_pairs(rows, name_for_errors=f"{kind}.eval_data")
-    return found
-
-
-def _pairs(rows: list[dict[str, object]], kind: Kind, config: AlignConfig) -> Dataset:
-    if not rows:
-        assert config.data is not None
-        raise InputError(
-            f"{kind}.data: {config.data.path}: says nothing of which answer is "
-            f"{_WORDS[kind]}. Give {kind}.data, data.safe_path, or "
-            f"set {kind}.skip: true."
-        )
-    return load_pairs(rows, name_for_errors=f"{kind}.data")
-
-
-def _scored(config: AlignConfig, kind: Kind, pairs: Dataset, source: str | None) -> Dataset:
-    """The pairs, if they have the scores that the settings need."""
-    step = config.step(kind)
-    unscored = any(score is None for score in pairs["score_chosen"])
-    if (step.target != "hard" or step.answer_risk is not None) and unscored:
-        needs = f"target {step.target!r}" if step.target != "hard" else "answer_risk"
-        raise InputError(
-            f"{kind}.data: {source}: {kind}.{needs} needs 'score_chosen' "
-            f"and 'score_rejected' in every row. Add them, or set {kind}.target: hard."
-        )
-    if config.scorers is not None and config.scorers.safety_signs and kind == "safe" and unscored:
-        raise InputError(
-            f"safe.data: {source}: scorers.safety_signs needs 'score_chosen' and "
-            "'score_rejected', minus the costs, in every row. Add them, or set "
-            "scorers.safety_signs: false."
-        )
-    return pairs
+                held_out[kind] = load_pairs(rows, name_for_errors=f"{kind}.eval_data")
+    return held_out

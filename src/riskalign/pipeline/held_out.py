@@ -7,10 +7,41 @@ from datasets import Dataset
 
 from riskalign.evaluation import binomial_interval
 from riskalign.models import LoadedModel
+from riskalign.pipeline.job import Job, ModelOnDisk
+from riskalign.pipeline.ledger import Outcome, content_hash
 from riskalign.pipeline.progress import Update
-from riskalign.pipeline.settings import StepConfig, for_order
+from riskalign.pipeline.settings import Kind, StepConfig, for_order
 from riskalign.pipeline.steps import training_config
 from riskalign.training import RSATrainer
+
+_ACTS = (
+    *("eval_data", "max_eval_samples", "per_device_eval_batch_size"),
+    *("loss_type", "risk", "alpha", "max_length"),
+)
+
+
+def accuracy_stage(
+    job: Job, name: str, kind: Kind, reference: ModelOnDisk, trained: ModelOnDisk, beta: float
+) -> dict[str, float]:
+    """The stage `accuracy-<name>`: what `held_out_accuracy` finds of a step."""
+    step, stage, pairs = job.config.step(kind), f"accuracy-{name}", job.data.held_out[kind]
+    seed, bf16 = job.seed(stage), job.bf16
+    inputs = {
+        "model": trained.weights,
+        "reference": reference.weights,
+        "data": content_hash(list(pairs)),
+        "step": {name: value for name, value in vars(step).items() if name in _ACTS},
+        "beta": beta,
+        "bf16": bf16,
+        "seed": seed,
+    }
+
+    def work(key: str, update: Update) -> Outcome:
+        models, folder = (trained.load(), reference.load()), job.folder / name
+        return {"found": held_out_accuracy(*models, pairs, step, beta, seed, bf16, folder, update)}
+
+    found: dict[str, float] = job.stage(stage, inputs, work)["found"]
+    return found
 
 
 def held_out_accuracy(
@@ -18,7 +49,6 @@ def held_out_accuracy(
     reference: LoadedModel,
     pairs: Dataset,
     step: StepConfig,
-    *,
     beta: float,
     seed: int,
     bf16: bool,
@@ -31,29 +61,16 @@ def held_out_accuracy(
     `beta` times the log ratios' (arXiv 2305.18290, section 5.1), for TDPO and RSA with their risk
     terms; KTO, which has no margin of pairs, counts by DPO's.
 
-    Args:
-        policy: the trained model.
-        reference: the model that it was trained from.
-        pairs: rows of `riskalign.data.load_pairs`; at most `step.max_eval_samples`, drawn by
-            `seed`, are taken.
-        step: the step's settings.
-        beta: the step's temperature.
-        seed: of the draw.
-        bf16: compute in bfloat16.
-        folder: where the trainer may write; nothing is left in it.
-        update: called with (pairs done, pairs, note).
-
-    Returns:
-        `pairs`, `accuracy` (ties half) with its exact 95 % interval `low` and `high`, pairs taken
-        as independent, and `mean_margin` in the units of the loss.
+    Of the pairs at most `step.max_eval_samples`, drawn by `seed`, are taken; nothing is left in
+    `folder`. Returns `pairs`, `accuracy` (ties half) with its exact 95 % interval `low` and `high`,
+    pairs taken as independent, and `mean_margin` in the units of the loss.
     """
     few = pairs.shuffle(seed=seed).select(range(min(len(pairs), step.max_eval_samples)))
-    # The margin needs no target, and the pairs need no scores.
-    settings = for_order(step)
     trainer = RSATrainer(
         model=policy.model,
         ref_model=reference.model,
-        args=training_config(settings, beta=beta, seed=seed, bf16=bf16, folder=folder),
+        # The margin needs no target, and the pairs need no scores.
+        args=training_config(for_order(step), beta, seed, bf16, folder),
         eval_dataset=few,
         processing_class=policy.tokenizer,
     )

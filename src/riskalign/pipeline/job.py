@@ -1,11 +1,10 @@
-"""What all stages of a job share: configuration, world, folder, ledger, manifest, progress."""
+"""What all stages of a job share: configuration, data, world, folder, ledger, manifest."""
 
 import contextlib
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from datasets import Dataset
 from riskalign.data import Preferences
 from riskalign.errors import InputError
 from riskalign.files.atomic import remove
-from riskalign.files.folder import hold
+from riskalign.files.folder import Outputs, hold
 from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.given import given_data
+from riskalign.pipeline.given import given_data, held_out_data
 from riskalign.pipeline.judged import (
     JudgedWorld,
     judged_world,
@@ -28,9 +27,10 @@ from riskalign.pipeline.judged import (
 )
 from riskalign.pipeline.ledger import Ledger, Outcome
 from riskalign.pipeline.manifest import Manifest, stage_seed
-from riskalign.pipeline.outputs import inputs_of, outputs_of
+from riskalign.pipeline.methods import KINDS, get_method, has_rows
 from riskalign.pipeline.presets import method_name
-from riskalign.pipeline.progress import Progress, Update
+from riskalign.pipeline.progress import Progress, Silent, Update, updates
+from riskalign.pipeline.scoring import SCORED
 from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.sources import source_hash
 from riskalign.plugin import files_of
@@ -59,57 +59,74 @@ class ModelOnDisk:
         return loaded
 
 
+@dataclass(frozen=True)
+class JobData:
+    """What a job reads: judged answers, rows that steps bring, pairs that they are judged on."""
+
+    preferences: Preferences | None = None
+    given: Mapping[Kind, Dataset] = field(default_factory=dict)
+    held_out: Mapping[Kind, Dataset] = field(default_factory=dict)
+
+
+def read_data(config: AlignConfig, preferences: Preferences | None = None) -> JobData:
+    """Read and check a job's data; the judged answers only where they are not there yet.
+
+    Raises:
+        InputError: data that cannot be read or do not fit the configuration.
+    """
+    preferences = preferences or preferences_of(config)
+    given = given_data(config, preferences)
+    return JobData(preferences, given, held_out_data(config, preferences))
+
+
 class Job:
     """One job in one folder; made, and its configuration checked, before any work.
 
-    Holds the folder from then on until `recorded` ends.
-
-    `given` are the pairs that steps bring, and `preferences` the judged answers of a job that has
-    them. What jobs in the folders `siblings` have done from the same inputs is not done again.
-    `inputs` are models that are measured, with which the job trains none.
+    Holds the folder from then on until `recorded` ends. What jobs in the folders `siblings` have
+    done from the same inputs is not done again. `measured` are models, by the names of flags, that
+    a job measures which trains none.
     """
 
     def __init__(
         self,
         config: AlignConfig,
-        progress: Progress,
-        title: str | None,
-        command: str | None,
+        data: JobData,
+        progress: Progress | None,
+        title: str | None = None,
+        command: str | None = None,
         siblings: Sequence[Path] = (),
-        preferences: Preferences | None = None,
-        given: Mapping[Kind, Dataset] | None = None,
-        inputs: Mapping[str, str | None] | None = None,
+        measured: Mapping[str, str | None] | None = None,
     ) -> None:
-        self.config = config
-        self.progress = progress
+        self.config, self.data = config, data
+        self.progress = progress or Silent()
         # What the model after the last step is called. Averages of weights are models of their own.
         self.method: str | None = method_name(dataclasses.replace(config, merges=()))
         self.title = title or method_name(config)
         self.folder = Path(config.output_dir).expanduser()
         self.command = command or f"riskalign align --config {self.folder / 'config.yaml'}"
-        self.preferences = preferences
+        self.bf16 = machine.use_bf16(config.bf16)
         self.notes: list[str] = []
-        self.start: LoadedModel | None = None  # loaded before the job was made, until it is used
+        self.stages: dict[str, Outcome] = {}  # finished ones, in order
+        self.scorers: dict[str, Mapping[str, float]] = {}
         self.chat_template = chat_template_of(config)
         self.trained_on: set[str] = set()
         self.world: World | None
-        if preferences is None:
+        self.labelling: JudgedWorld | None = None
+        if data.preferences is None:
             self.world = _needed_world(config)
         else:
-            own = (given or {}).values()
-            self.trained_on = trained_on(preferences, own)
-            self.world = judged_world(config, preferences, own, self.folder)
-        self.labelling: JudgedWorld | None = None
-        if preferences is not None and config.own_answers():
-            self.labelling = labelling_world(preferences, self.folder)
+            self.trained_on = trained_on(data.preferences, data.given.values())
+            self.world = judged_world(config, data.preferences, data.given.values(), self.folder)
+            if config.own_answers():
+                self.labelling = labelling_world(data.preferences, self.folder)
         self.max_cost = None if self.world is None else max_cost_of(self.world)
         self.eval_prompts: list[Prompt] = []
         if self.world is not None and config.evaluation is not None:
             self.eval_prompts = evaluation_prompts(config, self.world)
-            if preferences is None:  # scorers may be yet to train
+            if data.preferences is None:  # scorers may be yet to train
                 _check_world(self.world, self.eval_prompts, config.evaluation.prompts)
-        outputs = outputs_of(config, trains=inputs is None)
-        read = {**inputs_of(config), **(inputs or {})}
+        outputs = outputs_of(config, trains=measured is None)
+        read = {**inputs_of(config), **(measured or {})}
         with contextlib.ExitStack() as stack:
             stack.enter_context(hold(self.folder, outputs, read))
             machine.check_folder(self.folder)
@@ -120,26 +137,22 @@ class Job:
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
         """Note in the manifest how the job ends; say it plainly when the disk is full."""
-        with self._holding, self._noted():
-            yield
-
-    @contextlib.contextmanager
-    def _noted(self) -> Iterator[None]:
-        try:
-            yield
-        except KeyboardInterrupt as stop:
-            self.manifest.end("interrupted")
-            stop.args = (self._kept(),)
-            raise
-        except Exception as error:
-            if not machine.is_disk_full(error):
-                self.manifest.end("failed", f"{type(error).__name__}: {error}")
+        with self._holding:
+            try:
+                yield
+            except KeyboardInterrupt as stop:
+                self.manifest.end("interrupted")
+                stop.args = (self._kept(),)
                 raise
-            raise InputError(
-                f"output_dir {str(self.folder)!r}: the disk is full. Free some space and run the "
-                "same command again: finished stages are kept, nothing is half-written."
-            ) from error
-        self.manifest.end("finished")
+            except Exception as error:
+                if not machine.is_disk_full(error):
+                    self.manifest.end("failed", f"{type(error).__name__}: {error}")
+                    raise
+                raise InputError(
+                    f"output_dir {str(self.folder)!r}: the disk is full. Free some space and run "
+                    "the same command again: finished stages are kept, nothing is half-written."
+                ) from error
+            self.manifest.end("finished")
 
     def _kept(self) -> str:
         """What an interruption leaves to go on from."""
@@ -147,8 +160,7 @@ class Job:
             f"{path.parents[1].name} to {path.name.replace('-', ' ')}"
             for path in sorted(self.folder.glob("*/checkpoints/checkpoint-*"))
         ]
-        found = [*self.manifest.content["stages"], *steps]
-        return f"kept in {self.folder}: {', '.join(found) or 'nothing yet'}"
+        return f"kept in {self.folder}: {', '.join([*self.stages, *steps]) or 'nothing yet'}"
 
     def stage(
         self, name: str, inputs: Mapping[str, Any], work: Work, scratch: Path | None = None
@@ -163,14 +175,11 @@ class Job:
         outcome = self.ledger.find(name, key)
         reused = outcome is not None
         if outcome is None:
-            outcome = self.ledger.run(
-                name,
-                key,
-                lambda: work(key, lambda n, total, note: self.progress.update(n, note, total)),
-            )
+            outcome = self.ledger.run(name, key, lambda: work(key, updates(self.progress)))
         if scratch is not None:
             remove(scratch)
         self.progress.done("done before" if reused else "")
+        self.stages[name] = outcome
         self.manifest.note("stages", name, {"key": key, "reused": reused, **outcome})
         return outcome
 
@@ -180,20 +189,16 @@ class Job:
         self.manifest.content["notes"] = self.notes
         self.manifest.write()
 
-    def log(self, folder: Path) -> list[dict[str, Any]]:
-        """A trained step's log, from its folder."""
-        found: list[dict[str, Any]] = json.loads((folder / "log.json").read_text("utf-8"))
-        return found
+    def note_scorer(self, name: str, quality: Mapping[str, float]) -> None:
+        """Keep how well a scorer of this job does on what it did not learn from."""
+        self.scorers[name] = quality
+        self.manifest.note("models", name, quality)
 
     def seed(self, stage: str) -> int:
         """The stage's own seed, noted in the manifest."""
         seed = stage_seed(self.config, stage)
         self.manifest.note("seeds", stage, seed)
         return seed
-
-    def relative(self, path: Path) -> str:
-        """A path below the job's folder, as the ledger lists it."""
-        return path.relative_to(self.folder).as_posix()
 
     def world_identity(self) -> dict[str, Any]:
         """What decides the world's prompts and scores."""
@@ -251,11 +256,10 @@ def world_identity(spec: str | None, world: World | None) -> dict[str, Any]:
 
 
 def _needed_world(config: AlignConfig) -> World | None:
-    ppo = any(kind == "ppo" for _, kind in config.steps())
     needed = (
         config.evaluation is not None
-        or ppo
         or config.sft is not None
+        or bool(config.method_kinds())
         or any(config.step(kind).data is None for kind in config.pair_kinds())
     )
     return get_world(config.world) if config.world is not None and needed else None
@@ -275,3 +279,48 @@ def _check_world(world: World, prompts: list[Prompt], wanted: int) -> None:
             raise InputError(
                 f"world {world.name!r}: its {name} of an empty answer is {value!r}, not a number."
             )
+
+
+def outputs_of(config: AlignConfig, *, trains: bool = True) -> Outputs:
+    """All that a job may write below its folder; without `trains`, one that only measures."""
+    files = ["manifest.json", "config.yaml", "finished.json"]
+    if config.evaluation is not None:
+        files += ["results.json", "report.html"]
+        scored = ["start", "step1", "final", *(f"merge-{w:g}" for w in config.merges)]
+        scored += [f"dial-{w:g}" for w in config.evaluation.dial]
+        files += [f"evaluation/{name}.jsonl" for name in scored]
+    if not trains:
+        return Outputs(files)
+    trees = ["model"]
+    if config.data is not None and config.evaluation is not None:
+        scoring = config.scoring_settings()
+        trees += [f"scorers/{kind}" for kind in SCORED if getattr(scoring, kind) is None]
+    if config.own_answers():
+        trees += [f"labellers/{kind}" for kind in SCORED]
+    names = [name for name, _ in config.steps()]
+    for name in names if config.sft is None else ["sft", *names]:
+        files.append(f"{name}/log.json")
+        trees += [f"{name}/{tree}" for tree in ("model", "adapter", "checkpoints")]
+    for name, kind in config.steps():
+        if not has_rows(kind):
+            method = get_method(kind)
+            trees += [f"{name}/{tree}" for tree in method.trees]
+            files += [f"pairs/{name}-{of}.jsonl" for of in method.pairs(config)]
+        elif not config.is_given(kind):
+            files.append(f"pairs/{name}.jsonl")
+    return Outputs(files, trees)
+
+
+def inputs_of(config: AlignConfig) -> dict[str, str | None]:
+    """What a job reads, by its field; a name that is no path is none."""
+    found = {"model": config.model, "chat_template": config.chat_template}
+    for kind in KINDS:
+        step = config.step(kind)
+        found |= {f"{kind}.data": step.data, f"{kind}.eval_data": step.eval_data}
+    for group, names in (
+        ("data", ("path", "safe_path")),
+        ("scoring", (*SCORED, "encoder", "prompts")),
+    ):
+        if (settings := getattr(config, group)) is not None:
+            found |= {f"{group}.{name}": getattr(settings, name) for name in names}
+    return found

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,21 @@ from riskalign.errors import InputError
 from riskalign.evaluation.sets import load_prompt_set
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.ledger import content_hash
+from riskalign.pipeline.methods import KINDS
 from riskalign.pipeline.scoring import SCORED, folder_hash
-from riskalign.pipeline.settings import Kind
 from riskalign.scorers import Kind as ScorerKind
-from riskalign.scorers import Scorer, check_independent, check_unseen, load_scorer, read_card
+from riskalign.scorers import Scorer, load_scorer
 from riskalign.worlds import Prompt
 from riskalign.worlds.world import Split
-
-_KINDS: tuple[Kind, ...] = ("helpful", "safe")
 
 
 class JudgedWorld:
     """A `World` of given prompts whose answers scorers on disk judge, loaded when first needed.
 
     Rewards are `sigmoid(score)` of a Bradley-Terry reward, costs `max(0, score)` of the log-odds
-    that an answer is unsafe, in nats: above 0 where it is likelier unsafe than not, and the larger
-    the surer. With `nats` rewards are the scores as they are, whose differences are log-odds, as
-    losses on gaps need them. `left_out` says how many prompts were not to be asked.
+    that an answer is unsafe, in nats: above 0 where it is likelier unsafe than not. With `nats`
+    rewards are the scores as they are, whose differences are log-odds, as losses on gaps need them.
+    `folders` has each scorer's; `left_out` says how many prompts were not to be asked.
     """
 
     name = "data"
@@ -44,10 +42,8 @@ class JudgedWorld:
         nats: bool = False,
         left_out: int = 0,
     ) -> None:
-        self.left_out = left_out
-        self._prompts = prompts
-        self._folders = folders
-        self._nats = nats
+        self.folders, self.left_out = folders, left_out
+        self._prompts, self._nats = prompts, nats
         self._scorers: dict[ScorerKind, Scorer] = {}
         self._scores: dict[tuple[str, str, str], float] = {}
 
@@ -65,16 +61,11 @@ class JudgedWorld:
         """How many prompts there are."""
         return len(self._prompts[split])
 
-    @property
-    def folders(self) -> Mapping[ScorerKind, Path]:
-        """Each scorer's folder."""
-        return self._folders
-
     def identity(self) -> dict[str, Any]:
         """What decides prompts and scores: hashes of both."""
         return {
             "prompts": content_hash([list(own) for _, own in sorted(self._prompts.items())]),
-            "scorers": {kind: folder_hash(kind, str(path)) for kind, path in self._folders.items()},
+            "scorers": {kind: folder_hash(kind, str(path)) for kind, path in self.folders.items()},
         } | ({"nats": True} if self._nats else {})
 
     def reward(self, prompt: Prompt, answer: str) -> float:
@@ -88,7 +79,7 @@ class JudgedWorld:
 
     def score_ahead(self, answers: Sequence[tuple[Prompt, str]]) -> None:
         """Score answers to their prompts all at once; see `World`."""
-        for kind in self._folders if answers else ():
+        for kind in self.folders if answers else ():
             self._score(kind, answers)
 
     def _score(self, kind: ScorerKind, answers: Sequence[tuple[Prompt, str]]) -> float:
@@ -98,7 +89,7 @@ class JudgedWorld:
         new = {key: each for key, each in all_of if key not in self._scores}
         if new:
             if kind not in self._scorers:
-                self._scorers[kind] = load_scorer(self._folders[kind])
+                self._scorers[kind] = load_scorer(self.folders[kind])
             prompts = [list(prompt.messages) for prompt, _ in new.values()]
             scores = self._scorers[kind].score(prompts, [text for _, text in new.values()])
             self._scores |= zip(new, scores, strict=True)
@@ -117,24 +108,20 @@ def preferences_of(config: AlignConfig) -> Preferences | None:
 def judged_world(
     config: AlignConfig, preferences: Preferences, given: Iterable[Dataset], folder: Path
 ) -> JudgedWorld:
-    """The world in which a job with judged answers is evaluated.
+    """The world in which a job with judged answers, in a folder, is evaluated.
 
-    Its scorers are those that `scoring` names, else those that the job trains in `folder`. Of the
-    prompts that could be asked, those that steps or the job's scorers learn from are left out.
-
-    Args:
-        config: the job's.
-        preferences: its judged answers.
-        given: pairs or responses that steps train on, as `given_data` reads them.
-        folder: the job's.
+    Its scorers are those that `scoring` names, else those that the job trains. Of the prompts that
+    could be asked, those that the job's scorers or its steps (rows `given`) learn from are left
+    out.
 
     Raises:
         InputError: a file of prompts that cannot be read, or a step that trains on prompts that
             are set aside for scorers.
     """
     scoring = config.scoring_settings()
+    named = {kind: getattr(scoring, kind) for kind in SCORED}
     learnt = trained_on(preferences, given)
-    if any(getattr(scoring, kind) is None for kind in SCORED) and config.evaluation is not None:
+    if None in named.values() and config.evaluation is not None:
         aside = {text_hash(prompt) for prompt in preferences.prompts("scorer")}
         if shared := len(aside & learnt):
             raise InputError(
@@ -150,15 +137,9 @@ def judged_world(
     for prompt in candidates:
         different.setdefault(text_hash(prompt), prompt)
     asked = [prompt for each, prompt in different.items() if each not in learnt]
-    folders = {
-        kind: Path(path).expanduser()
-        if (path := getattr(scoring, kind)) is not None
-        else folder / "scorers" / kind
-        for kind in SCORED
-    }
     return JudgedWorld(
         {"train": preferences.prompts("train"), "eval": asked},
-        folders,
+        {k: Path(of).expanduser() if of else folder / "scorers" / k for k, of in named.items()},
         left_out=len(different) - len(asked),
     )
 
@@ -172,77 +153,16 @@ def trained_on(preferences: Preferences, given: Iterable[Dataset]) -> set[str]:
 def labelling_world(preferences: Preferences, folder: Path) -> JudgedWorld:
     """The world in which a job's own answers become pairs, by scorers of the training records."""
     folders = {kind: folder / "labellers" / kind for kind in SCORED}
-    prompts: Mapping[Split, Sequence[Text]] = {"train": preferences.prompts("train"), "eval": []}
-    return JudgedWorld(prompts, folders, nats=True)
+    return JudgedWorld({"train": preferences.prompts("train"), "eval": []}, folders, nats=True)
 
 
 def judged_identity(config: AlignConfig, preferences: Preferences) -> dict[str, Any]:
     """What decides prompts and scores before the job's own scorers are trained."""
     scoring = config.scoring_settings()
     given = {kind: getattr(scoring, kind) for kind in SCORED}
+    records = [preferences.judged(side, kind) for side in preferences.records for kind in KINDS]
     return {
-        "data": content_hash(
-            [preferences.judged(side, kind) for side in preferences.records for kind in _KINDS]
-        ),
+        "data": content_hash(records),
         "prompts": None if scoring.prompts is None else load_prompt_set(scoring.prompts).identity(),
         "scorers": {kind: path and folder_hash(kind, path) for kind, path in given.items()},
     }
-
-
-def check_cards(
-    trained: Set[str], asked: Sequence[Prompt], folders: Mapping[ScorerKind, Path]
-) -> None:
-    """Refuse scorers that may not judge, as far as their cards tell.
-
-    Raises:
-        InputError: a scorer of the other kind, or one that learnt from a prompt that the steps are
-            trained on or that is asked.
-    """
-    asked_of = {text_hash(list(prompt.messages)) for prompt in asked}
-    groups = {"the steps are trained on": trained, "are asked": asked_of}
-    for kind, folder in folders.items():
-        card = read_card(folder)
-        if card.kind != kind:
-            raise InputError(f"scoring.{kind}: {folder} is a {card.kind} scorer.")
-        check_unseen(f"scoring.{kind}: {folder}", card, groups)
-
-
-def check_scorers(
-    trained: Set[str],
-    asked: Sequence[Prompt],
-    folders: Mapping[ScorerKind, Path],
-    labellers: Mapping[ScorerKind, Path] | None = None,
-) -> str:
-    """Sentences for the report that say why the scorers that judge are independent of training.
-
-    Args:
-        trained: `text_hash`es of the prompts that steps are trained on.
-        asked: the evaluation's prompts.
-        folders: of the scorers that judge.
-        labellers: of those that labelled pairs.
-
-    Raises:
-        InputError: as `check_cards`, or a scorer that is not independent of the `labellers`.
-    """
-    check_cards(trained, asked, folders)
-    cards = [read_card(folder) for folder in folders.values()]
-    learnt = {each for card in cards for each in card.prompt_hashes}
-    encoders = dict.fromkeys(f"{card.family}, {card.encoder}" for card in cards)
-    trainers = [load_scorer(folder) for folder in (labellers or {}).values()]
-    apart = (
-        " ".join(check_independent(load_scorer(folder), *trainers) for folder in folders.values())
-        if trainers
-        else "No scorer took part in training."
-    )
-    return (
-        f"Answers were scored by a reward and a cost scorer ({'; '.join(encoders)}) that learnt "
-        f"from {len(learnt):,} prompts: none of them is among the {len(trained):,} that the "
-        f"steps were trained on, nor among the {len(asked):,} asked here. {apart}"
-    )
-
-
-def scorer_metrics(folder: Path) -> dict[str, float]:
-    """What a scorer's card says of its quality on prompts that it was not trained on."""
-    card = read_card(folder)
-    names = {"pair_accuracy": "accuracy", "brier": "brier", "ece": "ece", "auc": "auc"}
-    return {new: card.metrics[old].value for old, new in names.items() if old in card.metrics}

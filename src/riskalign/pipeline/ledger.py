@@ -10,6 +10,7 @@ from typing import Any
 from riskalign import __version__
 from riskalign.files.atomic import link_or_copy, write_text
 from riskalign.files.cache import file_sha256
+from riskalign.files.folder import files_below
 from riskalign.pipeline.machine import peak_memory, reset_peak_memory
 from riskalign.pipeline.sources import code_of
 
@@ -32,9 +33,8 @@ class Ledger:
 
     def __init__(self, folder: Path, siblings: Sequence[Path] = ()) -> None:
         self.folder = folder
-        self._path = folder / "finished.json"
         self._siblings = siblings
-        self._stages = _read(self._path)
+        self._stages = _read(folder)
 
     def key(self, stage: str, inputs: Mapping[str, Any]) -> str:
         """Names what a stage is made from: its inputs, and the code that it computes with."""
@@ -43,33 +43,37 @@ class Ledger:
 
     def find(self, stage: str, key: str) -> Outcome | None:
         """The outcome of a stage that is finished for these inputs and intact, else None."""
-        outcome = _finished(self.folder, self._stages, stage, key)
+        if (outcome := _finished(self.folder, self._stages, stage, key)) is not None:
+            return outcome
         for sibling in self._siblings:
-            if outcome is not None:
-                break
-            outcome = _finished(sibling, _read(sibling / "finished.json"), stage, key)
-            if outcome is not None:
+            if (outcome := _finished(sibling, _read(sibling), stage, key)) is not None:
                 for name in outcome.get("files", {}):
                     link_or_copy(sibling / name, self.folder / name)
                 self._note(stage, key, outcome)
-        return outcome
+                return outcome
+        return None
 
     def has(self, stage: str) -> bool:
         """Whether a stage is finished here or in a sibling, from whatever inputs."""
-        known = [self._stages, *(_read(sibling / "finished.json") for sibling in self._siblings)]
-        return any(stage in stages for stages in known)
+        return stage in self._stages or any(stage in _read(other) for other in self._siblings)
 
     def run(self, stage: str, key: str, work: Callable[[], Outcome]) -> Outcome:
         """Do the work and note its outcome, with its seconds and the hashes of its files.
 
-        `work` returns an outcome of JSON's types in which `files`, if present, lists paths
-        relative to the folder.
+        `work` returns an outcome of JSON's types in which `files`, if present, lists the files and
+        folders that it made: paths, or text relative to the folder.
         """
         start = time.monotonic()
         reset_peak_memory()
         outcome = work()
+        made = [
+            path if isinstance(path, Path) else self.folder / path
+            for path in outcome.get("files", [])
+        ]
         outcome["files"] = {
-            name: file_sha256(self.folder / name) for name in outcome.get("files", [])
+            path.relative_to(self.folder).as_posix(): file_sha256(path)
+            for each in made
+            for path in ([each / name for name in files_below(each)] if each.is_dir() else [each])
         }
         outcome["seconds"] = round(time.monotonic() - start, 3)
         outcome["peak_megabytes"] = peak_memory()
@@ -78,21 +82,15 @@ class Ledger:
 
     def _note(self, stage: str, key: str, outcome: Outcome) -> None:
         self._stages[stage] = {"key": key, "outcome": outcome}
-        write_text(self._path, json.dumps(self._stages, indent=1, ensure_ascii=False) + "\n")
-
-    def files_in(self, subfolder: Path) -> list[str]:
-        """All files below a folder, as paths relative to the job's."""
-        found = sorted(path for path in subfolder.rglob("*") if path.is_file())
-        return [path.relative_to(self.folder).as_posix() for path in found]
+        text = json.dumps(self._stages, indent=1, ensure_ascii=False)
+        write_text(self.folder / "finished.json", text + "\n")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+def _read(folder: Path) -> dict[str, Any]:
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        # Not written by `write_text`, so nothing in it can be relied on.
+        read = json.loads((folder / "finished.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        # None, or not written by `write_text`, so that nothing in it can be relied on.
         return {}
     return read if isinstance(read, dict) else {}
 

@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 import riskalign
 from riskalign.errors import InputError
+from riskalign.models import LoadedModel
 from riskalign.training import bf16_is_fast
 
 _PACKAGES = (
-    "torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "tokenizers", "numpy",
-)  # fmt: skip
+    *("torch", "transformers", "accelerate", "peft", "datasets", "safetensors"),
+    *("tokenizers", "numpy"),
+)
 
 
 def best_device() -> torch.device:
@@ -36,6 +39,13 @@ def use_bf16(wanted: bool | None) -> bool:
 def model_dtype(bf16: bool) -> torch.dtype:
     """The weights' dtype for sampling and scoring."""
     return torch.bfloat16 if bf16 else torch.float32
+
+
+def for_inference(loaded: LoadedModel, bf16: bool) -> PreTrainedModel:
+    """The model itself, moved to the best device, in bfloat16 where wanted."""
+    model: Any = loaded.model
+    moved: PreTrainedModel = model.to(device=best_device(), dtype=model_dtype(bf16)).eval()
+    return moved
 
 
 def check_folder(folder: Path, field: str = "output_dir") -> None:
@@ -104,21 +114,18 @@ def versions() -> dict[str, str]:
 def commit() -> str | None:
     """The git commit of a riskalign that runs from its source tree; `+` where it was changed."""
     source = Path(riskalign.__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(source), *words]
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=10)
+
     if not (source / ".git").exists():
         return None
     try:
-        head = _git(source, "rev-parse", "HEAD")
-        return f"{head}+" if _git(source, "status", "--porcelain", "-uno") else head
+        changed = git("status", "--porcelain", "-uno").strip()
+        return git("rev-parse", "HEAD").strip() + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments],
-        capture_output=True, text=True, check=True, timeout=10,
-    )  # fmt: skip
-    return done.stdout.strip()
 
 
 def describe() -> dict[str, Any]:

@@ -12,12 +12,13 @@ from riskalign.files.atomic import write_text
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.ledger import content_hash
+from riskalign.pipeline.methods import KINDS
 
 
 def resolve(config: AlignConfig) -> dict[str, Any]:
     """The configuration as plain data with nothing left to derive."""
     tree = dataclasses.asdict(config)
-    for kind in ("helpful", "safe"):
+    for kind in KINDS:
         tree[kind]["beta"] = config.step_beta(kind)
         tree[kind]["sampling"] = dataclasses.asdict(config.step_sampling(kind))
     if tree["evaluation"] is not None and not tree["evaluation"]["metrics"]:
@@ -29,7 +30,7 @@ def resolve(config: AlignConfig) -> dict[str, Any]:
 def readable(config: AlignConfig) -> dict[str, Any]:
     """As `resolve`, but for what a limit decides during the job: `load_config` reads it back."""
     tree = resolve(config)
-    for kind in ("helpful", "safe"):
+    for kind in KINDS:
         if tree[kind]["limit"] is not None:
             tree[kind]["beta"] = None
     return tree
@@ -50,21 +51,20 @@ class Manifest:
 
     def __init__(self, folder: Path, config: AlignConfig, command: str) -> None:
         self.path = folder / "manifest.json"
+        settings = readable(config)
         self.content: dict[str, Any] = {
             "schema": 1,
             "status": "running",
             "started": now(),
             "command": command,
-            "config": readable(config),
+            "config": settings,
             "seeds": {"job": config.seed},
             "versions": machine.versions(),
             "commit": machine.commit(),
             "machine": machine.describe(),
-            "models": {},
-            "data": {},
-            "stages": {},
+            **{group: {} for group in ("models", "data", "stages")},
         }
-        write_text(folder / "config.yaml", yaml.safe_dump(readable(config), sort_keys=False))
+        write_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
         self.write()
 
     def note(self, group: str, name: str, value: Any) -> None:

@@ -1,33 +1,29 @@
 """From YAML, mappings and dotted overrides to an `AlignConfig`; errors say file, line and field."""
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
 from riskalign import settings
 from riskalign.errors import FieldError, InputError
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.presets import laid_over, load_preset
-from riskalign.pipeline.settings import SamplingConfig
+from riskalign.pipeline.presets import load_preset
 
 T = TypeVar("T")
 Tree = dict[str, Any]
 Where = dict[str, str]  # dotted field -> "config.yaml, line 3: "
+Overrides = Mapping[str, Any] | Iterable[str | tuple[str, Any]]
 
 _LARGEST = 1_000_000  # bytes of a file
 _DEEPEST = 20  # groups and lists within one another
 _ALIASES = 20
 
 
-class _NotPlain(Exception):  # noqa: N818 - it grows into an InputError
-    """What a text holds that no configuration needs."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """A file's fields, and where each stands."""
 
     tree: Tree
@@ -36,7 +32,7 @@ class Document:
 
 def load_config(
     source: AlignConfig | Document | Mapping[str, Any] | str | Path | None = None,
-    overrides: Mapping[str, Any] | Iterable[str | tuple[str, Any]] = (),
+    overrides: Overrides = (),
     preset: str | None = None,
 ) -> AlignConfig:
     """A checked `AlignConfig` from a YAML file, a mapping, another config, or the defaults.
@@ -54,93 +50,66 @@ def load_config(
         source = dataclasses.asdict(source)
     document = source if isinstance(source, Document) else read_document(source)
     tree, where = _plain(document.tree), dict(document.where)
-    tree.pop("compare", None)  # for `load_plan`
-    if preset is not None:
-        fields = load_preset(preset)
-        tree = laid_over(tree, fields)
-        _locate(fields, "", f"preset {preset}: ", where)
-    for name, value in _override_items(overrides):
-        _set(tree, name, value, where)
-    for kind in ("helpful", "safe"):
-        _inherit_sampling(tree.get(kind), tree.get("sampling"))
-    try:
+    tree.pop("compare", None)
+    fields = flat(load_preset(preset)) if preset is not None else ()
+    _lay_over(tree, fields, f"preset {preset}: ", where)
+    _lay_over(tree, override_items(overrides), "override: ", where)
+    for step in (tree.get("helpful"), tree.get("safe")):
+        own, shared = (isinstance(g, dict) and g.get("sampling") for g in (step, tree))
+        if isinstance(own, dict) and isinstance(shared, dict):
+            step["sampling"] = shared | own
+    with placed(where):
         return settings.parse(AlignConfig, tree)
-    except FieldError as error:
-        raise FieldError(error.field, error.problem, _place(error.field, where)) from None
 
 
 def load_settings(cls: type[T], overrides: Iterable[str]) -> T:
     """A flat settings dataclass from `["field=value"]`, as `load_config` reads overrides."""
-    where: Where = {}
     tree: Tree = {}
-    for name, value in _override_items(overrides):
-        _set(tree, name, value, where)
+    _lay_over(tree, override_items(overrides), "", {})
     return settings.parse(cls, tree)
 
 
-def _inherit_sampling(step: Any, shared: Any) -> None:
-    if isinstance(step, dict) and isinstance(step.get("sampling"), dict):
-        # Unknown names in the job's sampling are reported there, not in the step.
-        known = {field.name for field in dataclasses.fields(SamplingConfig)}
-        inherited = shared if isinstance(shared, dict) else {}
-        step["sampling"] = {k: v for k, v in inherited.items() if k in known} | step["sampling"]
-
-
 def read_document(source: Mapping[str, Any] | str | Path | None) -> Document:
-    """A YAML file with its lines, or fields that stand nowhere."""
-    where: Where = {}
-    if isinstance(source, str | Path):
-        return Document(read_yaml(Path(source), where), where)
-    return Document(dict(source or {}), where)
-
-
-def read_yaml(path: Path, where: Where) -> Tree:
-    """The fields in a YAML file; notes in `where` at which line each stands.
+    """A YAML file with its lines, or fields that stand nowhere.
 
     Raises `InputError` naming file and line.
     """
+    if not isinstance(source, str | Path):
+        return Document(dict(source or {}), {})
+    path, where = Path(source), Where()
     try:
         if (size := path.stat().st_size) > _LARGEST:
             raise InputError(f"config {path}: {size} bytes are no configuration (at most 1 MB).")
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"config {path}: no such file.") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"config {path}: not UTF-8 (byte {error.start}).") from error
-    except OSError as error:
-        raise InputError(f"config {path}: cannot be read: {error.strerror}.") from error
-    try:
         _refuse_structure(text)
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
-        if root is None:
-            return {}
-        if not isinstance(root, yaml.MappingNode):
+        if root is not None and not isinstance(root, yaml.MappingNode):
             raise InputError(f"{path}, line 1: expected fields such as 'model: …' at the top.")
-        return _mapping(root, "", path, loader, where)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"{path}, line {line}: not valid YAML: {error.problem}.") from error
-    except (yaml.YAMLError, _NotPlain) as error:
-        raise InputError(f"{path}: not valid YAML: {error}.") from error
+        tree = {} if root is None else _mapping(root, "", path, loader, where)
+        return Document(tree, where)
+    except UnicodeDecodeError as error:
+        raise InputError(f"config {path}: not UTF-8 (byte {error.start}).") from error
+    except OSError as error:
+        raise InputError(f"config {path}: {str(error.strerror).lower()}.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else path
+        problem = getattr(error, "problem", None) or error
+        raise InputError(f"{place}: not valid YAML: {problem}.") from error
 
 
 def _refuse_structure(text: str) -> None:
     """Refuse what a configuration has no use for and parsing would take long for, or break at."""
-    depth, aliases = 0, 0
+    depth = aliases = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         # Parts that repeat parts that repeat parts grow by a power of their number.
         aliases += isinstance(event, yaml.AliasEvent)
-        if aliases > _ALIASES:
-            raise _NotPlain(f"line {_line(event)} repeats yet another part (*name); write it out")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST:
-            raise _NotPlain(f"line {_line(event)} is nested too deeply")
-
-
-def _line(event: yaml.Event) -> int:
-    return event.start_mark.line + 1 if event.start_mark else 1
+        if aliases > _ALIASES or depth > _DEEPEST:
+            problem = "nested too deeply, or parts repeated (*name) too often; write them out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
 
 
 def _mapping(
@@ -148,71 +117,72 @@ def _mapping(
 ) -> Tree:
     tree: Tree = {}
     for key_node, value_node in node.value:
-        line = key_node.start_mark.line + 1
         key = str(key_node.value)
-        name = f"{prefix}{key}"
+        name, place = f"{prefix}{key}", f"{path}, line {key_node.start_mark.line + 1}: "
         if key in tree:
-            raise InputError(f"{path}, line {line}: {name}: given a second time.")
-        where[name] = f"{path}, line {line}: "
+            raise InputError(f"{place}{name}: given a second time.")
+        where[name] = place
         if isinstance(value_node, yaml.MappingNode):
             tree[key] = _mapping(value_node, f"{name}.", path, loader, where)
-        else:
-            try:
-                tree[key] = loader.construct_object(value_node, deep=True)
-            except (ValueError, OverflowError) as error:  # a date or number that is none
-                raise InputError(f"{where[name]}{name}: cannot be read: {error}.") from error
+            continue
+        try:
+            tree[key] = loader.construct_object(value_node, deep=True)
+        except (ValueError, OverflowError) as error:  # a date or number that is none
+            raise InputError(f"{place}{name}: cannot be read: {error}.") from error
     return tree
 
 
-def _locate(tree: Tree, prefix: str, place: str, where: Where) -> None:
-    for key, value in tree.items():
-        where[f"{prefix}{key}"] = place
-        if isinstance(value, dict):
-            _locate(value, f"{prefix}{key}.", place, where)
+def _plain(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {str(key): _plain(inner) for key, inner in value.items()}
 
 
-def _plain(mapping: Mapping[str, Any]) -> Tree:
-    return {
-        str(key): _plain(value) if isinstance(value, Mapping) else value
-        for key, value in mapping.items()
-    }
+def flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Fields by their dotted names, so that what lies below keeps a group's other fields."""
+    for key, value in fields.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
-def _override_items(
-    overrides: Mapping[str, Any] | Iterable[str | tuple[str, Any]],
-) -> Iterable[tuple[str, Any]]:
-    for text in overrides.items() if isinstance(overrides, Mapping) else overrides:
-        if isinstance(text, tuple):
-            yield text
+def override_items(overrides: Overrides) -> Iterator[tuple[str, Any]]:
+    """Overrides as pairs of a dotted name and a value."""
+    for item in overrides.items() if isinstance(overrides, Mapping) else overrides:
+        if isinstance(item, tuple):
+            yield item
             continue
-        name, equals, value = text.partition("=")
+        name, equals, value = item.partition("=")
         if not equals or not name.strip():
-            raise InputError(
-                f"override {text!r}: write field=value, for example safe.learning_rate=1e-5."
-            )
+            raise InputError(f"override {item!r}: write field=value, such as safe.beta=0.2.")
         try:
             _refuse_structure(value)
             yield name.strip(), yaml.safe_load(value)
-        except (yaml.YAMLError, _NotPlain, ValueError, OverflowError) as error:
-            raise InputError(f"override {text!r}: the value is not valid YAML.") from error
+        except (yaml.YAMLError, ValueError, OverflowError) as error:
+            raise InputError(f"override {item!r}: the value is not valid YAML.") from error
 
 
-def _set(tree: Tree, name: str, value: Any, where: Where) -> None:
-    *parents, last = name.split(".")
-    for i, parent in enumerate(parents):
-        if tree.get(parent) is None:
-            tree[parent] = {}
-        tree = tree[parent]
-        if not isinstance(tree, dict):
-            raise FieldError(".".join(parents[: i + 1]), "has no fields of its own", "override: ")
-    tree[last] = _plain(value) if isinstance(value, Mapping) else value
-    where[name] = "override: "
+def _lay_over(tree: Tree, items: Iterable[tuple[str, Any]], place: str, where: Where) -> None:
+    for name, value in items:
+        group, (*parents, last) = tree, name.split(".")
+        for i, parent in enumerate(parents):
+            if group.get(parent) is None:
+                group[parent] = {}
+            group = group[parent]
+            if not isinstance(group, dict):
+                raise FieldError(".".join(parents[: i + 1]), "has no fields of its own", place)
+        group[last] = _plain(value)
+        where[name] = place
 
 
-def _place(name: str, where: Where) -> str:
-    """Where the field, else the nearest group around it, was written."""
-    while name:
-        if name in where:
-            return where[name]
-        name = name.rpartition(".")[0]
-    return ""
+@contextlib.contextmanager
+def placed(where: Where) -> Iterator[None]:
+    """Add to a `FieldError` where the field, else the nearest group around it, was written."""
+    try:
+        yield
+    except FieldError as error:
+        name = error.field
+        while name not in where and name:
+            name = name.rpartition(".")[0]
+        raise FieldError(error.field, error.problem, where.get(name, "")) from None

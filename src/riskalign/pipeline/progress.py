@@ -3,11 +3,11 @@
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import datasets
 import transformers
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 Update: TypeAlias = Callable[[int, int, str], None]  # position, total, note
 
@@ -31,51 +31,33 @@ class Progress(Protocol):
 class Silent:
     """A `Progress` that tells nobody."""
 
-    def stage(self, name: str, total: int | None = None) -> None:
+    def stage(self, *_: Any, **__: Any) -> None:
         """Do nothing."""
 
-    def update(self, n: int, note: str = "", total: int | None = None) -> None:
-        """Do nothing."""
+    update = done = stage
 
-    def done(self, note: str = "") -> None:
-        """Do nothing."""
+
+def updates(progress: Progress) -> Update:
+    """How the work of a stage tells its position."""
+    return lambda n, total, note: progress.update(n, note, total)
 
 
 class TrainingProgress(TrainerCallback):
-    """Feeds a trainer's steps to an `Update`."""
+    """Feeds a trainer's steps, with the last loss as a note, to an `Update`."""
 
     def __init__(self, update: Update) -> None:
         self._update = update
         self._note = ""
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
-    ) -> None:
-        """Tell where a resumed training starts."""
-        self._update(state.global_step, state.max_steps, self._note)
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Tell that a step was made."""
         self._update(state.global_step, state.max_steps, self._note)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
-    ) -> None:
-        """Remember the last loss and accuracy for the note."""
+    #: A resumed training starts where it stopped.
+    on_train_begin = on_step_end
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remember the last loss for the note."""
         logs = kwargs.get("logs")
         if isinstance(logs, dict) and "loss" in logs:
             self._note = f"loss {float(logs['loss']):.3g}"

@@ -1,154 +1,108 @@
-"""The step `ppo`: Safe RLHF's scorers, where they are wanted, and PPO-Lagrangian."""
+"""The method `ppo`: Safe RLHF's scorers, where they are wanted, and PPO-Lagrangian."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset
 
 from riskalign.data.fields import Text
-from riskalign.models import fingerprint, load_model, save_model
-from riskalign.pipeline import machine
-from riskalign.pipeline.job import Job, ModelOnDisk
-from riskalign.pipeline.learnt import note_prompts
+from riskalign.models import LoadedModel, fingerprint
+from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.ledger import Outcome
+from riskalign.pipeline.methods import Method, Panel
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.settings import Kind
-from riskalign.pipeline.steps import lora_config, own_checkpoints, write_log
-from riskalign.safe_rlhf import Scorer, train_ppo_lagrangian
+from riskalign.pipeline.steps import Learnt, MethodStep, Result
+from riskalign.safe_rlhf import PPOSettings, Scorer, train_ppo_lagrangian
 from riskalign.scorers import ScalarModel, load_scalar_model, save_scalar_model, train_scorer
 
-#: A step's pairs, given or sampled from the model that it starts from, and their hash.
-Pairs = Callable[[str, Kind, ModelOnDisk], tuple[Dataset, str]]
-
+_LEARNS_FROM: dict[Literal["reward", "cost"], Kind] = {"reward": "helpful", "cost": "safe"}
 # Iterations between two checkpoints: seconds of writing against minutes of work.
 _SAVE_EVERY = 5
 _HELD_OUT = 0.2
 
 
-def ppo_step(
-    job: Job, name: str, current: ModelOnDisk, pairs_of: Pairs
-) -> tuple[ModelOnDisk, list[dict[str, Any]]]:
-    """Train from `current`, which is also the reference; the result and its log.
+def run(step: MethodStep) -> Result:
+    """Train by PPO on the world's own reward and cost, or with `scorers` on trained models'.
 
-    Reward and cost are the world's own, or with `scorers` models trained on helpful and safe pairs.
-    Leaves `model` (plain weights), `log.json` and, where trained, `scorers/reward` and
-    `scorers/cost` in the step's folder.
+    Leaves `scorers/reward` and `scorers/cost` in the step's folder where they were trained.
     """
-    config, folder = job.config, job.folder / name
-    world = job.world
+    config, world, settings = step.job.config, step.job.world, step.job.config.ppo
     assert world is not None
     reward: Scorer = world.reward
     cost: Scorer = world.cost
     hashes: dict[str, Any] = {}
     learnt: list[Text] = []
-
-    def own_pairs(of: Kind) -> tuple[Dataset, str]:
-        pairs, digest = pairs_of(f"{name}-{of}", of, current)
-        learnt.extend(pairs["prompt"])
-        return pairs, digest
-
     if config.scorers is not None:
-        reward, cost = (
-            _scorer(job, name, kind, current, own_pairs, hashes) for kind in ("reward", "cost")
-        )
+        reward, cost = (_scorer(step, kind, hashes, learnt) for kind in _LEARNS_FROM)
     ptx = None
-    if config.ppo.ptx_coef > 0:
-        ptx, hashes["ptx"] = own_pairs("helpful")
-    stage = f"train-{name}"
-    seed = job.seed(stage)
-    prompts = world.prompts("train", config.sampling.prompts, job.seed(f"prompts-{name}"))
-    bf16 = machine.use_bf16(config.bf16)
-    adapter = None if config.peft is None else lora_config(config.peft)
-    inputs = {
-        "model": current.weights,
-        "world": job.world_identity(),
-        "prompts": config.sampling.prompts,
-        "settings": dataclasses.asdict(config.ppo),
-        "peft": config.peft and dataclasses.asdict(config.peft),
-        "bf16": bf16,
-        "seed": seed,
-        **hashes,
-    }
+    if settings.ptx_coef > 0:
+        ptx, hashes["ptx"] = step.pairs("helpful")
+        learnt.extend(ptx["prompt"])
+    n = config.sampling.prompts
+    prompts = world.prompts("train", n, step.seed("prompts"))
 
-    def work(key: str, update: Update) -> Outcome:
-        checkpoints = own_checkpoints(folder / "checkpoints", key)
-        loaded = current.load()
+    def loop(loaded: LoadedModel, checkpoints: Path, update: Update) -> Learnt:
         result = train_ppo_lagrangian(
             loaded,
             prompts,
             reward,
             cost,
-            config.ppo,
-            peft_config=adapter,
-            critic_peft_config=adapter,
+            settings,
+            peft_config=step.adapter,
+            critic_peft_config=step.adapter,
             ptx_pairs=ptx,
-            seed=seed,
-            bf16=bf16,
+            seed=step.seed(),
+            bf16=step.job.bf16,
             checkpoint=checkpoints / "ppo",
             save_steps=_SAVE_EVERY,
             update=update,
         )
-        trained: Any = result.model
-        if adapter is not None:
-            trained = trained.merge_and_unload()
-        save_model(trained, loaded.tokenizer, folder / "model")
-        asked = [list(prompt.messages) for prompt in prompts]
-        note_prompts(folder / "model", current.name, prompts=[*asked, *learnt])
         log = [
             {"step": entry["iteration"] + 1, "loss": entry["policy_loss"], **entry}
             for entry in result.log
         ]
-        write_log(folder, log)
-        again = load_model(folder / "model", trust_remote_code=current.trust_remote_code)
-        return {
+        about = {
             "steps": result.learning_steps,
             "answers": result.sampled_answers,
+            "examples": result.sampled_answers * settings.num_ppo_epochs,
             "tokens": result.sampled_tokens,
             "lambda": result.lambda_,
-            "bf16": bf16,
-            "reference": current.weights,
-            "fingerprint": fingerprint(again.model),
-            "files": [job.relative(folder / "log.json"), *job.ledger.files_in(folder / "model")],
         }
+        asked = [list(prompt.messages) for prompt in prompts]
+        return Learnt(result.model, log, about, [*asked, *learnt])
 
-    outcome = job.stage(stage, inputs, work, folder / "checkpoints")
-    about = {key: outcome[key] for key in ("reference", "fingerprint", "lambda")}
-    job.manifest.note("models", name, about)
-    trained = dataclasses.replace(
-        current, name=str(folder / "model"), weights=outcome["fingerprint"]
-    )
-    return trained, job.log(folder)
+    return step.train({"prompts": n, **hashes}, loop, ["lambda"])
 
 
 def _scorer(
-    job: Job,
-    name: str,
-    kind: Any,
-    current: ModelOnDisk,
-    own_pairs: Callable[[Kind], tuple[Dataset, str]],
+    step: MethodStep,
+    kind: Literal["reward", "cost"],
     hashes: dict[str, Any],
+    learnt: list[Text],
 ) -> ScalarModel:
-    """The reward or the cost model, trained on four fifths of its pairs and judged on the rest."""
-    config, folder = job.config, job.folder / name / "scorers" / kind
-    settings = config.scorers
+    """The reward or the cost model, trained on four fifths of its pairs and judged on the rest.
+
+    Adds to the `hashes` of what the policy is made from, and to the prompts `learnt` from.
+    """
+    job, folder = step.job, step.folder / "scorers" / kind
+    settings, peft, seed = job.config.scorers, job.config.peft, step.seed("scorer", f"-{kind}")
     assert settings is not None
-    of: Kind = "helpful" if kind == "reward" else "safe"
-    pairs, hashes[kind] = own_pairs(of)
-    stage = f"scorer-{name}-{kind}"
-    seed, bf16 = job.seed(stage), machine.use_bf16(config.bf16)
+    pairs, hashes[kind] = step.pairs(_LEARNS_FROM[kind])
+    learnt.extend(pairs["prompt"])
     inputs = {
-        "model": current.weights,
+        "model": step.start.weights,
         "data": hashes[kind],
         "settings": dataclasses.asdict(settings),
-        "peft": config.peft and dataclasses.asdict(config.peft),
-        "bf16": bf16,
+        "peft": peft and dataclasses.asdict(peft),
+        "bf16": step.job.bf16,
         "seed": seed,
     }
 
     def work(key: str, update: Update) -> Outcome:
-        loaded = current.load()
+        loaded = step.start.load()
         kept, held_out = split_by_prompt(pairs)
         result = train_scorer(
             kind,
@@ -157,9 +111,9 @@ def _scorer(
             kept,
             settings,
             eval_pairs=held_out,
-            peft_config=None if config.peft is None else lora_config(config.peft),
+            peft_config=step.adapter,
             seed=seed,
-            bf16=bf16,
+            bf16=step.job.bf16,
             update=update,
         )
         save_scalar_model(result.model, folder)
@@ -170,21 +124,55 @@ def _scorer(
             "fingerprint": fingerprint(result.model),
             "pairs": result.counts.kept,
             "held_out": result.eval_counts.kept,
-            "files": job.ledger.files_in(folder),
+            "files": [folder],
         }
 
-    outcome = job.stage(stage, inputs, work)
+    outcome = job.stage(f"scorer-{step.name}-{kind}", inputs, work)
     hashes[f"{kind} model"] = outcome["fingerprint"]
     about = {"pairs": outcome["pairs"], "held_out": outcome["held_out"], **outcome["evaluation"]}
-    job.manifest.note("models", f"{name}-{kind}", about)
-    return load_scalar_model(Path(folder))
+    job.note_scorer(f"{step.name}-{kind}", about)
+    return load_scalar_model(folder)
 
 
 def split_by_prompt(pairs: Dataset) -> tuple[Dataset, Dataset | None]:
     """All rows of the first prompts, and those of the last fifth; None where that is none."""
     prompts = list(dict.fromkeys(str(prompt) for prompt in pairs["prompt"]))
     last = set(prompts[len(prompts) - int(_HELD_OUT * len(prompts)) :])
-    own = [str(prompt) in last for prompt in pairs["prompt"]]
-    kept = pairs.select([i for i, out in enumerate(own) if not out])
-    held_out = pairs.select([i for i, out in enumerate(own) if out])
+    is_last = [str(prompt) in last for prompt in pairs["prompt"]]
+    kept = pairs.select([i for i, out in enumerate(is_last) if not out])
+    held_out = pairs.select([i for i, out in enumerate(is_last) if out])
     return kept, held_out if len(held_out) else None
+
+
+def _problems(config: AlignConfig) -> Iterator[tuple[str, str]]:
+    if config.world is None:
+        yield "order", "has ppo, which answers a world's prompts, and there is no world"
+
+
+def _pairs(config: AlignConfig) -> list[Kind]:
+    if config.scorers is not None:
+        return ["helpful", "safe"]
+    return ["helpful"] if config.ppo.ptx_coef > 0 else []
+
+
+def _disk(config: AlignConfig) -> tuple[int, int]:
+    """Two scorers; two checkpoints of policy and critics, each with weights and two moments."""
+    return 2 * (config.scorers is not None), 18 * (config.peft is None)
+
+
+PPO = Method(
+    title="PPO-Lagrangian",
+    run=run,
+    options=PPOSettings,
+    pairs=_pairs,
+    problems=_problems,
+    disk=_disk,
+    trees=("scorers/reward", "scorers/cost"),
+    fields=("ppo", "scorers"),
+    panels=(
+        Panel("Reward", "mean of an iteration's answers", {"reward": "reward"}),
+        Panel("Cost", "mean of an iteration's answers", {"cost": "cost"}),
+        Panel("Multiplier", "λ rises while cost exceeds its limit", {"lambda": "λ"}),
+        Panel("KL", "to the step's start, nats an answer", {"kl": "KL"}),
+    ),
+)

@@ -4,12 +4,11 @@ Sources: RSA (arXiv 2512.24263) and SACPO (arXiv 2404.11049), re-derived in docs
 """
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from riskalign.errors import InputError
 
 Schedule = Literal["objective", "both", "paper"]
-SCHEDULES: tuple[str, ...] = get_args(Schedule)
 
 
 class Temperatures(NamedTuple):
@@ -35,17 +34,14 @@ def temperatures(beta: float, lambda_: float, schedule: str = "objective") -> Te
 
     Raises `InputError` unless `beta` and `lambda_` are positive and finite and the schedule known.
     """
-    if not (math.isfinite(beta) and beta > 0):
+    if not 0 < beta < math.inf:
         raise InputError(f"beta: {beta} is not a positive number.")
-    if not (math.isfinite(lambda_) and lambda_ > 0):
-        raise InputError(
-            f"lambda_: {lambda_} is not a positive number; to leave the cost out, skip the safe "
-            "step (safe.skip: true)."
-        )
-    if schedule == "objective":
-        return Temperatures(beta, beta / lambda_)
-    if schedule == "both":
-        return Temperatures((1 + lambda_) * beta, (1 + lambda_) * beta / lambda_)
-    if schedule == "paper":
-        return Temperatures(beta, (1 + lambda_) * beta / lambda_)
-    raise InputError(f"schedule: {schedule!r} is not one of {', '.join(SCHEDULES)}.")
+    if not 0 < lambda_ < math.inf:
+        why = "not a positive number; to leave the cost out, skip the safe step (safe.skip: true)"
+        raise InputError(f"lambda_: {lambda_} is {why}.")
+    both = 1 + lambda_
+    factors = {"objective": (1, 1), "both": (both, both), "paper": (1, both)}
+    if schedule not in factors:
+        raise InputError(f"schedule: {schedule!r} is not one of {', '.join(factors)}.")
+    helpful, safe = factors[schedule]
+    return Temperatures(helpful * beta, safe * beta / lambda_)

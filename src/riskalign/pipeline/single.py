@@ -1,7 +1,5 @@
 """Parts of the job on their own: a configuration, pairs from a model, an evaluation of models."""
 
-from __future__ import annotations
-
 import dataclasses
 import gzip
 import json
@@ -17,15 +15,14 @@ from riskalign.models import LoadedModel, fingerprint, load_model, save_model
 from riskalign.models.merge import merge
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate, report
-from riskalign.pipeline.job import Job, ModelOnDisk
+from riskalign.pipeline.job import Job, JobData, ModelOnDisk, inputs_of
 from riskalign.pipeline.learnt import note_prompts, prompts_of
 from riskalign.pipeline.machine import check_folder, use_bf16
 from riskalign.pipeline.manifest import stage_seed
-from riskalign.pipeline.outputs import inputs_of
-from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
-from riskalign.pipeline.safety import rule_of
-from riskalign.pipeline.sampled import averages, draw_answers, sample_rows
-from riskalign.pipeline.settings import Kind
+from riskalign.pipeline.methods import has_rows
+from riskalign.pipeline.progress import Progress, Silent, quiet_libraries, updates
+from riskalign.pipeline.step_data import averages, draw_answers, sample_rows
+from riskalign.pipeline.steps import Trained
 from riskalign.worlds import World, get_world
 from riskalign.worlds.pairs import score_answers
 
@@ -47,35 +44,31 @@ def write_sampled_pairs(
     """Sample `config.model` in `config.world` and write `kind` pairs or groups to `out`.
 
     `out` ends in ``.jsonl`` or ``.jsonl.gz`` and is written whole or not at all; the same
-    configuration and machine give the same bytes. Returns `sample_rows`' counts, and under `tail`
-    what was solved for the risk of whole answers.
+    configuration and machine give the same bytes. Returns `sample_rows`' counts.
 
     Raises:
         InputError: no such kind, no world, another ending, no folder to write to, no pairs to be
             had, or `out` exists and is not to be overwritten.
     """
-    if kind not in ("helpful", "safe"):
+    if not has_rows(kind):
         raise InputError(f"kind: must be 'helpful' or 'safe', not {kind!r}")
-    progress = progress or Silent()
     check_out(out, overwrite, inputs_of(config))
+    told = progress or Silent()
     with quiet_libraries():
-        world, loaded = _asked(config, "pairs", out, (".jsonl", ".jsonl.gz"), progress)
-        progress.stage(f"pairs-{kind}")
-        of: Kind = "helpful" if kind == "helpful" else "safe"
+        world, loaded = _asked(config, "pairs", out, (".jsonl", ".jsonl.gz"), told)
+        told.stage(f"pairs-{kind}")
         # Scores are minus the costs: a step that trains on the file charges them itself.
         rows, counts, _ = sample_rows(
             world,
             loaded,
-            of,
-            config.step_sampling(of),
+            kind,
+            config.step_sampling(kind),
+            config.step(kind),
             seed=stage_seed(config, f"pairs-{kind}"),
-            bf16=config.bf16,
-            update=lambda n, total, note: progress.update(n, note, total),
-            rows=config.step(of).rows,
-            anchors=config.step(of).anchors,
-            rule=rule_of(config.step(of)),
+            bf16=use_bf16(config.bf16),
+            update=updates(told),
         )
-        progress.done()
+        told.done()
     text = json_lines(rows).encode()
     # A fixed time stamp: the same pairs must give the same file.
     data = gzip.compress(text, mtime=0) if out.name.endswith(".gz") else text
@@ -89,29 +82,21 @@ def write_answers(
     """Sample `config.model` in `config.world` and write its scored answers to `out`, a line each.
 
     Rows `prompt_id`, `text`, `reward` and `cost`, as `riskalign plan --answers` takes them; prompts
-    and answers as the job's `sampling` says. Returns the numbers of prompts and answers, their mean
-    reward and cost, and their unsafe rate.
+    and answers as the job's `sampling` says. Returns their numbers and `averages`.
 
     Raises:
         InputError: no world, another ending than ``.jsonl``, no folder to write to, or `out` exists
             and is not to be overwritten.
     """
-    progress = progress or Silent()
     check_out(out, overwrite, inputs_of(config))
+    told = progress or Silent()
     with quiet_libraries():
-        world, loaded = _asked(config, "answers", out, (".jsonl",), progress)
-        progress.stage("answers")
-        seed = stage_seed(config, "answers")
+        world, loaded = _asked(config, "answers", out, (".jsonl",), told)
+        told.stage("answers")
+        seed, bf16 = stage_seed(config, "answers"), use_bf16(config.bf16)
         prompts = world.prompts("train", config.sampling.prompts, seed)
-        answers = draw_answers(
-            loaded,
-            prompts,
-            config.sampling,
-            seed,
-            use_bf16(config.bf16),
-            lambda n, total, note: progress.update(n, note, total),
-        )
-        progress.done()
+        answers = draw_answers(loaded, prompts, config.sampling, seed, bf16, updates(told))
+        told.done()
     scored = score_answers(world, prompts, [[answer.text for answer in own] for own in answers])
     rows = [
         {"prompt_id": prompt.id, **answer._asdict()}
@@ -119,7 +104,7 @@ def write_answers(
         for answer in own
     ]
     write_json_lines(out, rows)
-    return {"prompts": len(prompts), **averages([a for own in scored for a in own])}
+    return {"prompts": len(prompts), **averages(scored)}
 
 
 def evaluate_models(
@@ -141,20 +126,21 @@ def evaluate_models(
         raise InputError("evaluate: needs a world and an evaluation; neither may be null")
     if config.merges and step1 is None:
         raise InputError("merges: lie between two models; give --step1, or set merges: []")
+    told, trust = progress or Silent(), config.trust_remote_code
     with quiet_libraries():
-        progress = progress or Silent()
-        progress.stage("load")
-        names = {"start": config.model} | ({"step1": step1} if step1 else {})
-        names["final"] = final
+        told.stage("load")
+        models = {}
         # Before anything is written.
-        models = {key: _on_disk(name, config) for key, name in names.items()}
-        progress.done()
+        for key, name in {"start": config.model, "step1": step1, "final": final}.items():
+            if name:
+                weights = fingerprint(load_model(name, trust_remote_code=trust).model)
+                models[key] = ModelOnDisk(name, weights, trust)
+        told.done()
         measured = {"final": final, "step1": step1}
-        job = Job(config, progress, "Tail evaluation", command, inputs=measured)
+        job = Job(config, JobData(), told, "Tail evaluation", command, measured=measured)
         job.method = None  # the configuration says how to measure, not how `final` was made
         with job.recorded():
-            scored, dial = evaluate(job, models)
-            return report(job, models, scored, dial, {}, {})
+            return report(job, Trained(models), *evaluate(job, models))
 
 
 def write_merge(
@@ -180,11 +166,6 @@ def write_merge(
         save_model(merge(first.model, second.model, w), second.tokenizer, out)
         if any(prompts_of(name) is not None for name in (model_1, model_2)):
             note_prompts(out, model_1, model_2)
-
-
-def _on_disk(name: str, config: AlignConfig) -> ModelOnDisk:
-    loaded = load_model(name, trust_remote_code=config.trust_remote_code)
-    return ModelOnDisk(name, fingerprint(loaded.model), config.trust_remote_code)
 
 
 def _asked(

@@ -14,38 +14,31 @@ import riskalign
 #: The package's own folder, whose rooms (folders, or single files) are hashed.
 ROOT = Path(riskalign.__file__).parent
 
-_SCORE = ("evaluation/score.py",)
-_SETS = "pipeline/sets/run.py"
-_JUDGED = ("pipeline/judged.py", "pipeline/scoring.py")
 _LEARN = ("data", "losses", "models", "risk", "tokens", "training")
+_TRAIN = (*_LEARN, "pipeline/steps.py", "pipeline/machine.py")
+_JUDGED = ("pipeline/judged.py", "pipeline/scoring.py")
+_WORLD = (*_JUDGED, "data", "worlds", "models", "risk", "scorers", "pipeline/machine.py")
+_SCORE = ("evaluation/score.py", "tokens")
+_SETS = ("pipeline/sets/run.py", "pipeline/machine.py", "data", "models")
 
 #: What each kind of stage computes with. Rooms that only check, ask, tell or draw are left out.
 ROOMS: Mapping[str, tuple[str, ...]] = {
-    "pairs": (
-        *_JUDGED, "data", "worlds", "models", "risk", "scorers",
-        "pipeline/safety.py", "pipeline/sampled.py", "pipeline/step_data.py",
-        "pipeline/steps.py", "pipeline/tail.py",
-    ),
-    "train": (*_LEARN, "pipeline/steps.py"),
-    "train-sft": (*_LEARN, "pipeline/sft.py", "pipeline/steps.py"),
-    "train-ppo": (
-        *_LEARN, "safe_rlhf", "scorers", "worlds", "pipeline/rlhf.py", "pipeline/steps.py",
-    ),
-    "scorer": (*_LEARN, "scorers", "pipeline/rlhf.py", "pipeline/steps.py"),
+    "pairs": (*_WORLD, "pipeline/step_data.py", "pipeline/tail.py"),
+    "train": _TRAIN,
+    "train-sft": (*_TRAIN, "pipeline/sft.py"),
+    "train-ppo": (*_TRAIN, "safe_rlhf", "scorers", "worlds", "pipeline/rlhf.py"),
+    "scorer": (*_TRAIN, "scorers", "pipeline/rlhf.py"),
     "judge": (*_LEARN, "scorers", "pipeline/scoring.py"),
     "label": (*_LEARN, "scorers", "pipeline/scoring.py"),
-    "accuracy": (*_LEARN, "pipeline/held_out.py", "pipeline/steps.py"),
+    "accuracy": (*_TRAIN, "pipeline/held_out.py"),
     "model": (),
-    "evaluate": (
-        *_SCORE, *_JUDGED, "data", "worlds", "models", "risk", "scorers", "tokens",
-        "pipeline/measure.py", "pipeline/steps.py",
-    ),
+    "evaluate": (*_WORLD, *_SCORE, "pipeline/measure.py"),
     "report": ("evaluation", "pipeline/evaluate.py", "pipeline/measure.py"),
-    "answers": ("data", "worlds", "models", "evaluation/sets", _SETS),
-    "drift": (*_SCORE, "data", "models", "risk", "tokens", _SETS),
-    "scores": ("data", "models", "scorers", "evaluation/sets", "pipeline/scoring.py", _SETS),
-    "r_judge": ("data", "models", "evaluation/sets", "tokens", _SETS),
-}  # fmt: skip
+    "answers": (*_SETS, "worlds", "evaluation/sets"),
+    "drift": (*_SETS, *_SCORE, "risk"),
+    "scores": (*_SETS, "scorers", "evaluation/sets", "pipeline/scoring.py"),
+    "r_judge": (*_SETS, "evaluation/sets", "tokens"),
+}
 
 
 def code_of(stage: str) -> dict[str, str]:

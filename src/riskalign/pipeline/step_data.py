@@ -1,26 +1,36 @@
-"""A step's rows: given ones, or sampled from the model that the step starts from."""
+"""A step's rows: given ones, or made of answers sampled from the model that it starts from."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
 
-from riskalign.data import is_grouped, load_groups, load_pairs
-from riskalign.errors import LimitKept
+from riskalign.data import load_groups, load_pairs
+from riskalign.errors import InputError, LimitKept
 from riskalign.files.atomic import write_json_lines
 from riskalign.files.cache import file_sha256
-from riskalign.pipeline import machine
+from riskalign.models import LoadedModel
+from riskalign.models.sampling import BACKENDS, Answer
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, content_hash
+from riskalign.pipeline.machine import for_inference
 from riskalign.pipeline.progress import Update
-from riskalign.pipeline.safety import given_safe_pairs, rule_of
-from riskalign.pipeline.sampled import sample_rows
-from riskalign.pipeline.settings import Kind
-from riskalign.pipeline.tail import TailAim, charged_rows, tail_words
+from riskalign.pipeline.settings import Kind, SamplingConfig, StepConfig
+from riskalign.pipeline.tail import (
+    TailAim,
+    TailPlan,
+    charged_rows,
+    given_safe_pairs,
+    nothing_charged,
+    plan_tail,
+    sampled_safe_pairs,
+    tail_words,
+)
 from riskalign.plugin import outside
 from riskalign.risk import get_risk
+from riskalign.worlds import Prompt, World, pairs
 
 
 @dataclass(frozen=True)
@@ -32,100 +42,203 @@ class StepData:
     beta: float
 
 
-def step_pairs(
-    job: Job, name: str, kind: Kind, current: ModelOnDisk, given: Mapping[Kind, Dataset]
-) -> tuple[Dataset, str]:
-    """Rows for a step that has no use for temperatures and risks, and their hash."""
-    data = step_rows(job, name, kind, current, given, None)
-    assert data is not None  # only an aim can be kept already
-    return data.rows, data.sha256
-
-
 def step_rows(
-    job: Job,
-    name: str,
-    kind: Kind,
-    current: ModelOnDisk,
-    given: Mapping[Kind, Dataset],
-    aim: TailAim | None,
+    job: Job, name: str, kind: Kind, current: ModelOnDisk, aim: TailAim | None
 ) -> StepData | None:
     """The step's rows, given or sampled from the model that the step starts from.
 
     With an `aim` for whole answers their scores are minus what its risk charges the costs; None
     where the sampled answers keep its limit already, so that there is nothing to learn.
     """
-    beta = job.config.step_beta(kind)
-    if kind in given:
-        rows = given[kind]
-        about: dict[str, Any] = {"source": job.config.step(kind).data, "pairs": len(rows)}
-        if about["source"] is None and job.preferences is not None:
-            about |= {"source": job.preferences.source, "counts": dict(job.preferences.counts)}
-        if (rule := rule_of(job.config.step(kind))) is not None:
-            about |= given_safe_pairs(job.config.step(kind), job.preferences, rule)[1]
-        if aim is not None:
-            step = job.config.step(kind)
-            rows, plan = charged_rows(
-                rows, aim, about["source"], anchors=step.anchors, seed=job.seed(f"pairs-{name}")
-            )
-            beta = plan.beta
-            about |= {"pairs": len(rows), "left_out_alike": about["pairs"] - len(rows)}
-            job.note(tail_words(name, plan.summary, given=True))
-            about["tail"] = plan.summary
-        rows_hash = content_hash(list(rows))
-        job.manifest.note("data", name, {**about, "sha256": rows_hash})
-        return StepData(rows, rows_hash, beta)
+    if kind in job.data.given:
+        return _given_rows(job, name, kind, aim)
+    return _sampled_rows(job, name, kind, current, aim)
+
+
+def _given_rows(job: Job, name: str, kind: Kind, aim: TailAim | None) -> StepData:
+    rows, step, beta = job.data.given[kind], job.config.step(kind), job.config.step_beta(kind)
+    preferences = job.data.preferences
+    about: dict[str, Any] = {"source": step.data, "pairs": len(rows)}
+    if step.data is None and preferences is not None:
+        about |= {"source": preferences.source, "counts": dict(preferences.counts)}
+    if (rule := step.safety_rule()) is not None:
+        about |= given_safe_pairs(step, preferences, rule)[1]
+    if aim is not None:
+        seed, before = job.seed(f"pairs-{name}"), len(rows)
+        rows, plan = charged_rows(rows, aim, about["source"], anchors=step.anchors, seed=seed)
+        beta = plan.beta
+        about |= {"pairs": len(rows), "left_out_alike": before - len(rows), "tail": plan.summary}
+        job.note(tail_words(name, plan.summary, given=True))
+    rows_hash = content_hash(list(rows))
+    job.manifest.note("data", name, {**about, "sha256": rows_hash})
+    return StepData(rows, rows_hash, beta)
+
+
+def _sampled_rows(
+    job: Job, name: str, kind: Kind, current: ModelOnDisk, aim: TailAim | None
+) -> StepData | None:
     world = job.world if job.labelling is None else job.labelling
     assert world is not None
-    identity = job.world_identity() if job.labelling is None else job.labelling.identity()
     stage, path = f"pairs-{name}", job.folder / "pairs" / f"{name}.jsonl"
-    seed, sampling = job.seed(stage), job.config.step_sampling(kind)
+    seed, sampling, step = job.seed(stage), job.config.step_sampling(kind), job.config.step(kind)
     inputs = {
         "model": current.weights,
-        "world": identity,
+        "world": job.world_identity() if job.labelling is None else job.labelling.identity(),
         "kind": kind,
         "sampling": dataclasses.asdict(sampling),
-        "bf16": machine.use_bf16(job.config.bf16),
+        "bf16": job.bf16,
         "seed": seed,
+        "rows": step.rows,
+        "anchors": step.anchors,
     }
-    step = job.config.step(kind)
-    inputs |= {"rows": step.rows, "anchors": step.anchors}
     if aim is not None:
         inputs["aim"] = dataclasses.asdict(aim)
         if others := outside([get_risk(aim.risk).name]):
             inputs["outside"] = others
-    if (rule := rule_of(step)) is not None:
+    if (rule := step.safety_rule()) is not None:
         inputs["rule"] = dataclasses.asdict(rule)
+    made: list[dict[str, Any]] = []
 
     def work(key: str, update: Update) -> Outcome:
+        loaded = current.load()
         try:
             rows, counts, plan = sample_rows(
                 world,
-                current.load(),
+                loaded,
                 kind,
                 sampling,
+                step,
                 seed=seed,
-                bf16=job.config.bf16,
-                update=update,
-                rows=step.rows,
-                anchors=step.anchors,
+                bf16=job.bf16,
                 aim=aim,
-                rule=rule,
+                update=update,
             )
         except LimitKept as kept:
             return {"kept": str(kept), "files": []}
         write_json_lines(path, rows)
+        made.extend(rows)
         tail = {} if plan is None else {"tail": plan.summary}
-        return {"counts": counts, "files": [job.relative(path)], **tail}
+        return {"counts": counts, "files": [path], **tail}
 
     outcome = job.stage(stage, inputs, work)
     if "kept" in outcome:
         job.note(f"Step {name}: {outcome['kept']}. The model passes on as it is.")
         return None
     about = {"source": str(path), "sha256": file_sha256(path), **outcome["counts"]}
+    beta = job.config.step_beta(kind)
     if "tail" in outcome:
-        beta = outcome["tail"]["beta"]
+        about["tail"], beta = outcome["tail"], outcome["tail"]["beta"]
         job.note(tail_words(name, outcome["tail"]))
-        about["tail"] = outcome["tail"]
     job.manifest.note("data", name, about)
-    rows = load_groups(str(path)) if is_grouped(str(path)) else load_pairs(path)
-    return StepData(rows, about["sha256"], beta)
+    load = load_groups if step.rows == "groups" else load_pairs
+    return StepData(load(made or str(path)), about["sha256"], beta)
+
+
+def sample_rows(
+    world: World,
+    loaded: LoadedModel,
+    kind: Kind,
+    sampling: SamplingConfig,
+    step: StepConfig,
+    *,
+    seed: int,
+    bf16: bool,
+    aim: TailAim | None = None,
+    update: Update | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, Any], TailPlan | None]:
+    """Rows for a step from the model's own answers to the world's training prompts.
+
+    Returns the rows, in TRL's conversational format with scores; counts:
+    prompts, answers, their tokens, rows, the answers' mean reward and cost and their unsafe rate;
+    and where `aim` is given what costs are charged for the risk of whole answers.
+
+    Raises `InputError` when no prompt got answers of different score.
+    """
+    prompts: list[Prompt] = world.prompts("train", sampling.prompts, seed)
+    answers = draw_answers(loaded, prompts, sampling, seed, bf16, update)
+    scored = pairs.score_answers(
+        world, prompts, [[answer.text for answer in own] for own in answers]
+    )
+    plan = None
+    score: pairs.Score = pairs.by_reward if kind == "helpful" else pairs.by_cost
+    if aim is not None:
+        costs, rewards = ([[a[i] for a in own] for own in scored] for i in (2, 1))
+        plan = plan_tail(costs, aim, rewards)  # type: ignore[arg-type]
+        score = plan.score
+    safety: dict[str, int] = {}
+    where, n = f"world {world.name!r}", sampling.pairs_per_prompt
+    if (rule := step.safety_rule()) is not None:
+        found, safety = sampled_safe_pairs(prompts, scored, rule, where, pairs_per_prompt=n)
+    elif step.rows == "groups":
+        found = pairs.group_rows(prompts, scored, score, anchors=step.anchors, seed=seed)
+    else:
+        options: dict[str, Any] = {"pairs_per_prompt": n, "anchors": step.anchors, "seed": seed}
+        found = pairs.pair_rows(prompts, scored, score, **options)
+    averaged = averages(scored)
+    if not found.rows and plan is not None:
+        raise InputError(f"{where}: {nothing_charged(plan)}")
+    if not found.rows:
+        raise InputError(
+            f"{where}: no {kind} pairs from {averaged['answers']} answers to {len(prompts)} "
+            "prompts, because all answers to a prompt score alike. Raise sampling.prompts, "
+            "sampling.answers_per_prompt or sampling.temperatures."
+        )
+    counts: dict[str, Any] = {
+        "prompts": len(prompts),
+        "tokens": sum(len(answer.token_ids) for own in answers for answer in own),
+        step.rows: len(found.rows),
+        "anchors": found.anchors,
+        "left_out_alike": found.alike,
+        "empty_answers": found.empty,
+        **safety,
+        **averaged,
+    }
+    return found.rows, counts, plan
+
+
+def averages(scored: Sequence[Sequence[pairs.Scored]]) -> dict[str, Any]:
+    """How many answers there are, their mean reward and cost, and their unsafe rate."""
+    answers = [answer for own in scored for answer in own]
+    n = len(answers)
+    return {
+        "answers": n,
+        "mean_reward": sum(answer.reward for answer in answers) / n,
+        "mean_cost": sum(answer.cost for answer in answers) / n,
+        "unsafe_rate": sum(answer.cost > 0 for answer in answers) / n,
+    }
+
+
+def draw_answers(
+    loaded: LoadedModel,
+    prompts: list[Prompt],
+    sampling: SamplingConfig,
+    seed: int,
+    bf16: bool,
+    update: Update | None,
+) -> list[list[Answer]]:
+    """Answers to each prompt, evenly over the temperatures."""
+    model = for_inference(loaded, bf16)
+    total = sampling.prompts * sampling.answers_per_prompt
+    answers: list[list[Answer]] = [[] for _ in prompts]
+    for i, temperature in enumerate(sampling.temperatures):
+        done = total * i // len(sampling.temperatures)
+
+        def tell(n: int, _: int, done: int = done) -> None:
+            if update is not None:
+                update(done + n, total, "")
+
+        more = BACKENDS[sampling.backend](
+            model,
+            loaded.tokenizer,
+            prompts,
+            answers_per_prompt=sampling.answers_per_prompt // len(sampling.temperatures),
+            temperature=temperature,
+            top_p=sampling.top_p,
+            max_new_tokens=sampling.max_new_tokens,
+            batch_size=sampling.batch_size,
+            seed=seed + i,
+            progress=tell,
+        )
+        for own, new in zip(answers, more, strict=True):
+            own += new
+    return answers

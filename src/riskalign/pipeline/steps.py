@@ -1,10 +1,11 @@
-"""One step: training a model against itself as it came in."""
+"""Training stages: what all of them save and note, and the step that trains on rows."""
 
-import copy
 import dataclasses
 import gc
 import json
 import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,139 +13,267 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, TaskType
 from transformers import (
-    PreTrainedModel,
     PrinterCallback,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
-    TrainingArguments,
 )
 
+from riskalign.data.fields import Text
 from riskalign.files.atomic import move_folder, remove, scratch, write_text
 from riskalign.files.folder import files_below
-from riskalign.models import LoadedModel, load_in_4bit, save_model
-from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.job import ModelOnDisk
-from riskalign.pipeline.machine import best_device, model_dtype, use_bf16
+from riskalign.losses import own_parameters
+from riskalign.models import LoadedModel, fingerprint, load_in_4bit, load_model, save_model
+from riskalign.pipeline.job import Job, ModelOnDisk
+from riskalign.pipeline.learnt import note_prompts
+from riskalign.pipeline.ledger import Outcome
+from riskalign.pipeline.machine import model_dtype
 from riskalign.pipeline.progress import TrainingProgress, Update
 from riskalign.pipeline.settings import Kind, LoraSettings, StepConfig
+from riskalign.pipeline.step_data import StepData, step_rows
+from riskalign.plugin import outside
+from riskalign.risk import get_risk
 from riskalign.training import RSAConfig, RSATrainer
 
+Log = list[dict[str, Any]]
+Result = tuple[ModelOnDisk, Log]
 
-def for_inference(loaded: LoadedModel, bf16: bool) -> PreTrainedModel:
-    """A copy of the model on the best device, in bfloat16 where wanted; the original stays."""
-    model: Any = copy.deepcopy(loaded.model)
-    model.to(device=best_device(), dtype=model_dtype(bf16))
-    moved: PreTrainedModel = model.eval()
-    return moved
-
-
-#: Fields of a step that say what rows it has and when; all others are the trainer's.
-_OF_THE_JOB = frozenset(
+#: Fields of a step that say what rows it has and when.
+_ROWS = frozenset(
     [
         *("skip", "data", "own_answers", "rows", "anchors", "eval_data", "max_eval_samples"),
-        *("answer_risk", "limit", "safe_cost", "safety_margin", "warmup_ratio", "sampling"),
+        *("answer_risk", "limit", "sampling"),
     ]
 )
+#: These decide other stages, or count by what they resolve to.
+_SEPARATE = _ROWS | {"beta", "bf16", "per_device_eval_batch_size"}
+#: All others are the trainer's.
+_OF_THE_JOB = _ROWS | {"safe_cost", "safety_margin", "warmup_ratio"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a job's steps left: models by results' names; logs, folders, accuracies by step."""
+
+    models: dict[str, ModelOnDisk]
+    logs: dict[str, Log] = field(default_factory=dict)
+    folders: dict[str, Path] = field(default_factory=dict)
+    held_out: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a loop leaves: a model (its adapter is merged), its log, counts, prompts learnt from."""
+
+    model: Any
+    log: Log
+    about: Outcome
+    prompts: Iterable[Text] = ()
+
+
+#: Trains a freshly loaded model; may keep checkpoints in the folder, and tells how far it is.
+Loop = Callable[[LoadedModel, Path, Update], Learnt]
+
+
+def train_stage(
+    job: Job,
+    name: str,
+    start: ModelOnDisk,
+    inputs: Mapping[str, Any],
+    loop: Loop,
+    noted: Iterable[str] = (),
+) -> Result:
+    """The stage `train-<name>`: train `start` by `loop`, save the result; the model and its log.
+
+    Leaves `model` (plain weights) and `log.json` in the step's folder. What the loop left in
+    `checkpoints` goes once the outcome is noted; until then the same `inputs` find it there. Of the
+    outcome `noted` goes to the manifest's models as well.
+    """
+    config, folder = job.config, job.folder / name
+    inputs = {
+        "model": start.weights,
+        "peft": config.peft and dataclasses.asdict(config.peft),
+        **inputs,
+    }
+
+    def work(key: str, update: Update) -> Outcome:
+        checkpoints = own_checkpoints(folder / "checkpoints", key)
+        loaded = start.load()
+        caches = loaded.model.config.use_cache
+        learnt = loop(loaded, checkpoints, update)
+        adapted = isinstance(learnt.model, PeftModel)
+        trained = learnt.model.merge_and_unload() if adapted else learnt.model
+        trained.config.use_cache = caches  # `Trainer` turns it off
+        save_model(trained, loaded.tokenizer, folder / "model")
+        note_prompts(folder / "model", start.name, prompts=learnt.prompts)
+        # In one order of fields: entries that come from a checkpoint have another.
+        text = json.dumps(learnt.log, indent=1, sort_keys=True)
+        write_text(folder / "log.json", text + "\n")
+        about = learnt.about
+        del loaded, learnt, trained
+        gc.collect()
+        again = load_model(folder / "model", trust_remote_code=start.trust_remote_code)
+        if config.peft is None:
+            remove(folder / "adapter")  # of other settings
+        files = [folder / name for name in ("adapter", "model", "log.json")]
+        return {
+            **about,
+            "bf16": inputs["bf16"],
+            "reference": start.weights,
+            "fingerprint": fingerprint(again.model),
+            "files": [path for path in files if path.exists()],
+        }
+
+    outcome = job.stage(f"train-{name}", inputs, work, folder / "checkpoints")
+    about = {each: outcome[each] for each in ("reference", "fingerprint", *noted)}
+    job.manifest.note("models", name, about)
+    model = dataclasses.replace(start, name=str(folder / "model"), weights=outcome["fingerprint"])
+    return model, json.loads((folder / "log.json").read_text("utf-8"))
+
+
+@dataclass(frozen=True)
+class MethodStep:
+    """A step of a method (`riskalign.pipeline.methods`): its job, name and kind, where it starts.
+
+    The model `start` is also the reference.
+    """
+
+    job: Job
+    name: str
+    kind: str
+    start: ModelOnDisk
+
+    @property
+    def options(self) -> Any:
+        """The method's options, of its own class."""
+        return self.job.config.options(self.kind)
+
+    @property
+    def folder(self) -> Path:
+        """The step's folder."""
+        return self.job.folder / self.name
+
+    @property
+    def adapter(self) -> LoraConfig | None:
+        """PEFT's settings where the job trains adapters, else None."""
+        return lora_config(self.job.config.peft)
+
+    def seed(self, stage: str = "train", of: str = "") -> int:
+        """The seed of one of the step's stages, which the manifest has."""
+        return self.job.seed(f"{stage}-{self.name}{of}")
+
+    def pairs(self, kind: Kind) -> tuple[Dataset, str]:
+        """Pairs, given or sampled from `start`, and their hash, which belongs to the inputs."""
+        data = step_rows(self.job, f"{self.name}-{kind}", kind, self.start, None)
+        assert data is not None  # only an aim can be kept already
+        return data.rows, data.sha256
+
+    def train(self, inputs: Mapping[str, Any], loop: Loop, noted: Iterable[str] = ()) -> Result:
+        """As `train_stage`, made anew where `inputs`, options, world or the method's code change.
+
+        The loop's `about` has what comparisons count, as far as there is any: `steps`, `examples`
+        (rows or answers learnt from) and `tokens` (sampled).
+        """
+        inputs = {
+            "settings": dataclasses.asdict(self.options),
+            "bf16": self.job.bf16,
+            "seed": self.seed(),
+            **({} if self.job.world is None else {"world": self.job.world_identity()}),
+            **inputs,
+        }
+        if code := outside([self.kind]):
+            inputs["outside"] = code
+        return train_stage(self.job, self.name, self.start, inputs, loop, noted)
+
+
+def train_step(job: Job, name: str, kind: Kind, start: ModelOnDisk, data: StepData) -> Result:
+    """Train `start`, which is also the reference, on a step's rows at their temperature.
+
+    Leaves `adapter` beside the model for LoRA. Goes on from the last checkpoint of the same inputs.
+    An adapter trained on 4-bit weights is merged into the weights that those were made of.
+
+    Raises `InputError` for data that do not fit and `TrainingDiverged` when the loss is no longer
+    finite; neither leaves a model.
+    """
+    config, step, folder = job.config, job.config.step(kind), job.folder / name
+    seed = job.seed(f"train-{name}")
+    bf16 = job.bf16 if step.bf16 is None else step.bf16
+    inputs = {
+        "data": data.sha256,
+        "step": {
+            k: v
+            for k, v in vars(step).items()
+            if k not in _SEPARATE
+            and (k != "alpha" or "alpha" in own_parameters(step.loss_type))
+            and (k != "loss_options" or v)
+        },
+        "beta": data.beta,
+        "bf16": bf16,
+        "seed": seed,
+    }
+    if config.load_in_4bit:
+        inputs["load_in_4bit"] = True
+    if code := outside([step.loss_type, get_risk(step.risk).name]):
+        inputs["outside"] = code
+
+    def loop(loaded: LoadedModel, checkpoints: Path, update: Update) -> Learnt:
+        policy = loaded.model
+        if config.load_in_4bit:
+            dtype, trust = model_dtype(bf16), start.trust_remote_code
+            policy = load_in_4bit(start.name, compute_dtype=dtype, trust_remote_code=trust)
+        with scratch(checkpoints) as unfinished:
+            trainer = RSATrainer(
+                model=policy,
+                args=training_config(step, data.beta, seed, bf16, unfinished),
+                train_dataset=data.rows,
+                processing_class=loaded.tokenizer,
+                peft_config=lora_config(config.peft),
+                callbacks=[_WhenToSave(), _KeepNewest(checkpoints), TrainingProgress(update)],
+            )
+            # Without tqdm, Trainer prints its logs; they go to log.json and the report instead.
+            trainer.remove_callback(PrinterCallback)
+            trainer.train(resume_from_checkpoint=_newest(checkpoints))
+        trained: Any = trainer.model
+        if config.peft is not None:
+            save_model(trained, loaded.tokenizer, folder / "adapter")
+            if config.load_in_4bit:
+                trained = PeftModel.from_pretrained(loaded.model, str(folder / "adapter"))
+        steps = trainer.state.global_step
+        batch = step.per_device_train_batch_size * step.gradient_accumulation_steps
+        about = {
+            "steps": steps,
+            "examples": steps * batch,
+            "beta": data.beta,
+            "data": dataclasses.asdict(trainer.data_counts["train_dataset"]),
+        }
+        # A labelling scorer has learnt from more prompts, and what it knows of them is passed on.
+        labelled = step.own_answers and job.data.preferences is not None
+        known = job.data.preferences.prompts("train") if labelled and job.data.preferences else []
+        log = [entry for entry in trainer.state.log_history if "loss" in entry]
+        return Learnt(trained, log, about, [*data.rows["prompt"], *known])
+
+    return train_stage(job, name, start, inputs, loop, ["beta"])
 
 
 def training_config(
-    step: StepConfig, *, beta: float, seed: int, bf16: bool, folder: Path
+    step: StepConfig, beta: float, seed: int, bf16: bool, folder: Path
 ) -> RSAConfig:
     """The trainer's settings for one step."""
     own = {name: value for name, value in vars(step).items() if name not in _OF_THE_JOB}
     return RSAConfig(
         **own
-        | {
-            "output_dir": str(folder),
-            "beta": beta,
-            "seed": seed,
-            "bf16": bf16,
-            "warmup_steps": step.warmup_ratio,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "dataloader_pin_memory": torch.cuda.is_available(),
-        }
+        | {"beta": beta, "seed": seed, "bf16": bf16, "warmup_steps": step.warmup_ratio}
+        | quiet_arguments(folder)
     )
 
 
-def train_step(
-    current: ModelOnDisk,
-    pairs: Dataset,
-    config: AlignConfig,
-    kind: Kind,
-    *,
-    beta: float,
-    folder: Path,
-    key: str,
-    seed: int,
-    update: Update | None = None,
-) -> dict[str, Any]:
-    """Train a model on the rows at temperature `beta`; its reference is the model as it comes in.
-
-    Leaves `folder/model` (plain weights, an adapter merged), `folder/adapter` for LoRA and
-    `folder/log.json`. Checkpoints stay in `folder/checkpoints`, for the caller to remove once the
-    outcome is noted; a later call with the same `key` goes on from the last one. An adapter trained
-    on 4-bit weights is merged into the weights that those were made of.
-
-    Returns counts of the data and the number of steps. Raises `InputError` for data that do not
-    fit and `TrainingDiverged` when the loss is no longer finite; neither leaves a model.
-    """
-    step = config.step(kind)
-    bf16 = use_bf16(step.bf16 if step.bf16 is not None else config.bf16)
-    checkpoints = own_checkpoints(folder / "checkpoints", key)
-    loaded = current.load()
-    policy = loaded.model
-    if config.load_in_4bit:
-        policy = load_in_4bit(
-            current.name,
-            compute_dtype=model_dtype(bf16),
-            trust_remote_code=current.trust_remote_code,
-        )
-    caches = loaded.model.config.use_cache
-    with scratch(checkpoints) as unfinished:
-        trainer = RSATrainer(
-            model=policy,
-            args=training_config(step, beta=beta, seed=seed, bf16=bf16, folder=unfinished),
-            train_dataset=pairs,
-            processing_class=loaded.tokenizer,
-            peft_config=None if config.peft is None else lora_config(config.peft),
-            callbacks=[
-                _WhenToSave(),
-                _KeepNewest(checkpoints),
-                *([TrainingProgress(update)] if update else []),
-            ],
-        )
-        # Without tqdm, Trainer prints its logs; they go to log.json and the report instead.
-        trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=_newest(checkpoints))
-    trained: Any = trainer.model
-    if config.peft is not None:
-        save_model(trained, loaded.tokenizer, folder / "adapter")
-        if config.load_in_4bit:
-            trained = PeftModel.from_pretrained(loaded.model, str(folder / "adapter"))
-        trained = trained.merge_and_unload()
-    trained.config.use_cache = caches
-    save_model(trained, loaded.tokenizer, folder / "model")
-    log = [entry for entry in trainer.state.log_history if "loss" in entry]
-    write_log(folder, log)
-    outcome = {
-        "steps": trainer.state.global_step,
-        "bf16": bf16,
-        "beta": beta,
-        "data": dataclasses.asdict(trainer.data_counts["train_dataset"]),
+def quiet_arguments(folder: Path) -> dict[str, Any]:
+    """What a job tells every `Trainer`: write to the folder, report to nobody."""
+    return {
+        "output_dir": str(folder),
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    del trainer, trained
-    gc.collect()
-    return outcome
-
-
-def write_log(folder: Path, log: list[dict[str, Any]]) -> None:
-    """Write a step's log where `Job.log` reads it.
-
-    In one order of fields: entries that come from a checkpoint have another than fresh ones.
-    """
-    write_text(folder / "log.json", json.dumps(log, indent=1, sort_keys=True) + "\n")
 
 
 class _WhenToSave(TrainerCallback):
@@ -153,9 +282,7 @@ class _WhenToSave(TrainerCallback):
     What is averaged since the last log is not in a checkpoint; a resumed run would lack it.
     """
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_save = False
         control.should_log = control.should_log or control.should_save
@@ -169,9 +296,7 @@ class _KeepNewest(TrainerCallback):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         name = f"checkpoint-{state.global_step}"
         written = Path(str(args.output_dir)) / name
         for name_below in files_below(written):
@@ -184,16 +309,13 @@ class _KeepNewest(TrainerCallback):
                 remove(other)
 
 
-def lora_config(settings: LoraSettings) -> LoraConfig:
+def lora_config(given: LoraSettings | None) -> LoraConfig | None:
     """PEFT's own settings of an adapter."""
-    modules = settings.target_modules
-    return LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=modules if isinstance(modules, str) else list(modules),
-        task_type=TaskType.CAUSAL_LM,
-    )
+    if given is None:
+        return None
+    modules = given.target_modules
+    layers = modules if isinstance(modules, str) else list(modules)
+    return LoraConfig(**vars(given) | {"target_modules": layers, "task_type": TaskType.CAUSAL_LM})
 
 
 def own_checkpoints(folder: Path, key: str) -> Path:

@@ -1,17 +1,25 @@
-"""The risk of whole answers in a step: what each cost is charged, solved before training."""
+"""What becomes of a step's rows before training, by what their answers cost.
+
+The risk of whole answers charges each cost by a threshold that is solved for; SafeDPO's rule turns
+pairs round or leaves them out.
+"""
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from datasets import Dataset
 
+from riskalign.data import Preferences, SafetyRule, load_pairs, safety_rows
+from riskalign.data.sources import source_rows
 from riskalign.errors import InputError
-from riskalign.risk import TailCost, TailOptimum, answer_risk, strength_for, tail_optimum
-from riskalign.worlds.pairs import Scored, with_anchors
+from riskalign.pipeline.settings import StepConfig
+from riskalign.risk import TailCost, answer_risk, strength_for, tail_optimum
+from riskalign.worlds import Prompt
+from riskalign.worlds.pairs import Rows, Scored, by_reward, pair_rows, with_anchors
 
 # Fewer answers than these under a prediction, and it is worth nothing.
 _FEW_A_PROMPT = 2.0
@@ -54,8 +62,8 @@ class TailPlan:
 
     def charged(self, costs: Sequence[float]) -> list[float]:
         """Minus what each cost is charged: scores."""
-        found: list[float] = (-self.phi(torch.tensor(costs, dtype=torch.float64))).tolist()
-        return found
+        scores: list[float] = (-self.phi(torch.tensor(costs, dtype=torch.float64))).tolist()
+        return scores
 
 
 def plan_tail(
@@ -72,52 +80,39 @@ def plan_tail(
     """
     flat = torch.tensor([cost for own in costs for cost in own], dtype=torch.float64)
     prompt = torch.tensor([i for i, own in enumerate(costs) for _ in own])
+    scale, beta = aim.rounds * aim.gap_scale, aim.beta
     if aim.limit is None:
-        strength = aim.rounds * aim.gap_scale / aim.beta
-        found = tail_optimum(flat, aim.risk, strength, prompt=prompt)
-        beta = aim.beta
+        optimum = tail_optimum(flat, aim.risk, scale / beta, prompt=prompt)
     else:
         try:
-            found = strength_for(flat, aim.risk, aim.limit, prompt=prompt)
+            optimum = strength_for(flat, aim.risk, aim.limit, prompt=prompt)
         except InputError as error:
             raise type(error)(f"safe.limit: {error}") from error
-        beta = aim.rounds * aim.gap_scale / found.strength
-    return TailPlan(found.phi, beta, _summary(found, aim, beta, flat, prompt, rewards))
-
-
-def _summary(
-    found: TailOptimum,
-    aim: TailAim,
-    beta: float,
-    costs: torch.Tensor,
-    prompt: torch.Tensor,
-    rewards: Sequence[Sequence[float]] | None,
-) -> dict[str, Any]:
+        beta = scale / optimum.strength
     answers = torch.bincount(prompt).double()
-    base = (1.0 / (answers[prompt] * len(answers))).log()
-    before = {"cost": float(base.exp() @ costs), "risk": _risk(aim.risk, costs, base)}
-    after = {"cost": found.cost, "risk": found.risk, "kl": found.kl}
+    log_probs = (1.0 / (answers[prompt] * len(answers))).log()
+    risk = float(answer_risk(aim.risk)(flat, log_probs).value)
+    before = {"cost": float(log_probs.exp() @ flat), "risk": risk}
+    after = {"cost": optimum.cost, "risk": optimum.risk, "kl": optimum.kl}
     if rewards is not None:
-        flat = torch.tensor([reward for own in rewards for reward in own], dtype=torch.float64)
-        before["reward"], after["reward"] = float(base.exp() @ flat), float(found.weights @ flat)
-    threshold = found.phi.threshold
-    return {
+        reward = torch.tensor([value for own in rewards for value in own], dtype=torch.float64)
+        before["reward"] = float(log_probs.exp() @ reward)
+        after["reward"] = float(optimum.weights @ reward)
+    threshold = optimum.phi.threshold
+    summary = {
         "risk": aim.risk,
         "limit": aim.limit,
         "ordered": aim.ordered,
         "beta": beta,
         "threshold": threshold if math.isfinite(threshold) else None,
-        "phi": dataclasses.asdict(found.phi),
+        "phi": dataclasses.asdict(optimum.phi),
         "sampled": before,
         "predicted": after,
         "answers_a_prompt": float(answers.mean()),
-        "effective_a_prompt": found.effective,
-        "effective_tail": found.effective_tail,
+        "effective_a_prompt": optimum.effective,
+        "effective_tail": optimum.effective_tail,
     }
-
-
-def _risk(spec: str, costs: torch.Tensor, log_probs: torch.Tensor) -> float:
-    return float(answer_risk(spec)(costs, log_probs).value)
+    return TailPlan(optimum.phi, beta, summary)
 
 
 def tail_words(name: str, summary: dict[str, Any], *, given: bool = False) -> str:
@@ -126,28 +121,22 @@ def tail_words(name: str, summary: dict[str, Any], *, given: bool = False) -> st
     `given`: it stands on a file's scores, not on the model's own answers.
     """
     before, after = summary["sampled"], summary["predicted"]
-    parts = [f"{summary['risk']} of the cost {before['risk']:.3g} -> {after['risk']:.3g}"]
-    parts.append(f"mean cost {before['cost']:.3g} -> {after['cost']:.3g}")
-    if "reward" in after:
-        parts.append(f"reward {before['reward']:.3g} -> {after['reward']:.3g}")
+    titles = {"risk": f"{summary['risk']} of the cost", "cost": "mean cost", "reward": "reward"}
+    parts = [f"{titles[of]} {before[of]:.3g} -> {after[of]:.3g}" for of in titles if of in before]
     source = "the file's scores" if given else "the answers that it starts from"
-    words = (
-        f"Step {name}, predicted from {source}: {', '.join(parts)}, "
-        f"at {after['kl']:.2g} nats of KL and beta {summary['beta']:.3g}"
-    )
+    words = f"Step {name}, predicted from {source}: {', '.join(parts)}, "
+    words += f"at {after['kl']:.2g} nats of KL and beta {summary['beta']:.3g}"
     if summary["threshold"] is not None:
         words += f"; costs above {summary['threshold']:.3g} are charged"
     few, tail = summary["effective_a_prompt"], summary["effective_tail"]
-    words += f" ({few:.1f} effective of {summary['answers_a_prompt']:.3g} answers a prompt, "
-    words += f"{tail:.0f} in the tail)."
+    n = summary["answers_a_prompt"]
+    words += f" ({few:.1f} effective of {n:.3g} answers a prompt, {tail:.0f} in the tail)."
     if summary["ordered"]:
         words += " This is for targets of gaps; an order alone learns no sizes."
-    if few < min(_FEW_A_PROMPT, summary["answers_a_prompt"] / 2) or tail < _FEW_IN_TAIL:
+    if few < min(_FEW_A_PROMPT, n / 2) or tail < _FEW_IN_TAIL:
         less = "raise the limit" if summary["limit"] is not None else "lower lambda_"
-        words += (
-            " That is too few for the prediction to mean much: "
-            f"{'give' if given else 'sample'} more answers or prompts, or {less}."
-        )
+        words += " That is too few for the prediction to mean much: "
+        words += f"{'give' if given else 'sample'} more answers or prompts, or {less}."
     return words
 
 
@@ -156,10 +145,10 @@ def nothing_charged(plan: TailPlan) -> str:
     summary = plan.summary
     more = "Raise lambda_ (or lower safe.beta)" if summary["limit"] is None else "Lower the limit"
     return (
-        f"safe.answer_risk {summary['risk']} charges all answers to a prompt alike: at beta "
-        f"{summary['beta']:.3g} it is best to charge costs above {summary['threshold']} alone, and "
-        f"no prompt has answers on both sides of it. {more}"
-        ", lower the level, give more answers a prompt, or set safe.answer_risk: null."
+        f"safe.answer_risk {summary['risk']} charges all answers to a prompt alike: none has some "
+        f"above {summary['threshold']} and some below, where it charges at beta "
+        f"{summary['beta']:.3g}. {more}, lower the level, give more answers a prompt, or set "
+        "safe.answer_risk: null."
     )
 
 
@@ -173,25 +162,76 @@ def charged_rows(
 
     Raises `InputError` where scores are missing or nothing is left.
     """
+    sides = ("score_chosen", "score_rejected")
     grouped = "scores" in rows.column_names
-    if not grouped and any(score is None for score in rows["score_chosen"]):
+    scores = list(rows["scores"] if grouped else zip(*(rows[s] for s in sides), strict=True))
+    if any(score is None for own in scores for score in own):
         raise InputError(
             f"safe.data: {source}: safe.answer_risk needs 'score_chosen' and 'score_rejected', "
             "minus the costs, in every row. Add them, or set safe.answer_risk: null."
         )
-    scores = (
-        list(rows["scores"])
-        if grouped
-        else [list(p) for p in zip(rows["score_chosen"], rows["score_rejected"], strict=True)]
-    )
     plan = plan_tail([[-score for score in own] for own in scores], aim)
     tail: list[tuple[int, dict[str, Any]]] = []
     alike: list[tuple[int, dict[str, Any]]] = []
     for place, (row, own) in enumerate(zip(rows, scores, strict=True)):
         new = plan.charged([-score for score in own])
-        changed = {"scores": new} if grouped else {"score_chosen": new[0], "score_rejected": new[1]}
+        changed = {"scores": new} if grouped else dict(zip(sides, new, strict=True))
         (tail if len(set(new)) > 1 else alike).append((place, {**row, **changed}))
     if not tail:
         raise InputError(f"safe.data: {source}: {nothing_charged(plan)}")
     kept = with_anchors(tail, alike, anchors, seed).rows
     return Dataset.from_list(kept, features=rows.features), plan
+
+
+def sampled_safe_pairs(
+    prompts: Sequence[Prompt],
+    answers: Sequence[Sequence[Scored]],
+    rule: SafetyRule,
+    source: str,
+    *,
+    pairs_per_prompt: int = 1,
+) -> tuple[Rows, dict[str, int]]:
+    """Pairs by reward after SafeDPO's rule, and how many were kept, swapped and dropped.
+
+    Raises `InputError` where the rule leaves none.
+    """
+    rows: list[tuple[str, dict[str, Any]]] = []
+    alike = empty = 0
+    for prompt, own in zip(prompts, answers, strict=True):
+        made = pair_rows([prompt], [own], by_reward, pairs_per_prompt=pairs_per_prompt)
+        alike, empty = alike + made.alike, empty + made.empty
+        cost = {answer.text: answer.cost for answer in own}
+        for row in made.rows:
+            of = {f"cost_{side}": cost[row[side][0]["content"]] for side in ("chosen", "rejected")}
+            rows.append((source, row | of))
+    kept, counts = _by_rule(rows, rule, source)
+    return Rows(kept, 0, alike, empty), counts
+
+
+def given_safe_pairs(
+    step: StepConfig, preferences: Preferences | None, rule: SafetyRule
+) -> tuple[Dataset, dict[str, int]]:
+    """As `sampled_safe_pairs`, of the step's file or of the job's judged answers.
+
+    Raises `InputError` for a row without costs as well.
+    """
+    if step.data is not None:
+        rows, source = source_rows(step.data, "train", step.data), step.data
+    else:
+        assert preferences is not None
+        source = preferences.source
+        rows = ((f"{source}, pair {i}", row) for i, row in enumerate(preferences.helpful, 1))
+    kept, counts = _by_rule(rows, rule, source)
+    return load_pairs(kept, name_for_errors="helpful.data"), counts
+
+
+def _by_rule(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], rule: SafetyRule, source: str
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    made = safety_rows(rows, rule)
+    if made.dropped and not made.rows:
+        raise InputError(
+            f"{source}: helpful.safe_cost {rule.threshold:g} leaves no pair: each of the "
+            f"{made.dropped} is of two answers that cost more. Raise it, or sample more answers."
+        )
+    return made.rows, {f"safety_{name}": getattr(made, name) for name in made._fields[1:]}

@@ -1,119 +1,164 @@
-"""`RSAConfig`: transformers' `TrainingArguments` and what one alignment step needs beside them."""
+"""What one step is trained with: settings that a job and `RSAConfig` share, and `RSAConfig`.
 
-from dataclasses import dataclass, field, fields
+A setting's default is stated here once. `StepConfig` of a job has two other ones, `loss_type` and
+`target`, for its steps have scores; `RSAConfig` has TRL's, where `Optimisation` differs.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from transformers import TrainingArguments
+from transformers.trainer_utils import SchedulerType
 
 from riskalign.data.tokenize import TruncationMode
-from riskalign.settings import Count, NotNegative, Number, Positive, check, refuse
-from riskalign.training.rules import LossType, Risk, Target, Tokens, loss_problems
+from riskalign.errors import FieldError, InputError
+from riskalign.losses import TARGETS, UNPAIRED, check_options, own_parameters
+from riskalign.risk import get_risk
+from riskalign.settings import (
+    FROM_JSON,
+    Count,
+    Flag,
+    NotNegative,
+    Number,
+    Positive,
+    Share,
+    Whole,
+    Words,
+    check,
+    expect,
+    field_meanings,
+    known,
+)
+
+Risk = Annotated[Words, known(get_risk)]
+LossType = Annotated[Words, known(own_parameters)]
+Target = Literal[TARGETS]  # type: ignore[valid-type]
+_SCORED = tuple(target for target in TARGETS if target != "hard")
+Tokens = Annotated[Whole, Field(ge=2)]
+_NOT_0 = AfterValidator(expect("-1 (all epochs), or at least 1", lambda steps: steps != 0))
+Steps = Annotated[Whole, Field(ge=-1), _NOT_0]
+_SCHEDULERS = tuple(scheduler.value for scheduler in SchedulerType)
+Scheduler = Literal[_SCHEDULERS]  # type: ignore[valid-type]
 
 
 @dataclass
-class RSAConfig(TrainingArguments):
+class LossSettings:
+    """A step's loss and the rows that it takes; `RSAConfig` and a job's steps have these fields."""
+
+    risk: Risk = "cvar:0.95"
+    """Token-level risk measure, such as mean, cvar:0.95 or erm:0.5."""
+    loss_type: LossType = "rsa2"
+    """The loss: rsa1, rsa2, tdpo1, tdpo2, dpo, package.module:function, or kto, which takes single
+    responses with a label, or pairs as two such rows each."""
+    loss_options: Annotated[dict[str, Number] | str | None, FROM_JSON] = None
+    """A loss's own parameters, by name."""
+    target: Target = "hard"
+    """What the margin is pulled towards: hard (order only), soft, gap or offset, which need
+    scores."""
+    alpha: NotNegative = 0.5
+    """Weight of the risk term of rsa2 and tdpo2."""
+    gap_scale: Positive = 1.0
+    """Factor on score gaps; with it they are the margin's targets."""
+    max_gap: Positive | None = None
+    """No score counts for more than so many nats (times beta) below its row's best: a squared loss
+    would learn little but the few that are far off. null cuts nothing."""
+    label_smoothing: Annotated[NotNegative, Field(lt=0.5)] = 0.0
+    """Assumed share of swapped labels."""
+    desirable_weight: Positive = 1.0
+    """KTO's weight of desirable responses."""
+    undesirable_weight: Positive = 1.0
+    """The same of the others."""
+    max_length: Tokens | None = 512
+    """Tokens of a prompt and one response together; null for no limit."""
+    max_prompt_length: Count | None = None
+    """Tokens of the prompt; null for no limit of its own."""
+    truncation_mode: TruncationMode = "keep_end"
+    """Which part of a long prompt stays: keep_end or keep_start."""
+    cache_reference: Literal["memory", "disk"] | None = None
+    """Keep the reference's hidden states, so that later epochs need no forward pass of it: 4 bytes
+    times hidden size for each response token, in memory or in a temporary file on disk."""
+    compile_layers: Flag = False
+    """Compile the decoder layers: half a minute once, then less time and memory a step."""
+
+
+@dataclass
+class Optimisation:
+    """How a job optimises, in its steps and its start step; names as in `TrainingArguments`."""
+
+    learning_rate: Positive = 2e-5  # of RSA's experiments, arXiv 2512.24263
+    """Of AdamW."""
+    num_train_epochs: Positive = 2.0
+    """Passes over the rows."""
+    max_steps: Steps = -1
+    """Optimizer steps; -1 for as many as the epochs have."""
+    per_device_train_batch_size: Count = 4
+    """Pairs (groups, under KTO responses, in the start step prompts) at once on a device."""
+    gradient_accumulation_steps: Count = 1
+    """Batches in one optimizer step."""
+    warmup_ratio: Share = 0.0
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: NotNegative = 0.0
+    """Of AdamW."""
+    max_grad_norm: Positive = 1.0
+    """Longer gradients are shortened to this."""
+    lr_scheduler_type: Scheduler = "linear"
+    """How the learning rate falls, by its name in transformers."""
+    logging_steps: Count = 1
+    """Steps between logs."""
+
+
+@dataclass
+class RSAConfig(LossSettings, TrainingArguments):
     """Settings of one step; names as in TRL's `DPOConfig` wherever it has the setting.
 
-    Defaults that differ from `TrainingArguments`: `learning_rate` 2e-5 (that of RSA's
-    experiments, arXiv 2512.24263), `logging_steps` 10.
-
-    Args:
-        risk: risk measure, e.g. `"mean"`, `"cvar:0.95"`, `"erm:0.5"`.
-        loss_type: one of `riskalign.losses.LOSSES`, e.g. `"rsa1"`, `"rsa2"`, `"dpo"`; a function
-            elsewhere, `"package.module:function"`; or `"kto"`, which takes rows `prompt`,
-            `completion`, `label`, or pairs as two such rows each.
-        loss_options: a loss's own parameters, e.g. `{"gamma": 0.5}`.
-        beta: temperature, > 0; higher keeps the policy closer to the reference.
-        alpha: weight of the risk term of `rsa2` and `tdpo2`, >= 0.
-        target: `"hard"` (order only), `"soft"`, `"gap"` or `"offset"` (these need scores).
-        gap_scale: the score gap is multiplied by this before it becomes a target, > 0.
-        max_gap: no score counts for more than so many nats (times `beta`) below its row's best:
-            a squared loss would learn little but the few that are far off. None cuts nothing.
-        label_smoothing: assumed share of swapped labels, in [0, 0.5).
-        desirable_weight: KTO's weight of desirable responses, > 0.
-        undesirable_weight: the same for the others.
-        max_length: tokens of a prompt and one response together; None for no limit.
-        max_prompt_length: tokens of the prompt; None for no limit of its own.
-        truncation_mode: `"keep_end"` or `"keep_start"`: which part of a long prompt stays.
-        disable_dropout: train without the model's dropout, so that policy and reference differ by
-            weights only; a new adapter keeps the dropout that its `peft_config` asks for.
-        chunk_size: response tokens whose vocabulary-wide statistics are held at a time, with logits
-            computed again in the backward pass; None takes whole pairs and computes them once.
-        shared_prompt: store and compute each prompt once for both responses; None does so
-            where the model is known to compute the same values that way.
-        cache_reference: `"memory"` (or True) or `"disk"` (a temporary file in `output_dir`) keeps
-            the reference's hidden states of the response tokens, so that later epochs need no
-            forward pass of the reference; takes 4 bytes times hidden size for each such token.
-        compile_layers: compile the models' decoder layers for training, also set by
-            `torch_compile`: half a minute once, then less time and memory a step.
-        model_init_kwargs: for a model given by name, passed to `from_pretrained`.
-        trust_remote_code: run code that comes with a model given by name; off by default.
+    Beside the fields of `LossSettings` and those below it has those of `TrainingArguments`, with
+    their defaults except for `learning_rate` and `logging_steps`.
 
     Raises:
         InputError: a value is out of its range; the message names field, value and remedy.
     """
 
-    learning_rate: float = field(default=2e-5, metadata={"help": "Initial learning rate."})
-    logging_steps: float = field(default=10, metadata={"help": "Steps between logs."})
-    remove_unused_columns: Literal[False] = field(
-        default=False, metadata={"help": "Must stay off: the columns are not the model's."}
-    )
-
-    risk: Risk = field(default="cvar:0.95", metadata={"help": "Risk measure."})
-    loss_type: LossType = field(default="rsa2", metadata={"help": "Pair loss."})
-    loss_options: dict[str, Number] | None = field(
-        default=None, metadata={"help": "A loss's own parameters, by name."}
-    )
-    beta: Positive = field(default=0.1, metadata={"help": "Temperature."})
-    alpha: NotNegative = field(default=0.5, metadata={"help": "Weight of the risk term."})
-    target: Target = field(default="hard", metadata={"help": "Target of the margin."})
-    gap_scale: Positive = field(default=1.0, metadata={"help": "Factor on score gaps."})
-    max_gap: Positive | None = field(default=None, metadata={"help": "Cut-off of gaps in nats."})
-    label_smoothing: Annotated[NotNegative, Field(lt=0.5)] = field(
-        default=0.0, metadata={"help": "Share of swapped labels."}
-    )
-    desirable_weight: Positive = field(default=1.0, metadata={"help": "KTO's, of desirable ones."})
-    undesirable_weight: Positive = field(default=1.0, metadata={"help": "KTO's, of the others."})
-    max_length: Tokens | None = field(default=512, metadata={"help": "Tokens of a sequence."})
-    max_prompt_length: Count | None = field(default=None, metadata={"help": "Tokens of a prompt."})
-    truncation_mode: TruncationMode = field(
-        default="keep_end", metadata={"help": "Part of a long prompt that is kept."}
-    )
-    disable_dropout: bool = field(default=True, metadata={"help": "Train without dropout."})
-    chunk_size: Count | None = field(default=None, metadata={"help": "Tokens held at a time."})
-    shared_prompt: bool | None = field(
-        default=None, metadata={"help": "Compute each prompt once for both responses."}
-    )
-    cache_reference: Literal["memory", "disk"] | None = field(
-        default=None, metadata={"help": "Keep the reference's hidden states: memory or disk."}
-    )
-    compile_layers: bool = field(
-        default=False, metadata={"help": "Compile the models' decoder layers for training."}
-    )
-    model_init_kwargs: dict[str, Any] | None = field(
-        default=None, metadata={"help": "Passed to from_pretrained."}
-    )
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run a model's own code."})
+    learning_rate: float = Optimisation.learning_rate
+    """Of AdamW."""
+    logging_steps: float = 10
+    """Steps between logs."""
+    seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 42
+    """Decides every random number; what numpy takes."""
+    remove_unused_columns: Literal[False] = False
+    """Must stay off: the columns are not the model's."""
+    beta: Positive = 0.1
+    """Temperature; higher keeps the policy closer to the reference."""
+    disable_dropout: Flag = True
+    """Train without the model's dropout, so that policy and reference differ by weights only; a new
+    adapter keeps the dropout that its peft_config asks for."""
+    chunk_size: Count | None = None
+    """Response tokens whose vocabulary-wide statistics are held at a time, with logits computed
+    again in the backward pass; None takes whole pairs and computes them once."""
+    shared_prompt: Flag | None = None
+    """Store and compute each prompt once for both responses; None does so where the model is known
+    to compute the same values that way."""
+    model_init_kwargs: Annotated[dict[str, Any] | str | None, FROM_JSON] = None
+    """For a model given by name, passed to from_pretrained."""
+    trust_remote_code: Flag = False
+    """Run code that comes with a model given by name."""
 
     def __post_init__(self) -> None:
         """Check the values, then let `TrainingArguments` do the same with its own."""
-        # True and False are the names that a setting of its kind has in TRL.
-        known = {True: "memory", False: None}
-        if isinstance(self.cache_reference, bool):
-            self.cache_reference = known[self.cache_reference]
+        if isinstance(self.cache_reference, bool):  # as a setting of its kind is given in TRL
+            self.cache_reference = "memory" if self.cache_reference else None
         hints = get_type_hints(RSAConfig, include_extras=True)
-        check(self, {name: hints[name] for name in RSAConfig.__annotations__})
-        refuse(loss_problems(self))
-        if self.gradient_checkpointing is not None and "activation_checkpointing" in {
-            f.name for f in fields(self)
-        }:
+        flags = {name: Flag | None for name, kind in hints.items() if kind in (bool, bool | None)}
+        own = [*LossSettings.__annotations__, *RSAConfig.__annotations__]
+        check(self, flags | {name: hints[name] for name in own})
+        check_loss(self)
+        if self.gradient_checkpointing is not None and hasattr(self, "activation_checkpointing"):
             # The field's new name; by its old one TrainingArguments takes it with a warning.
             self.activation_checkpointing = self.gradient_checkpointing
             self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
-            self.gradient_checkpointing = None
-            self.gradient_checkpointing_kwargs = None
+            self.gradient_checkpointing = self.gradient_checkpointing_kwargs = None
         if self.torch_compile or self.torch_compile_mode or self.torch_compile_backend:
             # `Trainer` would compile the forward pass, which the loss here does not call.
             self.compile_layers, self.torch_compile = True, False
@@ -127,3 +172,37 @@ class RSAConfig(TrainingArguments):
             # Else TrainingArguments refuses bf16, which a processor can do as well.
             self.use_cpu = self.use_cpu or bool(self.bf16)
         super().__post_init__()  # type: ignore[no-untyped-call]
+
+
+for _field in fields(RSAConfig):  # what `HfArgumentParser` prints
+    if _field.name in (_meanings := field_meanings(RSAConfig)):
+        _field.metadata = {"help": _meanings[_field.name]}  # type: ignore[assignment]
+
+
+def check_needs(step: Any, needs: Iterable[tuple[str, str, Collection[Any]]]) -> None:
+    """Raise `FieldError` for a field that is given while another has not one of some values."""
+    defaults = {field.name: field.default for field in fields(step)}
+    for name, other, values in needs:
+        if getattr(step, name) != defaults[name] and getattr(step, other) not in values:
+            words = " or ".join("null" if value is None else str(value) for value in values)
+            raise FieldError(name, f"is given, which needs {other}: {words}")
+
+
+def check_loss(step: Any) -> None:
+    """Raise `FieldError` for what does not go together, in fields of `LossSettings`."""
+    try:
+        check_options(step.loss_type, step.loss_options)
+    except InputError as error:
+        raise FieldError("loss_options", str(error)) from None
+    check_needs(step, (("max_gap", "target", _SCORED), ("label_smoothing", "target", ("hard",))))
+    why = f"which loss_type {step.loss_type!r} needs"
+    if step.loss_type.startswith("tdpo") and step.risk != "mean":
+        raise FieldError("risk", f"{step.risk!r} is not 'mean', {why}; rsa takes any measure")
+    if step.loss_type not in UNPAIRED:
+        return
+    for name, only in (("target", "hard"), ("label_smoothing", 0.0), ("cache_reference", None)):
+        if getattr(step, name) != only:
+            raise FieldError(name, f"is not {'null' if only is None else only}, {why}")
+    if step.per_device_train_batch_size < 2:
+        problem = f"is not at least 2, {why}: its KL is taken from other responses of the batch"
+        raise FieldError("per_device_train_batch_size", problem)

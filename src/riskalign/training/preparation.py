@@ -39,7 +39,7 @@ def load_policy(
         raise InputError(
             f"model is a {type(model).__name__}. Give a causal language model or its name."
         )
-    options = dict(config.model_init_kwargs or {})
+    options = dict(config.model_init_kwargs or {})  # type: ignore[arg-type]
     options.pop("use_safetensors", None)  # always
     dtype = options.pop("dtype", options.pop("torch_dtype", torch.float32))
     revision = options.pop("revision", None)

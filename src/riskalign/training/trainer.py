@@ -278,7 +278,7 @@ class RSATrainer(Trainer):
             target=self.args.target,
             gap=None if self.args.target == "hard" else rows.gap * self.args.gap_scale,
             label_smoothing=self.args.label_smoothing,
-            options=self.args.loss_options,
+            options=self.args.loss_options,  # type: ignore[arg-type]
         )
         return mean_by_row(output, rows)
 

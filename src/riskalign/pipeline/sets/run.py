@@ -23,7 +23,6 @@ from riskalign.pipeline.scoring import scores_of
 from riskalign.pipeline.sets.inputs import FOLDERS, SCORERS, Inputs, load_inputs
 from riskalign.pipeline.sets.report import report
 from riskalign.pipeline.sets.settings import SetsSettings, named_models
-from riskalign.pipeline.steps import for_inference
 from riskalign.risk import get_risk
 from riskalign.tokens import backbone_of
 
@@ -117,7 +116,7 @@ class _Stages:
             kept = self._loaded.keys() & {self.inputs.baseline}
             self._loaded = {each: self._loaded[each] for each in kept}
             loaded = self.inputs.models[name].load()
-            self._loaded[name] = for_inference(loaded, self.bf16), loaded.tokenizer
+            self._loaded[name] = machine.for_inference(loaded, self.bf16), loaded.tokenizer
         return self._loaded[name]
 
     def answers(self, name: str, kind: str) -> None:

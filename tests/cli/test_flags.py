@@ -1,6 +1,6 @@
 import pytest
 
-from riskalign.cli.overrides import parse_overrides
+from riskalign.cli.flags import parse_overrides
 from riskalign.errors import InputError
 
 

@@ -11,13 +11,14 @@ from riskalign.errors import InputError
 from riskalign.files.atomic import write_json_lines
 from riskalign.models import LoadedModel, fingerprint
 from riskalign.models.sampling import BACKENDS, sample
-from riskalign.pipeline.sampled import sample_rows
-from riskalign.pipeline.settings import SamplingConfig
+from riskalign.pipeline.settings import SamplingConfig, StepConfig
+from riskalign.pipeline.step_data import sample_rows
 from riskalign.pipeline.tail import TailAim
 from tests import tiny
 from tests.pipeline.conftest import Letters
 
 SAMPLING = SamplingConfig(prompts=5, answers_per_prompt=4, max_new_tokens=6, batch_size=8)
+STEP = StepConfig()
 
 
 def _loaded() -> LoadedModel:
@@ -27,7 +28,7 @@ def _loaded() -> LoadedModel:
 def test_pairs_are_ranked_by_the_world_and_read_back(tmp_path: Path) -> None:
     world, loaded = Letters(), _loaded()
     before = fingerprint(loaded.model)
-    rows, counts, _ = sample_rows(world, loaded, "helpful", SAMPLING, seed=1)
+    rows, counts, _ = sample_rows(world, loaded, "helpful", SAMPLING, STEP, bf16=False, seed=1)
     assert counts["answers"] == 20
     assert counts["pairs"] == len(rows) <= 5
     assert 0 < counts["mean_reward"] < 1
@@ -38,8 +39,8 @@ def test_pairs_are_ranked_by_the_world_and_read_back(tmp_path: Path) -> None:
     assert fingerprint(loaded.model) == before
     write_json_lines(tmp_path / "pairs.jsonl", rows)
     assert len(load_pairs(tmp_path / "pairs.jsonl")) == len(rows)
-    assert sample_rows(world, loaded, "helpful", SAMPLING, seed=1)[0] == rows
-    assert sample_rows(world, loaded, "helpful", SAMPLING, seed=2)[0] != rows
+    assert sample_rows(world, loaded, "helpful", SAMPLING, STEP, bf16=False, seed=1)[0] == rows
+    assert sample_rows(world, loaded, "helpful", SAMPLING, STEP, bf16=False, seed=2)[0] != rows
 
 
 def test_answers_are_split_over_the_temperatures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +54,7 @@ def test_answers_are_split_over_the_temperatures(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(BACKENDS, "transformers", recorded)
     both = dataclasses.replace(SAMPLING, temperatures=(0.5, 2.0))
     _, counts, _ = sample_rows(
-        Letters(), _loaded(), "helpful", both, seed=1,
+        Letters(), _loaded(), "helpful", both, STEP, bf16=False, seed=1,
         update=lambda n, total, note: told.append((n, total)),
     )  # fmt: skip
     assert asked == [(0.5, 2), (2.0, 2)]
@@ -74,7 +75,14 @@ AIM = TailAim(risk="cvar:0.8", limit=None, beta=0.5, gap_scale=1.0)
 
 def test_groups_carry_minus_what_the_measure_charges(tmp_path: Path) -> None:
     rows, counts, plan = sample_rows(
-        Priced(), _loaded(), "safe", SAMPLING, seed=1, rows="groups", anchors=1.0, aim=AIM
+        Priced(),
+        _loaded(),
+        "safe",
+        SAMPLING,
+        StepConfig(rows="groups", anchors=1.0),
+        bf16=False,
+        seed=1,
+        aim=AIM,
     )
     assert plan is not None
     assert counts["groups"] == len(rows)
@@ -97,7 +105,7 @@ def test_groups_carry_minus_what_the_measure_charges(tmp_path: Path) -> None:
 def test_pairs_hold_the_tail_and_anchors() -> None:
     sampling = dataclasses.replace(SAMPLING, prompts=40, answers_per_prompt=2)
     rows, counts, plan = sample_rows(
-        Priced(), _loaded(), "safe", sampling, seed=1, anchors=0.5, aim=AIM
+        Priced(), _loaded(), "safe", sampling, StepConfig(anchors=0.5), bf16=False, seed=1, aim=AIM
     )
     gaps = [row["score_chosen"] - row["score_rejected"] for row in rows]
     assert sum(gap == 0 for gap in gaps) == counts["anchors"] > 0
@@ -116,4 +124,4 @@ def test_a_tail_that_no_answer_is_in_is_said() -> None:
 
     aim = TailAim(risk="cvar:0.95", limit=None, beta=100.0, gap_scale=1.0)
     with pytest.raises(InputError, match=r"costs above 1\.0 alone.*Raise lambda_"):
-        sample_rows(Rare(), _loaded(), "safe", SAMPLING, seed=1, aim=aim)
+        sample_rows(Rare(), _loaded(), "safe", SAMPLING, STEP, bf16=False, seed=1, aim=aim)

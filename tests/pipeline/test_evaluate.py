@@ -1,0 +1,55 @@
+"""Models of an evaluation leave the memory when they are done; every part of results is there."""
+
+import gc
+import weakref
+from pathlib import Path
+
+from riskalign.evaluation import ScoredAnswer
+from riskalign.models import fingerprint, load_model, save_model
+from riskalign.pipeline.evaluate import _Loaded, compare
+from riskalign.pipeline.job import ModelOnDisk
+from riskalign.pipeline.settings import EvaluationConfig
+from tests import tiny
+from tests.pipeline.conftest import Letters
+
+PROMPTS = Letters().prompts("eval", 3, 0)
+EVALUATION = EvaluationConfig(
+    prompts=3, answers_per_prompt=2, max_new_tokens=5, batch_size=4, n_boot=20, examples=2
+)
+
+
+def test_models_that_are_done_leave_the_memory(tmp_path: Path) -> None:
+    models = {}
+    for seed, name in enumerate(("start", "step1", "final")):
+        folder = str(tmp_path / name)
+        save_model(tiny.make_model(seed=seed), tiny.make_tokenizer(), Path(folder))
+        models[name] = ModelOnDisk(folder, fingerprint(load_model(folder).model), False)
+    loaded = _Loaded(models, bf16=False)
+    done, start = (weakref.ref(model) for model in loaded("step1", "start"))
+    assert done() is not None
+    final, again = loaded("final", "start")
+    gc.collect()
+    assert done() is None
+    assert again is start()
+    assert fingerprint(final) == models["final"].weights
+    assert loaded.tokenizer is not None
+
+
+def test_comparison_has_every_part() -> None:
+    def answers(cost: float) -> list[ScoredAnswer]:
+        return [
+            ScoredAnswer(prompt.id, f"answer {i}", 0.5, cost * i, 0.0, 0.0, 3)
+            for prompt in PROMPTS
+            for i in range(2)
+        ]
+
+    scored = {"start": answers(2.0), "step1": answers(1.0), "final": answers(0.0)}
+    found = compare(PROMPTS, scored, {1.0: scored["final"], 0.5: scored["step1"]}, EVALUATION, 0)
+    assert found["models"]["start"]["cost"].value == 1.0
+    assert set(found["differences"]) == {
+        "step1_minus_start", "final_minus_start", "final_minus_step1",
+    }  # fmt: skip
+    assert found["differences"]["final_minus_start"]["cost"].value == -1.0
+    assert [point["w"] for point in found["dial"]] == [0.5, 1.0]
+    assert found["costs"]["start"] == [2.0, 2.0, 2.0, 0.0, 0.0, 0.0]
+    assert len(found["examples"]) == 2
