@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from tests.guards.harness import WORLD, Case, case
@@ -160,7 +161,7 @@ def cases() -> list[Case]:
                 if "with" in name or "base 60" in name
                 else f"{_ALIGN} --config {{here}}/job.yaml",
                 f"job.yaml {words}",
-                lambda here, content=content: _write(here, content),
+                partial(_write, content=content),
             )
         )
     for name, command, words, make in (

@@ -35,7 +35,11 @@ def _text(file: str, content: str | bytes) -> Edit:
 
 
 def _gone(*files: str) -> Edit:
-    return lambda folder: [(folder / file).unlink() for file in files]
+    def edit(folder: Path) -> None:
+        for file in files:
+            (folder / file).unlink()
+
+    return edit
 
 
 def _as_folder(file: str) -> Edit:
