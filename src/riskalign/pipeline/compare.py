@@ -33,7 +33,7 @@ from riskalign.pipeline.manifest import now
 from riskalign.pipeline.measure import read_scored
 from riskalign.pipeline.plan import Plan, file_name
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
-from riskalign.pipeline.run import train_steps
+from riskalign.pipeline.run import check_start, train_steps
 from riskalign.worlds import get_world, max_cost_of
 
 #: Tails whose ratios at matched helpfulness are read off the frontiers.
@@ -145,8 +145,9 @@ def _by_whom(changed: Sequence[str] | None) -> str:
 def _make(each: _Asked, siblings: Sequence[Path], command: str, progress: Progress) -> cells.Cell:
     title = f"{each.name}, seed {each.seed}"
     job = Job(each.config, each.data, progress, title, command, siblings)
+    start = check_start(job)
     with job.recorded():
-        trained = train_steps(job)
+        trained = train_steps(job, start)
         scored, dial = evaluate(job, trained.models)
     files = dict(scored)
     files |= {f"dial-{w:g}": file for w, file in dial.items() if file not in scored.values()}

@@ -13,7 +13,7 @@ from datasets import Dataset
 from riskalign.data import Preferences
 from riskalign.errors import InputError
 from riskalign.files.atomic import remove
-from riskalign.files.folder import Outputs, hold
+from riskalign.files.folder import Outputs, check_outputs, hold
 from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
@@ -80,12 +80,15 @@ def read_data(config: AlignConfig, preferences: Preferences | None = None) -> Jo
 
 
 class Job:
-    """One job in one folder; made, and its configuration checked, before any work.
+    """One job in one folder; made, and its configuration checked, before anything is written.
 
-    Holds the folder from then on until `recorded` ends. What jobs in the folders `siblings` have
-    done from the same inputs is not done again. `measured` are models, by the names of flags, that
-    a job measures which trains none.
+    Within `recorded` it holds the folder, with its `ledger` and `manifest`. What jobs in the
+    folders `siblings` have done from the same inputs is not done again. `measured` are models, by
+    the names of flags, that a job measures which trains none.
     """
+
+    ledger: Ledger
+    manifest: Manifest
 
     def __init__(
         self,
@@ -125,19 +128,18 @@ class Job:
             self.eval_prompts = evaluation_prompts(config, self.world)
             if data.preferences is None:  # scorers may be yet to train
                 _check_world(self.world, self.eval_prompts, config.evaluation.prompts)
-        outputs = outputs_of(config, trains=measured is None)
-        read = {**inputs_of(config), **(measured or {})}
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(hold(self.folder, outputs, read))
-            machine.check_folder(self.folder)
-            self.ledger = Ledger(self.folder, siblings)
-            self.manifest = Manifest(self.folder, config, self.command)
-            self._holding = stack.pop_all()
+        self._outputs = outputs_of(config, trains=measured is None)
+        self._inputs = {**inputs_of(config), **(measured or {})}
+        self._siblings = siblings
+        check_outputs(self.folder, self._outputs, self._inputs)
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
-        """Note in the manifest how the job ends; say it plainly when the disk is full."""
-        with self._holding:
+        """Hold the folder; note in the manifest how the job ends, plainly when the disk is full."""
+        with hold(self.folder, self._outputs, self._inputs):
+            machine.check_folder(self.folder)
+            self.ledger = Ledger(self.folder, self._siblings)
+            self.manifest = Manifest(self.folder, self.config, self.command)
             try:
                 yield
             except KeyboardInterrupt as stop:
