@@ -22,7 +22,7 @@ from riskalign.models import load_model, save_model
 from riskalign.pipeline import AlignConfig, align, load_config
 from riskalign.pipeline.cells import cell_key
 from riskalign.pipeline.job import JobData
-from riskalign.pipeline.manifest import resolve
+from riskalign.pipeline.ledger import resolve
 from riskalign.plugin import outside
 from riskalign.risk import answer_risk, get_risk
 from riskalign.theory.solve import value_scale

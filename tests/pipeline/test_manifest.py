@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.manifest import Manifest, resolve, stage_seed
+from riskalign.pipeline.ledger import Manifest, resolve, stage_seed
 from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.settings import LoraSettings, SamplingConfig, StepConfig
 

@@ -9,11 +9,9 @@ from riskalign.losses import own_parameters
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.job import Job, JobData, chat_template_of, world_identity
-from riskalign.pipeline.judged import judged_identity
-from riskalign.pipeline.ledger import content_hash
-from riskalign.pipeline.manifest import resolve
+from riskalign.pipeline.judged import encoder_identity, judged_identity
+from riskalign.pipeline.ledger import content_hash, resolve
 from riskalign.pipeline.methods import KINDS, METHODS, get_method, has_rows
-from riskalign.pipeline.scoring import encoder_identity
 from riskalign.pipeline.sources import code_of, others
 from riskalign.plugin import outside
 from riskalign.risk import get_risk

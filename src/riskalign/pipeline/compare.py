@@ -29,7 +29,7 @@ from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate
 from riskalign.pipeline.job import Job, JobData, inputs_of, outputs_of, read_data
 from riskalign.pipeline.judged import preferences_of
-from riskalign.pipeline.manifest import now
+from riskalign.pipeline.ledger import now
 from riskalign.pipeline.measure import read_scored
 from riskalign.pipeline.plan import Plan, file_name
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries

@@ -14,8 +14,8 @@ from riskalign.data.preferences import Side
 from riskalign.errors import InputError
 from riskalign.losses import UNPAIRED
 from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.judged import SCORED
 from riskalign.pipeline.methods import has_rows
-from riskalign.pipeline.scoring import SCORED
 from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.tail import charged_rows, given_safe_pairs
 from riskalign.scorers import Kind as ScorerKind

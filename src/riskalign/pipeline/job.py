@@ -2,8 +2,7 @@
 
 import contextlib
 import dataclasses
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,25 +18,22 @@ from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.given import given_data, held_out_data
 from riskalign.pipeline.judged import (
+    SCORED,
     JudgedWorld,
     judged_world,
     labelling_world,
     preferences_of,
     trained_on,
 )
-from riskalign.pipeline.ledger import Ledger, Outcome
-from riskalign.pipeline.manifest import Manifest, stage_seed
+from riskalign.pipeline.ledger import Ledger, Manifest, Outcome, Work, stage_seed
 from riskalign.pipeline.methods import KINDS, get_method, has_rows
 from riskalign.pipeline.presets import method_name
-from riskalign.pipeline.progress import Progress, Silent, Update, updates
-from riskalign.pipeline.scoring import SCORED
+from riskalign.pipeline.progress import Progress, Silent
 from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.sources import source_hash
-from riskalign.plugin import files_of
+from riskalign.plugin import files_of, outside
 from riskalign.worlds import Prompt, World, get_world, has_dev, max_cost_of
 from riskalign.worlds.world import Split
-
-Work = Callable[[str, Update], Outcome]  # from a stage's key and a way to tell how far it is
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,24 @@ class ModelOnDisk:
         if self.chat_template is not None:
             loaded.tokenizer.chat_template = self.chat_template
         return loaded
+
+
+class InMemory:
+    """Models ready for inference: those asked for last stay in memory, and `always`."""
+
+    def __init__(self, models: Mapping[str, ModelOnDisk], bf16: bool, always: str) -> None:
+        self._models, self._bf16, self._always = models, bf16, always
+        self._kept: dict[str, LoadedModel] = {}
+
+    def __call__(self, *names: str) -> list[LoadedModel]:
+        """The models of these names."""
+        self._kept = {k: kept for k, kept in self._kept.items() if k in (*names, self._always)}
+        for name in names:
+            if name not in self._kept:
+                loaded = self._models[name].load()
+                machine.for_inference(loaded, self._bf16)  # in place
+                self._kept[name] = loaded
+        return [self._kept[name] for name in names]
 
 
 @dataclass(frozen=True)
@@ -127,7 +141,8 @@ class Job:
         if self.world is not None and config.evaluation is not None:
             self.eval_prompts = evaluation_prompts(config, self.world)
             if data.preferences is None:  # scorers may be yet to train
-                _check_world(self.world, self.eval_prompts, config.evaluation.prompts)
+                for score in (self.world.reward, self.world.cost):  # or a broken one is found late
+                    score(self.eval_prompts[0], "")
         self._outputs = outputs_of(config, trains=measured is None)
         self._inputs = {**inputs_of(config), **(measured or {})}
         self._siblings = siblings
@@ -165,22 +180,27 @@ class Job:
         return f"kept in {self.folder}: {', '.join([*self.stages, *steps]) or 'nothing yet'}"
 
     def stage(
-        self, name: str, inputs: Mapping[str, Any], work: Work, scratch: Path | None = None
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        work: Work,
+        *,
+        code: Iterable[str] = (),
+        scratch: Path | None = None,
     ) -> Outcome:
         """The outcome of a stage, which is done unless it is finished with the same inputs.
 
-        `scratch`, what an interrupted stage goes on from, goes once the ledger knows the stage.
+        What `code` names in a user's own packages counts among them. `scratch`, what an interrupted
+        stage goes on from, goes once the ledger knows the stage.
         """
-        template = {} if self.chat_template is None else {"chat_template": self.chat_template}
-        key = self.ledger.key(name, {**inputs, **template})
-        self.progress.stage(name)
-        outcome = self.ledger.find(name, key)
-        reused = outcome is not None
-        if outcome is None:
-            outcome = self.ledger.run(name, key, lambda: work(key, updates(self.progress)))
+        inputs = dict(inputs)
+        if self.chat_template is not None:
+            inputs["chat_template"] = self.chat_template
+        if hashes := outside(code):
+            inputs["outside"] = hashes
+        key, reused, outcome = self.ledger.stage(name, inputs, self.progress, work)
         if scratch is not None:
             remove(scratch)
-        self.progress.done("done before" if reused else "")
         self.stages[name] = outcome
         self.manifest.note("stages", name, {"key": key, "reused": reused, **outcome})
         return outcome
@@ -265,22 +285,6 @@ def _needed_world(config: AlignConfig) -> World | None:
         or any(config.step(kind).data is None for kind in config.pair_kinds())
     )
     return get_world(config.world) if config.world is not None and needed else None
-
-
-def _check_world(world: World, prompts: list[Prompt], wanted: int) -> None:
-    """Find a broken world before hours of training rather than after."""
-    ids = {prompt.id for prompt in prompts}
-    if len(prompts) != wanted or len(ids) != wanted:
-        raise InputError(
-            f"world {world.name!r}: asked for {wanted} evaluation prompts, it gave "
-            f"{len(prompts)} with {len(ids)} different ids. Lower evaluation.prompts or mend it."
-        )
-    for name, score in (("reward", world.reward), ("cost", world.cost)):
-        value = score(prompts[0], "")
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise InputError(
-                f"world {world.name!r}: its {name} of an empty answer is {value!r}, not a number."
-            )
 
 
 def outputs_of(config: AlignConfig, *, trains: bool = True) -> Outputs:

@@ -17,10 +17,9 @@ from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate, report
 from riskalign.pipeline.held_out import accuracy_stage
 from riskalign.pipeline.job import Job, ModelOnDisk, read_data
-from riskalign.pipeline.ledger import Outcome
-from riskalign.pipeline.manifest import stage_seed
+from riskalign.pipeline.ledger import Outcome, stage_seed
 from riskalign.pipeline.methods import get_method, has_rows
-from riskalign.pipeline.own_scorers import train_scorers
+from riskalign.pipeline.own_scorers import check_cards, train_scorers
 from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.progress import Progress, Update, quiet_libraries
 from riskalign.pipeline.settings import Kind, for_order
@@ -106,6 +105,7 @@ def check_start(job: Job) -> Start:
     _check_fit(job, loaded, job.data.given, "data")
     _check_fit(job, loaded, job.data.held_out, "eval_data")
     _check_prompts(job, loaded)
+    check_cards(job, given=True)
     model = ModelOnDisk(name, fingerprint(loaded.model), trust, job.chat_template)
     about = {
         "source": name,

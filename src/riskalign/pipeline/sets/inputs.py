@@ -1,11 +1,12 @@
-"""What an evaluation on sets needs, loaded and checked before any work."""
+"""What `riskalign evaluate` on sets is told and needs, loaded and checked before any work."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
@@ -17,20 +18,93 @@ from riskalign.evaluation.sets import (
     risk_questions,
 )
 from riskalign.models import fingerprint, load_model
-from riskalign.models.sampling import checked_prompts
+from riskalign.models.sampling import Backend, checked_prompts
 from riskalign.pipeline import machine
 from riskalign.pipeline.job import ModelOnDisk
-from riskalign.pipeline.learnt import prompts_of
+from riskalign.pipeline.judged import SCORED, folder_hash, load_scorer, prompts_of
 from riskalign.pipeline.ledger import content_hash
 from riskalign.pipeline.progress import Progress
-from riskalign.pipeline.scoring import folder_hash, load_scorer
-from riskalign.pipeline.sets.settings import SetsSettings
+from riskalign.risk import get_risk
+from riskalign.scorers import Kind as ScorerKind
 from riskalign.scorers import Scorer, check_independent, check_unseen
 from riskalign.scorers import load_scorer as scorer_in
+from riskalign.settings import (
+    LISTED,
+    Between,
+    Count,
+    Flag,
+    Name,
+    NotLess,
+    NotNegative,
+    Number,
+    UpToOne,
+    Whole,
+    Words,
+    known,
+    settings,
+)
 
 #: A set's name in the settings, and the folder of its answers.
 FOLDERS = {"prompts": "answers", "helpful_prompts": "helpful", "over_refusal": "over_refusal"}
-SCORERS = ("reward", "cost")
+_NAME = re.compile(r"[\w.@+-]{1,80}")
+
+
+@settings
+class SetsSettings:
+    """Which sets, scorers and baseline, and how answers are sampled and measured.
+
+    `prompts`, `helpful_prompts` and `over_refusal` are sources of `load_prompt_set`, with `split`,
+    `prompt_field`, `category_field` and `max_prompts` for all three; `r_judge` is one of
+    `load_risk_set`. Helpfulness is measured on `helpful_prompts`, else on `prompts`.
+    `scorer_reward` and `scorer_cost` are folders of `riskalign.scorers.load_scorer`. They are
+    refused where they learnt from a prompt that is asked, or that a model was trained on as far as
+    its folder tells, and where they are not independent of the scorers in the folders
+    `trained_with`, those that took part in training the models. `baseline`
+    names the model that the others are held against, by default the first. KL and SRR (under
+    `risk`) to it are measured on the first `distance_prompts` prompts (None: all). `threshold` is
+    what log P(Yes) - log P(No) must exceed for a record to be called unsafe, `max_length` the
+    longest question in tokens (None: what the model has positions for). `bf16` None takes bfloat16
+    where the device has it natively.
+
+    Raises `InputError`, naming the field, for a value out of range.
+    """
+
+    prompts: Words | None = None
+    helpful_prompts: Words | None = None
+    over_refusal: Words | None = None
+    r_judge: Words | None = None
+    scorer_reward: Words | None = None
+    scorer_cost: Words | None = None
+    trained_with: Annotated[tuple[Words, ...], LISTED] = ()
+    output_dir: Name = "runs/evaluate"
+    baseline: Words | None = None
+    split: Words = "train"
+    prompt_field: Words = "prompt"
+    category_field: Words | None = None
+    max_prompts: Count | None = None
+    answers_per_prompt: Count = 4
+    temperature: NotNegative = 1.0
+    top_p: UpToOne = 1.0
+    max_new_tokens: Count = 128
+    batch_size: Count = 64
+    backend: Backend = "transformers"
+    distance_prompts: NotLess | None = None
+    risk: Annotated[Words, known(get_risk)] = "cvar:0.95"
+    threshold: Number = 0.0
+    max_length: Count | None = None
+    seed: Whole = 0
+    n_boot: Count = 2000
+    confidence: Between = 0.95
+    bf16: Flag | None = None
+    trust_remote_code: Flag = False
+
+    def __post_init__(self) -> None:
+        """Refuse the first field that is out of range."""
+        if not (self.prompts or self.helpful_prompts or self.over_refusal or self.r_judge):
+            raise InputError(
+                "evaluate: no set is named. Give --prompts, --helpful_prompts, --over_refusal or "
+                "--r_judge."
+            )
 
 
 @dataclass(frozen=True)
@@ -46,7 +120,7 @@ class Inputs:
     baseline: str
     sets: dict[str, PromptSet]
     risks: RiskSet | None
-    scorers: dict[str, tuple[str, str]]
+    scorers: Mapping[ScorerKind, tuple[str, str]]
     models: dict[str, ModelOnDisk]
     vocabularies: dict[str, str]
     notes: list[str]
@@ -72,7 +146,7 @@ def load_inputs(sources: Mapping[str, str], settings: SetsSettings, progress: Pr
         if (source := getattr(settings, kind))
     }
     risks = load_risk_set(settings.r_judge) if settings.r_judge else None
-    folders = {kind: getattr(settings, f"scorer_{kind}") for kind in SCORERS}
+    folders = {kind: getattr(settings, f"scorer_{kind}") for kind in SCORED}
     scorers = {kind: (of, folder_hash(kind, of)) for kind, of in folders.items() if of}
     folder = Path(settings.output_dir).expanduser()
     machine.check_folder(folder)
@@ -100,18 +174,14 @@ def load_inputs(sources: Mapping[str, str], settings: SetsSettings, progress: Pr
 
 
 def independence(
-    scorers: Mapping[str, tuple[str, Scorer]],
+    scorers: Mapping[ScorerKind, tuple[str, Scorer]],
     models: Mapping[str, str],
     sets: Mapping[str, PromptSet],
     trained_with: Sequence[str],
 ) -> list[str]:
-    """Sentences that say why the scorers may judge the models, and what is not known.
+    """Sentences that say why the scorers (folder and scorer, by kind) may judge the models.
 
-    Args:
-        scorers: folder and scorer, by kind.
-        models: folder or hub id, by name.
-        sets: the prompts that are asked.
-        trained_with: folders of scorers that took part in training the models.
+    Also what is not known. The scorers in the folders `trained_with` took part in training.
 
     Raises:
         InputError: a scorer learnt from prompts that are asked or that a model was trained on, or
@@ -145,3 +215,32 @@ def independence(
     if not trainers:
         notes.append("No scorer was named that took part in training (--trained_with).")
     return notes
+
+
+def named_models(models: Sequence[str]) -> dict[str, str]:
+    """Name and source of each `NAME=SOURCE`, or of a source alone, named after its last part.
+
+    Raises:
+        InputError: no model, a name that two have or that cannot be a file's.
+    """
+    if not models:
+        raise InputError("--model: no model is named. Give --model NAME=FOLDER or --model HUB_ID.")
+    found: dict[str, str] = {}
+    for text in models:
+        name, equals, source = text.partition("=")
+        if not equals:
+            name, source = Path(text).name.replace(":", "-"), text
+        if not _NAME.fullmatch(name) or name.startswith("."):
+            raise InputError(
+                f"--model {text!r}: {name!r} cannot name a file. Give --model NAME=FOLDER with "
+                "letters, digits, '-', '_' or '.' in the name."
+            )
+        if not source:
+            raise InputError(f"--model {text!r}: the folder is missing after '='.")
+        if name.lower() in map(str.lower, found):
+            raise InputError(
+                f"--model {text!r}: a model is named {name!r} already. Give --model NAME=FOLDER "
+                "with another name."
+            )
+        found[name] = source
+    return found

@@ -24,7 +24,7 @@ from riskalign.evaluation.sets import (
     write_sets,
 )
 from riskalign.pipeline import machine
-from riskalign.pipeline.manifest import now
+from riskalign.pipeline.ledger import now
 from riskalign.pipeline.sets.inputs import FOLDERS, Inputs
 
 Answers = dict[str, list[SetAnswer]]  # by model

@@ -19,8 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from riskalign.errors import InputError
+from riskalign.pipeline.ledger import now
 from riskalign.pipeline.machine import commit, versions
-from riskalign.pipeline.manifest import now
 from riskalign.theory.verify import (
     answer_claims,
     loss_claims,
