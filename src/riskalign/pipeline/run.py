@@ -11,6 +11,8 @@ from datasets import Dataset
 from riskalign.errors import InputError
 from riskalign.files.atomic import link_or_copy, new_folder
 from riskalign.models import LoadedModel, check_4bit, fingerprint, load_model
+from riskalign.models.folders import resolve_folder
+from riskalign.models.loading import check_targets
 from riskalign.models.sampling import checked_prompts
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
@@ -92,7 +94,9 @@ def check_start(job: Job) -> Start:
     job.progress.stage("load")
     if job.config.load_in_4bit:
         check_4bit()
-    name, trust = job.config.model, job.config.trust_remote_code
+    name, trust, peft = job.config.model, job.config.trust_remote_code, job.config.peft
+    if peft is not None:
+        check_targets(resolve_folder(name, trust)[0], peft.target_modules)
     loaded = load_model(name, trust_remote_code=trust)
     check_experts(loaded.model)
     if job.chat_template is not None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from pydantic import Field
+
 from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
 from riskalign.evaluation.sets import (
@@ -93,7 +95,7 @@ class SetsSettings:
     threshold: Number = 0.0
     max_length: Count | None = None
     seed: Whole = 0
-    n_boot: Count = 2000
+    n_boot: Annotated[Count, Field(le=1_000_000)] = 2000
     confidence: Between = 0.95
     bf16: Flag | None = None
     trust_remote_code: Flag = False
