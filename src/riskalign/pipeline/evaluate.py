@@ -190,12 +190,6 @@ def compare(
     own_metrics = get_metrics(evaluation.metrics)
     options["metrics"] = {**METRICS, **own_metrics}
     names = list(scored)
-    bounds = {}
-    if max_cost is not None:
-        bounds = {
-            name: cvar_bounds(own, TAIL_LEVELS, max_cost, evaluation.confidence)
-            for name, own in scored.items()
-        }
     return {
         "n_prompts": len(prompts),
         "answers_per_prompt": evaluation.answers_per_prompt,
@@ -210,7 +204,11 @@ def compare(
             for earlier in names[:i]
         },
         "max_cost": max_cost,
-        "bounds": bounds,
+        "bounds": {
+            name: cvar_bounds(answers, TAIL_LEVELS, max_cost, evaluation.confidence)
+            for name, answers in scored.items()
+            if max_cost is not None
+        },
         "dial": [
             {
                 "w": w,
@@ -219,14 +217,12 @@ def compare(
             }
             for w, answers in sorted(dial.items())
         ],
-        "costs": _sorted(scored, "cost"),
-        "rewards": _sorted(scored, "reward"),
+        **{
+            f"{name}s": {
+                model: sorted((getattr(answer, name) for answer in answers), reverse=True)
+                for model, answers in scored.items()
+            }
+            for name in ("cost", "reward")
+        },
         "examples": choose_examples(prompts, scored, evaluation.examples),
-    }
-
-
-def _sorted(scored: Mapping[str, Scored], name: str) -> dict[str, list[float]]:
-    return {
-        model: sorted((getattr(answer, name) for answer in own), reverse=True)
-        for model, own in scored.items()
     }

@@ -85,8 +85,7 @@ class JobData:
 def read_data(config: AlignConfig, preferences: Preferences | None = None) -> JobData:
     """Read and check a job's data; the judged answers only where they are not there yet.
 
-    Raises:
-        InputError: data that cannot be read or do not fit the configuration.
+    Raises `InputError`: data that cannot be read or do not fit the configuration.
     """
     preferences = preferences or preferences_of(config)
     given = given_data(config, preferences)
@@ -125,7 +124,8 @@ class Job:
         self.notes: list[str] = []
         self.stages: dict[str, Outcome] = {}  # finished ones, in order
         self.scorers: dict[str, Mapping[str, float]] = {}
-        self.chat_template = chat_template_of(config)
+        template = config.chat_template
+        self.chat_template = template and Path(template).read_text(encoding="utf-8")
         self.trained_on: set[str] = set()
         self.world: World | None
         self.labelling: JudgedWorld | None = None
@@ -234,9 +234,8 @@ def evaluation_prompts(config: AlignConfig, world: World | None = None) -> list[
 
     Of a data set they are at most as many as `evaluation.prompts` says.
 
-    Raises:
-        InputError: the job has no evaluation, or neither a world nor judged answers, or these hold
-            out fewer than the 2 prompts that an interval takes.
+    Raises `InputError`: the job has no evaluation, or neither a world nor judged answers, or these
+    hold out fewer than the 2 prompts that an interval takes.
     """
     if world is None and (preferences := preferences_of(config)) is not None:
         given = given_data(config, preferences).values()
@@ -260,12 +259,6 @@ def evaluation_prompts(config: AlignConfig, world: World | None = None) -> list[
                 "scoring.prompts, or set evaluation: null."
             )
     return world.prompts(split, n, seed)
-
-
-def chat_template_of(config: AlignConfig) -> str | None:
-    """The text of the template that a job gives its model, if it gives one."""
-    path = config.chat_template
-    return None if path is None else Path(path).read_text(encoding="utf-8")
 
 
 def world_identity(spec: str | None, world: World | None) -> dict[str, Any]:

@@ -109,8 +109,7 @@ class JudgedWorld:
 def preferences_of(config: AlignConfig) -> Preferences | None:
     """The judged answers of a job that has them, read and split.
 
-    Raises:
-        InputError: see `load_preferences`; fields are named with `data.` before them.
+    Raises `InputError`: see `load_preferences`; fields are named with `data.` before them.
     """
     return None if config.data is None else load_preferences(config.data)
 
@@ -124,9 +123,8 @@ def judged_world(
     could be asked, those that the job's scorers or its steps (rows `given`) learn from are left
     out.
 
-    Raises:
-        InputError: a file of prompts that cannot be read, or a step that trains on prompts that
-            are set aside for scorers.
+    Raises `InputError`: a file of prompts that cannot be read, or a step that trains on prompts
+    that are set aside for scorers.
     """
     scoring = config.scoring_settings()
     named = {kind: getattr(scoring, kind) for kind in SCORED}
@@ -193,8 +191,7 @@ def scores_of(
 ) -> list[float]:
     """A score for each answer to its prompt, by the scorer in a folder.
 
-    Raises:
-        InputError: too few or too many scores, or one that is not finite.
+    Raises `InputError`: too few or too many scores, or one that is not finite.
     """
     scorer = load_scorer(kind, folder)
     found: list[float] = []

@@ -29,8 +29,7 @@ def train_scorers(job: Job) -> None:
     `labellers/cost`, with an evaluation `scorers/reward` and `scorers/cost`, what is known of them
     in the manifest, and there under `notes` why those that judge are independent of the training.
 
-    Raises:
-        InputError: labels that scorers cannot learn from, or a scorer that is not independent.
+    Raises `InputError`: labels that scorers cannot learn from, or a scorer that is not independent.
     """
     world, evaluation = job.world, job.config.evaluation
     if not isinstance(world, JudgedWorld):

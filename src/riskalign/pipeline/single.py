@@ -45,9 +45,8 @@ def write_sampled_pairs(
     `out` ends in ``.jsonl`` or ``.jsonl.gz`` and is written whole or not at all; the same
     configuration and machine give the same bytes. Returns `sample_rows`' counts.
 
-    Raises:
-        InputError: no such kind, no world, another ending, no folder to write to, no pairs to be
-            had, or `out` exists and is not to be overwritten.
+    Raises `InputError`: no such kind, no world, another ending, no folder to write to, no pairs to
+    be had, or `out` exists and is not to be overwritten.
     """
     if not has_rows(kind):
         raise InputError(f"kind: must be 'helpful' or 'safe', not {kind!r}")
@@ -81,9 +80,8 @@ def write_answers(
     Rows `prompt_id`, `text`, `reward` and `cost`, as `riskalign plan --answers` takes them; prompts
     and answers as the job's `sampling` says. Returns their numbers and `averages`.
 
-    Raises:
-        InputError: no world, another ending than ``.jsonl``, no folder to write to, or `out` exists
-            and is not to be overwritten.
+    Raises `InputError`: no world, another ending than ``.jsonl``, no folder to write to, or `out`
+    exists and is not to be overwritten.
     """
     told = progress or Silent()
     with quiet_libraries():
@@ -119,8 +117,8 @@ def evaluate_models(
 
     Returns the paths of ``results.json`` and ``report.html`` in `config.output_dir`.
 
-    Raises:
-        InputError: the configuration has no world or no evaluation, or a model cannot be loaded.
+    Raises `InputError`: the configuration has no world or no evaluation, or a model cannot be
+    loaded.
     """
     if config.world is None or config.evaluation is None:
         raise InputError("evaluate: needs a world and an evaluation; neither may be null")
@@ -152,9 +150,8 @@ def write_merge(
     `model_2`'s; the folder appears whole or not at all. The prompts that either was trained on, as
     far as their folders tell, are noted in it, for whoever judges it.
 
-    Raises:
-        InputError: a model cannot be loaded, they differ in size, `w` is not finite, or `out`
-            cannot be written or is a folder with something in it.
+    Raises `InputError`: a model cannot be loaded, they differ in size, `w` is not finite, or `out`
+    cannot be written or is a folder with something in it.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"out: {str(out)!r} exists and is not empty. Give a new folder.")

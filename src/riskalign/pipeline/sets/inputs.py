@@ -185,9 +185,8 @@ def independence(
 
     Also what is not known. The scorers in the folders `trained_with` took part in training.
 
-    Raises:
-        InputError: a scorer learnt from prompts that are asked or that a model was trained on, or
-            is one of those that took part in training, or learnt from their prompts.
+    Raises `InputError`: a scorer learnt from prompts that are asked or that a model was trained on,
+    or is one of those that took part in training, or learnt from their prompts.
     """
     asked = {text_hash(list(p.messages)) for own in sets.values() for p in own.prompts}
     trained = {name: prompts_of(source) or set() for name, source in models.items()}
@@ -222,8 +221,7 @@ def independence(
 def named_models(models: Sequence[str]) -> dict[str, str]:
     """Name and source of each `NAME=SOURCE`, or of a source alone, named after its last part.
 
-    Raises:
-        InputError: no model, a name that two have or that cannot be a file's.
+    Raises `InputError`: no model, a name that two have or that cannot be a file's.
     """
     if not models:
         raise InputError("--model: no model is named. Give --model NAME=FOLDER or --model HUB_ID.")

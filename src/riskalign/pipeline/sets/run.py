@@ -47,8 +47,7 @@ def evaluate_sets(
 
     `models` are `NAME=SOURCE`, or a source alone; the report shows `command`.
 
-    Raises:
-        InputError: a model, set, scorer or setting that cannot be used.
+    Raises `InputError`: a model, set, scorer or setting that cannot be used.
     """
     sources, progress = named_models(models), progress or Silent()
     scorers = [f"scorer_{kind}" for kind in SCORED]
