@@ -299,6 +299,7 @@ def test_faults_are_found_before_work(
         with pytest.raises(InputError, match=message):
             align(job(**overrides), progress=recorder)
         assert set(recorder.stages) <= {"load"}
+        assert not (tmp_path / "run").exists()
 
     plain = tmp_path / "plain.jsonl"
     row = {"prompt": "Where is it?", "chosen": "On its way.", "rejected": "Who knows."}

@@ -376,8 +376,8 @@ def code_of_cell(job: Job) -> dict[str, str]:
     found: dict[str, str] = {}
     for stage in job.stages:
         found |= code_of(stage)
-    is_built_in = type(job.world).__module__.startswith("riskalign.")
-    if job.data.preferences is None and not is_built_in:
+    world = getattr(job.world, "unguarded", job.world)
+    if job.data.preferences is None and not type(world).__module__.startswith("riskalign."):
         found["world"] = content_hash(job.world_identity())
     return found
 
