@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from riskalign import RSAConfig
 from riskalign.errors import InputError
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.parse import load_config
@@ -135,3 +136,10 @@ def test_what_no_configuration_needs(tmp_path: Path, text: str, message: str) ->
 def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not valid YAML"):
         load_config(_file(tmp_path, "model: !!python/object/apply:os.getcwd []\n"))
+
+
+def test_a_bare_no_is_no(tmp_path: Path) -> None:
+    """YAML takes it for false."""
+    (tmp_path / "job.yaml").write_text("safe:\n  save_strategy: no\n")
+    assert load_config(tmp_path / "job.yaml").safe.save_strategy == "no"
+    assert RSAConfig(output_dir=str(tmp_path), save_strategy=False).save_strategy == "no"
