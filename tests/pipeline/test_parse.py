@@ -119,10 +119,10 @@ def test_mistakes_in_overrides_and_files(tmp_path: Path) -> None:
         ("seed: 1\nmodel: 2001-99-99\n", r"line 2: model: cannot be read: month"),
         ("seed: " + "9" * 5000 + "\n", r"line 1: seed: cannot be read"),
         ("model: 2001-01-02\n", r"model: expected text .*, found datetime.date"),
-        ("safe: {save_strategy: no}\n", r"save_strategy: False should be 'epoch'"),
+        ("safe: {save_strategy: yes}\n", r"save_strategy: True should be 'epoch'"),
         ("# " + "x" * 1_100_000, r"bytes are no configuration"),
     ],
-    ids=["aliases", "depth", "date", "digits", "a date", "no", "size"],
+    ids=["aliases", "depth", "date", "digits", "a date", "yes", "size"],
 )
 def test_what_no_configuration_needs(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
