@@ -22,7 +22,7 @@ from riskalign.evaluation import (
 )
 from riskalign.evaluation.comparison_report import write_comparison
 from riskalign.files.atomic import write_text
-from riskalign.files.folder import Outputs, check_outputs, hold, remove_made
+from riskalign.files.folder import Outputs, check_outputs, from_json, hold, remove_made
 from riskalign.losses import own_parameters
 from riskalign.models import fingerprint, load_model
 from riskalign.pipeline import machine
@@ -362,7 +362,7 @@ def finished_cell(path: Path, key: str, config: AlignConfig) -> CellFile | None:
     Of a cell without `code`, of before there was one, the settings can be told and no more.
     """
     try:
-        cell: CellFile = json.loads(path.read_text(encoding="utf-8"))
+        cell: CellFile = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if "code" in cell:

@@ -14,7 +14,7 @@ import yaml
 from riskalign import __version__
 from riskalign.files.atomic import link_or_copy, write_text
 from riskalign.files.cache import file_sha256
-from riskalign.files.folder import files_below
+from riskalign.files.folder import files_below, from_json
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.methods import KINDS
@@ -109,7 +109,7 @@ class Ledger:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        read = json.loads((folder / "finished.json").read_text(encoding="utf-8"))
+        read = from_json((folder / "finished.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         # None, or not written by `write_text`, so that nothing in it can be relied on.
         return {}
