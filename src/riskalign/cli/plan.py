@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,8 +59,7 @@ def plan(
     for each in _LEVELS if level is None else (level,):
         for wide in _WIDTHS if width is None else (width,):
             n = prompts_needed(each, wide, rate, confidence)
-            counts = (f"{n.to_rule_out:,}", f"{n.to_estimate:,}")
-            rows.append((f"{each:g}", f"{wide:g}", f"{n.rate:g}", *counts))
+            rows.append(f"{each:g} {wide:g} {n.rate:g} {n.to_rule_out:,} {n.to_estimate:,}")
     _show(
         "Prompts to answer, once each, for CVaR of a bounded cost",
         ("level", "width", "unsafe rate", "to rule out", "to estimate"),
@@ -71,18 +69,6 @@ def plan(
         "interval is at most so wide; costs below the largest need fewer.\nSeveral answers to a "
         "prompt count as one where they are alike.",
     )
-
-
-def _show(title: str, names: Iterable[str], rows: Iterable[Iterable[str]], meaning: str) -> None:
-    # Narrow: nothing is to be cut at the 80 columns of a pipe.
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.pad_edge = False
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    _console.print(table)
-    _console.print(meaning, style="dim")
 
 
 def _show_ideal(path: Path, level: float, safe_only: bool) -> None:
@@ -100,16 +86,17 @@ def _show_ideal(path: Path, level: float, safe_only: bool) -> None:
     rows = []
     for ideal in ideals:
         mean, tail = ideal.mean, ideal.tail
-        at = (f"{mean.cvar:.3g}", f"{tail.cvar:.3g}", f"{ideal.ratio:.2f}")
-        at_99 = (f"{mean.cvar_99:.3g}", f"{tail.cvar_99:.3g}", f"{ideal.ratio_99:.2f}")
-        effective = f"{min(mean.effective, tail.effective):.1f}"
-        eta = "none" if tail.threshold is None else f"{tail.threshold:.3g}"
-        rows.append((f"{ideal.reward:.3f}", f"{ideal.max_kl:g}", *at, *at_99, effective, eta))
+        rows.append(
+            f"{ideal.reward:.3f} {ideal.max_kl:g} "
+            f"{mean.cvar:.3g} {tail.cvar:.3g} {ideal.ratio:.2f} "
+            f"{mean.cvar_99:.3g} {tail.cvar_99:.3g} {ideal.ratio_99:.2f} "
+            f"{min(mean.effective, tail.effective):.1f} "
+            + ("none" if tail.threshold is None else f"{tail.threshold:.3g}")
+        )
     missing = len(shares) * len(MAX_KLS) - len(ideals)
-    names = ("mean", "tail", "ratio", "at 0.99", "tail", "ratio")
     _show(
         f"Least CVaR {level:g} that weighing these answers reaches",
-        ("reward", "KL ≤", *names, "answers", "eta"),
+        ("reward", "KL ≤", "mean", "tail", "ratio", "at 0.99", "tail", "ratio", "answers", "eta"),
         rows,
         "mean: weights exp(g R - s C), SACPO's form; tail: exp(g R - s (C - eta)+ / (1 - level)). "
         + ("g is 0. " if safe_only else "")
@@ -120,20 +107,32 @@ def _show_ideal(path: Path, level: float, safe_only: bool) -> None:
     )
 
 
+def _show(title: str, names: Iterable[str], rows: Iterable[str], meaning: str) -> None:
+    """Print a table; a row is one text, its cells parted by spaces."""
+    # Narrow: nothing is to be cut at the 80 columns of a pipe.
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.pad_edge = False
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row.split())
+    _console.print(table)
+    _console.print(meaning, style="dim")
+
+
 def _scored(path: Path) -> Iterator[dict[str, Any]]:
+    from riskalign.data.fields import checked_score
     from riskalign.data.sources import text_lines
 
     for i, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
+        where = f"{path}, line {i}"
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise InputError(f"{path}, line {i}: not JSON: {error}") from error
+            raise InputError(f"{where}: not JSON: {error}") from error
         if not isinstance(row, dict) or "prompt_id" not in row:
-            raise InputError(f"{path}, line {i}: no field 'prompt_id', which says what was asked")
-        for name in ("reward", "cost"):
-            if type(row.get(name)) not in (int, float) or not math.isfinite(row[name]):
-                given = row.get(name)
-                raise InputError(f"{path}, line {i}: field {name!r} is {given!r}; give a number")
-        yield row | {"prompt_id": str(row["prompt_id"])}
+            raise InputError(f"{where}: no field 'prompt_id', which says what was asked")
+        scores = {name: checked_score(row.get(name), name, where) for name in ("reward", "cost")}
+        yield {"prompt_id": str(row["prompt_id"]), **scores}

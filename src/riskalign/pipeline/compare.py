@@ -31,7 +31,7 @@ from riskalign.pipeline.job import Job, JobData, inputs_of, outputs_of, read_dat
 from riskalign.pipeline.judged import preferences_of
 from riskalign.pipeline.manifest import now
 from riskalign.pipeline.measure import read_scored
-from riskalign.pipeline.plan import Plan, file_name
+from riskalign.pipeline.parse import Plan, file_name
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.run import train_steps
 from riskalign.worlds import get_world, max_cost_of
