@@ -23,16 +23,14 @@ PRESETS_EPILOG = "Example: [cyan]riskalign presets[/cyan]  ·  [cyan]riskalign p
 def compare(
     ctx: typer.Context,
     config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="YAML file of a job; its group 'compare' says what."),
+        Path | None, typer.Option("--config", "-c", help="YAML file of a job with group 'compare'.")
     ] = None,
     presets: Annotated[
         str | None, typer.Option(help="Methods, separated by commas; riskalign presets lists them.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas.")] = None,
     redo_stale: Annotated[
-        bool,
-        typer.Option("--redo-stale", help="Make finished cells anew that other code has made."),
+        bool, typer.Option("--redo-stale", help="Make cells anew that other code finished.")
     ] = False,
 ) -> None:
     """Run methods x seeds on one job and compare their tails; goes on where it was stopped."""

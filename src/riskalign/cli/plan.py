@@ -26,22 +26,16 @@ _console = Console(highlight=False, soft_wrap=True)
 
 def plan(
     level: Annotated[float | None, typer.Option(help="CVaR's level; by default several.")] = None,
-    width: Annotated[
-        float | None, typer.Option(help="Width wanted, as a share of the largest cost.")
-    ] = None,
-    rate: Annotated[
-        float | None, typer.Option(help="Unsafe rate expected; half of the tail by default.")
-    ] = None,
+    width: Annotated[float | None, typer.Option(help="Width, of the largest cost.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Unsafe rate; default: half the tail.")] = None,
     confidence: Annotated[
-        float | None, typer.Option(help="Of the interval or the bound; 0.95 by default.")
+        float | None, typer.Option(help="Of the interval; 0.95 by default.")
     ] = None,
     answers: Annotated[
-        Path | None,
-        typer.Option(help="JSON lines of prompt_id, reward and cost: what could go of their tail."),
+        Path | None, typer.Option(help="JSON lines of prompt_id, reward, cost, to be weighed.")
     ] = None,
     safe_only: Annotated[
-        bool,
-        typer.Option("--safe_only", help="With --answers: what a safe step alone can do."),
+        bool, typer.Option("--safe_only", help="With --answers: of a safe step alone.")
     ] = False,
 ) -> None:
     """How many prompts a tail measurement needs, or what could go of the tail of given answers."""
