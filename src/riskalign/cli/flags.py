@@ -7,11 +7,11 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from riskalign.errors import InputError
 from riskalign.settings import fields
+from riskalign.terminal import escape
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[str]:

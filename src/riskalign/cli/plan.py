@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from riskalign.errors import InputError
+from riskalign.errors import InputError, door
 
 EPILOG = (
     "Example: [cyan]riskalign plan --level 0.99 --width 0.1[/cyan]  ·  "
@@ -21,6 +21,7 @@ EPILOG = (
     "[cyan]riskalign plan --answers answers.jsonl[/cyan]"
 )
 _LEVELS, _WIDTHS = (0.9, 0.95, 0.99), (0.2, 0.1, 0.05)
+_LARGEST = 1e300
 _console = Console(highlight=False, soft_wrap=True)
 
 
@@ -69,6 +70,8 @@ def _show_ideal(path: Path, level: float, safe_only: bool) -> None:
     from riskalign.evaluation.ideal import MAX_KLS, SAFE_SHARES, SHARES, ideal_ratios
 
     answers = list(_scored(path))
+    if not answers:
+        raise InputError(f"{path}: no scored answers in it.")
     columns = ([answer[name] for answer in answers] for name in ("prompt_id", "reward", "cost"))
     start, ideals = ideal_ratios(*columns, level=level, safe_only=safe_only)
     shares = SAFE_SHARES if safe_only else SHARES
@@ -115,18 +118,20 @@ def _show(title: str, names: Iterable[str], rows: Iterable[str], meaning: str) -
 
 
 def _scored(path: Path) -> Iterator[dict[str, Any]]:
-    from riskalign.data.fields import checked_score
     from riskalign.data.sources import text_lines
 
     for i, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
         where = f"{path}, line {i}"
-        try:
+        with door(f"{where}: not JSON", "Give one JSON object a line."):
             row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{where}: not JSON: {error}") from error
-        if not isinstance(row, dict) or "prompt_id" not in row:
-            raise InputError(f"{where}: no field 'prompt_id', which says what was asked")
-        scores = {name: checked_score(row.get(name), name, where) for name in ("reward", "cost")}
-        yield {"prompt_id": str(row["prompt_id"]), **scores}
+        if not isinstance(row, dict) or not isinstance(row.get("prompt_id"), str | int):
+            raise InputError(f"{where}: no field 'prompt_id' of text, which says what was asked")
+        for name, least in (("reward", -_LARGEST), ("cost", 0)):
+            value = row.get(name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (is_number and least <= value <= _LARGEST):
+                wanted = "a finite number" + (", 0 or more" if least == 0 else "")
+                raise InputError(f"{where}: field {name!r} is {str(value)[:40]}; give {wanted}")
+        yield row | {"prompt_id": str(row["prompt_id"])}
