@@ -71,7 +71,7 @@ def _show_ideal(path: Path, level: float, safe_only: bool) -> None:
 
     answers = list(_scored(path))
     if not answers:
-        raise InputError(f"{path}: no scored answers in it.")
+        raise InputError(f"{path}: no scored answers in it; give at least one.")
     columns = ([answer[name] for answer in answers] for name in ("prompt_id", "reward", "cost"))
     start, ideals = ideal_ratios(*columns, level=level, safe_only=safe_only)
     shares = SAFE_SHARES if safe_only else SHARES
