@@ -75,7 +75,7 @@ def _list_fields(ctx: typer.Context, asked: bool) -> None:
         from riskalign.pipeline import AlignConfig
 
         typer.echo(ctx.get_help())
-        console.print(field_tables(AlignConfig))
+        console.print(*field_tables(AlignConfig))
         raise typer.Exit
 
 

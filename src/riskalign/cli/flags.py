@@ -7,7 +7,6 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich.console import Group
 from rich.table import Table
 
 from riskalign.errors import InputError
@@ -43,12 +42,11 @@ def _is_flag(argument: str) -> bool:
     return argument.startswith("--") and len(argument) > 2
 
 
-def field_tables(cls: type) -> Group:
-    """A table a group, of its flags, their defaults and what they mean."""
-    return Group(*_tables(cls, "", {}))
-
-
-def _tables(cls: type, prefix: str, told: dict[type, str]) -> Iterator[Table]:
+def field_tables(
+    cls: type, prefix: str = "", told: dict[type, str] | None = None
+) -> Iterator[Table]:
+    """A table a group of its flags, defaults and meanings; `told`: where one stands already."""
+    told = {} if told is None else told
     title = f"[bold]{prefix.rstrip('.') or 'The job'}[/bold]"
     table = Table(
         box=None, pad_edge=False, show_header=False, expand=True, title=title, title_justify="left"
@@ -56,7 +54,7 @@ def _tables(cls: type, prefix: str, told: dict[type, str]) -> Iterator[Table]:
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(no_wrap=True, max_width=14, overflow="ellipsis")
     table.add_column(ratio=1)
-    groups = {}
+    groups: dict[type, str] = {}
     for name, kind, default, meaning in fields(cls):
         flag = f"{prefix}{name}"
         kinds: tuple[Any, ...] = (kind, *typing.get_args(kind))
@@ -71,4 +69,4 @@ def _tables(cls: type, prefix: str, told: dict[type, str]) -> Iterator[Table]:
         table.add_row(f"--{flag}.…", default, escape(meaning))
     yield table
     for group, flag in groups.items():
-        yield from _tables(group, f"{flag}.", told)
+        yield from field_tables(group, f"{flag}.", told)

@@ -33,7 +33,7 @@ from riskalign.pipeline.judged import encoder_identity, judged_identity, prefere
 from riskalign.pipeline.ledger import content_hash, now, resolve
 from riskalign.pipeline.measure import read_scored
 from riskalign.pipeline.methods import KINDS, METHODS, get_method, has_rows
-from riskalign.pipeline.plan import Plan, file_name
+from riskalign.pipeline.parse import Plan, file_name
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.run import check_start, train_steps
 from riskalign.pipeline.sources import code_of, others
