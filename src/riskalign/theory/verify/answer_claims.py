@@ -10,6 +10,7 @@ from riskalign.risk import get_risk
 from riskalign.theory import solve
 from riskalign.theory.evaluate import decomposed, tail, tail_of_total
 from riskalign.theory.families import FAMILIES, random_mdp
+from riskalign.theory.solve import charged
 from riskalign.theory.tree import (
     Levels,
     TokenMDP,
@@ -257,7 +258,7 @@ def safe_step(setting: Setting, name: str) -> tuple[Levels, Levels, Levels]:
     weight = _multiplier(name)
     helpful = solve.sequence_optimum(negate(mdp.reward), mdp.log_ref, BETA)
     best = solve.answer_optimum(mdp, name, BETA, weight)
-    charge = tuple(weight * level for level in solve.charged(mdp, best.phi))
+    charge = tuple(weight * level for level in charged(mdp, best.phi))
     return helpful, best.log_policy, charge
 
 

@@ -1,8 +1,6 @@
 """Checks the claims, some at a time; shows what was found in a terminal, as JSON and as a page."""
 
-import base64
 import contextlib
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -12,13 +10,12 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from riskalign.errors import InputError
+from riskalign.evaluation.report import page
 from riskalign.pipeline.machine import commit, versions
 from riskalign.pipeline.manifest import now
 from riskalign.theory.verify import answer_claims, loss_claims, risk_claims, tree_claims
@@ -162,19 +159,10 @@ def to_json(findings: Sequence[Finding], setting: Setting) -> dict[str, Any]:
 
 def render(findings: Sequence[Finding], setting: Setting) -> str:
     """One HTML page that asks nothing of the network."""
-    loader = PackageLoader("riskalign.theory.verify", "templates")
-    environment = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    css = loader.get_source(environment, "verify.css")[0]
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    return environment.get_template("verify.html.jinja").render(
-        css=Markup(css),
-        css_hash=digest,
+    return page(
+        "verify.html.jinja",
+        room="riskalign.theory.verify",
+        style="verify.css",
         summary=summary(findings, setting),
         passed=all(finding.passed for finding in findings),
         groups=_by_group(findings),
