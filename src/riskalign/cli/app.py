@@ -225,15 +225,8 @@ def evaluate(
     config: Config = None,
 ) -> None:
     """Compare an aligned model with its start model in a world, or models on evaluation sets."""
-    named = {
-        "prompts": prompts,
-        "helpful_prompts": helpful_prompts,
-        "over_refusal": over_refusal,
-        "r_judge": r_judge,
-        "scorer_reward": scorer_reward,
-        "scorer_cost": scorer_cost,
-    }
-    given = {name: value for name, value in named.items() if value is not None}
+    of_world = ("model", "final", "rsa", "step1", "config")
+    given = {k: v for k, v in ctx.params.items() if v is not None and k not in of_world}
     if final is not None and rsa is not None:
         raise InputError("evaluate: --rsa is the old name of --final. Give --final alone.")
     final = final or rsa
