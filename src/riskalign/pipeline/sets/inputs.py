@@ -10,8 +10,9 @@ from typing import Any
 from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
 from riskalign.evaluation.sets import (
-    PromptSet,
-    RiskSet,
+    EvaluationSet,
+    RiskRecord,
+    SetPrompt,
     load_prompt_set,
     load_risk_set,
     risk_questions,
@@ -44,8 +45,8 @@ class Inputs:
     settings: SetsSettings
     folder: Path
     baseline: str
-    sets: dict[str, PromptSet]
-    risks: RiskSet | None
+    sets: dict[str, EvaluationSet[SetPrompt]]
+    risks: EvaluationSet[RiskRecord] | None
     scorers: dict[str, tuple[str, str]]
     models: dict[str, ModelOnDisk]
     vocabularies: dict[str, str]
@@ -102,7 +103,7 @@ def load_inputs(sources: Mapping[str, str], settings: SetsSettings, progress: Pr
 def independence(
     scorers: Mapping[str, tuple[str, Scorer]],
     models: Mapping[str, str],
-    sets: Mapping[str, PromptSet],
+    sets: Mapping[str, EvaluationSet[SetPrompt]],
     trained_with: Sequence[str],
 ) -> list[str]:
     """Sentences that say why the scorers may judge the models, and what is not known.
@@ -117,7 +118,7 @@ def independence(
         InputError: a scorer learnt from prompts that are asked or that a model was trained on, or
             is one of those that took part in training, or learnt from their prompts.
     """
-    asked = {text_hash(list(p.messages)) for own in sets.values() for p in own.prompts}
+    asked = {text_hash(list(p.messages)) for own in sets.values() for p in own.items}
     trained = {name: prompts_of(source) or set() for name, source in models.items()}
     known = {name: prompts for name, prompts in trained.items() if prompts}
     notes = [
