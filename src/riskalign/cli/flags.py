@@ -10,11 +10,11 @@ from typing import Any
 
 import typer
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.table import Table
 
 from riskalign.errors import InputError
 from riskalign.settings import fields
+from riskalign.terminal import escape
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[str]:

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from riskalign.cli.flags import help_with_fields, parse_overrides
 from riskalign.errors import InputError
+from riskalign.terminal import escape
 
 EPILOG = (
     "Example: [cyan]riskalign judge --answers new.jsonl --against old.jsonl "

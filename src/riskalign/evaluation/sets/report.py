@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from riskalign.errors import InputError
@@ -23,6 +22,7 @@ from riskalign.evaluation.report import page, settings_text
 from riskalign.evaluation.results import open_ends, plain, read_json
 from riskalign.evaluation.sets.measures import CATEGORY_METRICS
 from riskalign.files.atomic import write_text
+from riskalign.terminal import escape
 
 SCHEMA = 1
 _FIELDS = ("title", "confidence", "models", "table", "notes", "sets", "settings", "reproduce")

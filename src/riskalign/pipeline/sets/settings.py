@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+from pydantic import Field
+
 from riskalign.errors import InputError
 from riskalign.models.sampling import Backend
 from riskalign.risk import get_risk
@@ -86,7 +88,7 @@ class SetsSettings:
     """The longest question in tokens; null for what the model has positions for."""
     seed: Whole = 0
     """Of sampling and of the bootstrap."""
-    n_boot: Count = 2000
+    n_boot: Annotated[Count, Field(le=1_000_000)] = 2000
     """Replicates of the bootstrap over prompts."""
     confidence: Between = 0.95
     """Of the intervals."""
