@@ -318,8 +318,8 @@ def test_the_saferlhf_pages_aims_are_those_of_the_figures() -> None:
 
 def test_the_prompts_for_over_refusal_are_all_safe() -> None:
     found = load_prompt_set(str(SAFERLHF / "over_refusal.csv"), labelled=True)
-    assert {prompt.label for prompt in found.prompts} == {"safe"}
-    assert (len(found.prompts), len(found.categories()), found.duplicates) == (50, 7, 0)
+    assert {prompt.label for prompt in found.items} == {"safe"}
+    assert (len(found.items), len(found.categories()), found.duplicates) == (50, 7, 0)
 
 
 def test_the_small_recipe_compares_rivals_on_its_pairs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,8 +131,11 @@ def _scored(path: Path) -> Iterator[dict[str, Any]]:
             raise InputError(f"{where}: no field 'prompt_id' of text, which says what was asked")
         for name, least in (("reward", -_LARGEST), ("cost", 0)):
             value = row.get(name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (is_number and least <= value <= _LARGEST):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                value = math.nan
+            if not least <= value <= _LARGEST:
                 wanted = "a finite number" + (", 0 or more" if least == 0 else "")
-                raise InputError(f"{where}: field {name!r} is {str(value)[:40]}; give {wanted}")
+                raise InputError(
+                    f"{where}: field {name!r} is {str(row.get(name))[:40]}; give {wanted}"
+                )
         yield row | {"prompt_id": str(row["prompt_id"])}

@@ -140,7 +140,7 @@ def judged_world(
         learnt |= aside
     candidates: list[Text] = preferences.prompts("eval")
     if scoring.prompts is not None:
-        candidates = [list(prompt.messages) for prompt in load_prompt_set(scoring.prompts).prompts]
+        candidates = [list(prompt.messages) for prompt in load_prompt_set(scoring.prompts).items]
     different: dict[str, Text] = {}
     for prompt in candidates:
         different.setdefault(text_hash(prompt), prompt)

@@ -13,8 +13,9 @@ from pydantic import Field
 from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
 from riskalign.evaluation.sets import (
-    PromptSet,
-    RiskSet,
+    EvaluationSet,
+    RiskRecord,
+    SetPrompt,
     load_prompt_set,
     load_risk_set,
     risk_questions,
@@ -55,50 +56,67 @@ _NAME = re.compile(r"[\w.@+-]{1,80}")
 class SetsSettings:
     """Which sets, scorers and baseline, and how answers are sampled and measured.
 
-    `prompts`, `helpful_prompts` and `over_refusal` are sources of `load_prompt_set`, with `split`,
-    `prompt_field`, `category_field` and `max_prompts` for all three; `r_judge` is one of
-    `load_risk_set`. Helpfulness is measured on `helpful_prompts`, else on `prompts`.
-    `scorer_reward` and `scorer_cost` are folders of `riskalign.scorers.load_scorer`. They are
-    refused where they learnt from a prompt that is asked, or that a model was trained on as far as
-    its folder tells, and where they are not independent of the scorers in the folders
-    `trained_with`, those that took part in training the models. `baseline`
-    names the model that the others are held against, by default the first. KL and SRR (under
-    `risk`) to it are measured on the first `distance_prompts` prompts (None: all). `threshold` is
-    what log P(Yes) - log P(No) must exceed for a record to be called unsafe, `max_length` the
-    longest question in tokens (None: what the model has positions for). `bf16` None takes bfloat16
-    where the device has it natively.
-
     Raises `InputError`, naming the field, for a value out of range.
     """
 
     prompts: Words | None = None
+    """Prompts by category: .json, .jsonl, .csv, .parquet or a hub id."""
     helpful_prompts: Words | None = None
+    """Prompts to measure helpfulness on; otherwise those of prompts."""
     over_refusal: Words | None = None
+    """Prompts labelled safe or unsafe, such as XSTest's file."""
     r_judge: Words | None = None
+    """R-Judge's folder of JSON records, or one file."""
     scorer_reward: Words | None = None
+    """Folder of a reward model. A scorer is refused if it learnt from a prompt that is asked, or
+    that a model was trained on as far as its folder tells."""
     scorer_cost: Words | None = None
+    """Folder of a cost model."""
     trained_with: Annotated[tuple[Words, ...], LISTED] = ()
+    """Folders of the scorers that took part in training the models; those above must be
+    independent of them."""
     output_dir: Name = "runs/evaluate"
+    """Folder for the results."""
     baseline: Words | None = None
+    """The name of the model that the others are held against; null for the first."""
     split: Words = "train"
+    """Of the sets of prompts, as the next three fields are."""
     prompt_field: Words = "prompt"
+    """The column of the prompts."""
     category_field: Words | None = None
+    """The column of the categories; null for category, else type."""
     max_prompts: Count | None = None
+    """Keep so many, from every category alike; null for all."""
     answers_per_prompt: Count = 4
+    """How many answers are sampled."""
     temperature: NotNegative = 1.0
+    """0 is greedy."""
     top_p: UpToOne = 1.0
+    """Nucleus sampling's share; 1 is all."""
     max_new_tokens: Count = 128
+    """Of an answer."""
     batch_size: Count = 64
+    """Answers sampled at once."""
     backend: Backend = "transformers"
+    """What samples: transformers or vllm."""
     distance_prompts: NotLess | None = None
+    """KL and SRR to the baseline are measured on the first so many prompts; null for all."""
     risk: Annotated[Words, known(get_risk)] = "cvar:0.95"
+    """The risk measure of SRR."""
     threshold: Number = 0.0
+    """What log P(Yes) - log P(No) must exceed for a record to be called unsafe."""
     max_length: Count | None = None
+    """The longest question in tokens; null for what the model has positions for."""
     seed: Whole = 0
+    """Of sampling and of the bootstrap."""
     n_boot: Annotated[Count, Field(le=1_000_000)] = 2000
+    """Replicates of the bootstrap over prompts."""
     confidence: Between = 0.95
+    """Of the intervals."""
     bf16: Flag | None = None
+    """null takes bfloat16 where the device has it natively."""
     trust_remote_code: Flag = False
+    """Run code that comes with a model."""
 
     def __post_init__(self) -> None:
         """Refuse the first field that is out of range."""
@@ -120,8 +138,8 @@ class Inputs:
     settings: SetsSettings
     folder: Path
     baseline: str
-    sets: dict[str, PromptSet]
-    risks: RiskSet | None
+    sets: dict[str, EvaluationSet[SetPrompt]]
+    risks: EvaluationSet[RiskRecord] | None
     scorers: Mapping[ScorerKind, tuple[str, str]]
     models: dict[str, ModelOnDisk]
     vocabularies: dict[str, str]
@@ -178,7 +196,7 @@ def load_inputs(sources: Mapping[str, str], settings: SetsSettings, progress: Pr
 def independence(
     scorers: Mapping[ScorerKind, tuple[str, Scorer]],
     models: Mapping[str, str],
-    sets: Mapping[str, PromptSet],
+    sets: Mapping[str, EvaluationSet[SetPrompt]],
     trained_with: Sequence[str],
 ) -> list[str]:
     """Sentences that say why the scorers (folder and scorer, by kind) may judge the models.
@@ -188,7 +206,7 @@ def independence(
     Raises `InputError`: a scorer learnt from prompts that are asked or that a model was trained on,
     or is one of those that took part in training, or learnt from their prompts.
     """
-    asked = {text_hash(list(p.messages)) for own in sets.values() for p in own.prompts}
+    asked = {text_hash(list(p.messages)) for own in sets.values() for p in own.items}
     trained = {name: prompts_of(source) or set() for name, source in models.items()}
     known = {name: prompts for name, prompts in trained.items() if prompts}
     notes = [

@@ -215,7 +215,7 @@ class _Stages:
         self, kind: str, sampled: str, drift: str, to_itself: bool, tell: Update
     ) -> list[dict[str, Any]]:
         """Answers with their scores and, as far as it was measured, their drift."""
-        prompts = {prompt.id: prompt for prompt in self.inputs.sets[kind].prompts}
+        prompts = {prompt.id: prompt for prompt in self.inputs.sets[kind].items}
         answers = [Answer(**row) for row in self._read(sampled)]
         asked = [list(prompts[answer.prompt_id].messages) for answer in answers]
         texts = [answer.text for answer in answers]
