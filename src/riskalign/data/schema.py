@@ -83,11 +83,11 @@ def check_rows(rows: Iterable[tuple[str, Any]], check: Check) -> list[Row]:
 
 def check_row(row: Mapping[str, Any], where: str) -> Row:
     """Check a pair and split off its prompt, which its responses do not repeat."""
+    given = prompt_of(row, where)
+    prompt = given if given is None else checked_text({"prompt": given}, "prompt", where)
     chosen, rejected = (checked_text(row, field, where) for field in ("chosen", "rejected"))
     refuse_mixed_kinds(where, chosen=chosen, rejected=rejected)
     more = row_fields(row, chosen, where)
-    given = prompt_of(row, where)
-    prompt = given if given is None else checked_text({"prompt": given}, "prompt", where)
     said = prompt if isinstance(prompt, str) and not isinstance(chosen, str) else None
     if prompt is None or said is not None:
         prompt, chosen, rejected = split_prompt(chosen, rejected)

@@ -3,6 +3,7 @@
 Which of two answers is better or safer is what a scorer learns from, and which are unsafe.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,8 +191,7 @@ def _identity(source: Source) -> tuple[str, str]:
     """What a source is called, and its file's hash."""
     if not isinstance(source, str | Path):
         return "data", ""
-    path = Path(source)
-    return str(source), file_sha256(path) if path.is_file() else ""
+    return str(source), file_sha256(Path(source)) if os.path.isfile(source) else ""
 
 
 def split_halves(rows: Sequence[Judged], salt: str = _SALT) -> tuple[list[Judged], list[Judged]]:

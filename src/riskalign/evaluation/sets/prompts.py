@@ -9,6 +9,7 @@ a type that begins with `contrast_` is of unsafe prompts.
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,7 @@ def _even_choice(prompts: Sequence[SetPrompt]) -> list[str]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file. Check the path.")
     # The reader keeps the ends of lines that stand inside quotes.
     reader = csv.reader((f"{line}\n" for line in text_lines(path)), strict=True)
