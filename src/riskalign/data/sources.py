@@ -38,8 +38,7 @@ def load_pairs(source: Source, *, split: str = "train", name_for_errors: str = "
         Columns `prompt`, `chosen`, `rejected` (text, or lists of messages), `score_chosen`,
         `score_rejected` (float or None), and `tools`, `chat_template_kwargs` where a row has them.
 
-    Raises:
-        InputError: names the file, the line or row, the field and the remedy.
+    Raises `InputError`: names the file, the line or row, the field and the remedy.
     """
     return load_rows(source, PAIRS, split=split, name=name_for_errors)
 
