@@ -36,6 +36,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from riskalign.data import Source, can_share_prompt
 from riskalign.errors import InputError
 from riskalign.files.atomic import new_folder
+from riskalign.files.folder import from_json
 from riskalign.models import LoadedModel, fingerprint
 from riskalign.models.sampling import checked_prompts
 from riskalign.safe_rlhf.learn import Optimizers, learn, trained_weights
@@ -72,8 +73,7 @@ class PPOResult:
     """What PPO-Lagrangian leaves.
 
     `model` is the trained policy, its adapter not merged, and the critics are as trained. `log` has
-    an entry of floats for each iteration; `lambda_` is the last multiplier; the counts are of the
-    whole run.
+    an entry of floats for each iteration; `lambda_` is the last multiplier; the counts are the run's.
     """
 
     model: nn.Module
@@ -368,7 +368,7 @@ def load_checkpoint(folder: str | Path, state: State, identity: Mapping[str, Any
     if not os.path.isfile(path / _STATE):
         return
     try:
-        progress = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        progress = from_json((path / _STATE).read_text(encoding="utf-8"))
         tensors = load_file(path / _TENSORS)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
