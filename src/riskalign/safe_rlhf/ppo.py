@@ -73,7 +73,7 @@ class PPOResult:
     """What PPO-Lagrangian leaves.
 
     `model` is the trained policy, its adapter not merged, and the critics are as trained. `log` has
-    an entry of floats for each iteration; `lambda_` is the last multiplier; counts are the whole run's.
+    an entry of floats for each iteration; `lambda_` is the last multiplier; counts are the run's.
     """
 
     model: nn.Module
