@@ -10,6 +10,7 @@ import csv
 import hashlib
 import itertools
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -180,7 +181,7 @@ def optional_text(row: Mapping[str, Any], field: str, where: str) -> str | None:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file. Check the path.")
     # The reader keeps the ends of lines that stand inside quotes.
     reader = csv.reader((f"{line}\n" for line in text_lines(path)), strict=True)
