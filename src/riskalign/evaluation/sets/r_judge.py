@@ -34,7 +34,7 @@ from riskalign.evaluation import Bootstrap
 from riskalign.evaluation.sets.measures import RiskMetrics, risk_metrics
 from riskalign.evaluation.sets.prompts import different
 from riskalign.evaluation.sets.yes_no import word_token_ids, yes_no_log_odds
-from riskalign.models.sampling.generate import prompt_token_ids
+from riskalign.models.sampling import prompt_token_ids
 from riskalign.worlds import Prompt
 
 WORDS = ("Yes", "No")
