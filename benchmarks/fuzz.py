@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from peft import LoraConfig, get_peft_model
 
 from riskalign.data import load_groups, load_pairs, load_unpaired
 from riskalign.errors import InputError
@@ -130,7 +131,7 @@ def _in_folder(file: str) -> Callable[[Path, Any, random.Random], Path]:
 
     def write(folder: Path, content: Any, rng: random.Random) -> Path:
         for path in (folder.parent / "kit").iterdir():
-            if not (folder / path.name).exists():
+            if path.is_file() and not (folder / path.name).exists():
                 (folder / path.name).symlink_to(path)
         (folder / file).unlink(missing_ok=True)
         if file.endswith(".jinja"):
@@ -161,6 +162,9 @@ def doors(kit: Path) -> dict[str, Door]:
         for i, row in enumerate(pairs)
     ]
     save_model(tiny.make_model(), tiny.make_tokenizer(), kit)
+    lora = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(tiny.make_model(), lora).save_pretrained(str(kit / "lora"))
+    (kit / "lora" / "adapter_model.safetensors").rename(kit / "adapter_model.safetensors")
     config = json.loads((kit / "config.json").read_text())
     tokenizer = json.loads((kit / "tokenizer_config.json").read_text())
     adapter = {

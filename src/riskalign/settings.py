@@ -56,6 +56,10 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, Integral) else value
 
 
+def _can_be_a_name(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _listed(value: Any) -> Any:
     """A list as YAML has it; as a flag also `a,b` and a single number."""
     if isinstance(value, set | frozenset):
@@ -78,13 +82,16 @@ _NUMBER = BeforeValidator(expect("a number", lambda v: not isinstance(v, bool)))
 _TEXT = BeforeValidator(expect("text (put it in quotes)", lambda v: isinstance(v, str | Path)))
 _TRUTH = BeforeValidator(expect("true or false", lambda v: isinstance(v, bool)))
 Flag = Annotated[bool, _TRUTH]
-Words = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, Path) else v), _TEXT]
+_PLAIN = AfterValidator(expect("text without NUL and halves of characters", _can_be_a_name))
+Words = Annotated[
+    str, _PLAIN, BeforeValidator(lambda v: str(v) if isinstance(v, Path) else v), _TEXT
+]
 Name = Annotated[Words, Field(pattern=r"\S")]
 Whole = Annotated[int, BeforeValidator(_whole), _NUMBER]
 Seed = Annotated[Whole, Field(ge=-(2**63), lt=2**63)]
 Number = Annotated[float, _NUMBER, Field(allow_inf_nan=False)]
-Count = Annotated[Whole, Field(ge=1)]
-NotLess = Annotated[Whole, Field(ge=0)]
+Count = Annotated[Whole, Field(ge=1, lt=2**31)]
+NotLess = Annotated[Whole, Field(ge=0, lt=2**31)]
 Positive = Annotated[Number, Field(gt=0)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, lt=1)]

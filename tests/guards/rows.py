@@ -104,7 +104,7 @@ _OTHER: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "parquet of numbers": (
         "rows.parquet",
         _parquet(pa.table({"prompt": [1], "chosen": [2], "rejected": [3]})),
-        "prompt",
+        "row 1",
     ),
     "csv with a heading twice": (
         "rows.csv", _bytes(b"prompt,prompt,chosen,rejected\na,b,c,d\n", "rows.csv"), "",

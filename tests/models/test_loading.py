@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from riskalign.errors import InputError
 from riskalign.models import check_4bit, fingerprint, load_in_4bit, load_model, save_model
+from riskalign.models.loading import check_targets
 from tests import tiny
 
 needs_library = pytest.mark.skipif(
@@ -72,6 +73,50 @@ def test_adapter_folder_is_merged_into_its_base(folder: Path, tmp_path: Path) ->
     assert all(weight.requires_grad for weight in loaded.model.parameters())
 
 
+def test_adapter_with_added_tokens_is_loaded_back(folder: Path, tmp_path: Path) -> None:
+    base, tokenizer = load_model(folder).model, tiny.make_tokenizer()
+    tokenizer.add_tokens([f"<|new{i}|>" for i in range(20)])
+    base.resize_token_embeddings(len(tokenizer))
+    base.config._name_or_path = str(folder)
+    lora = LoraConfig(
+        r=2,
+        target_modules=["q_proj"],
+        modules_to_save=["embed_tokens", "lm_head"],
+        task_type="CAUSAL_LM",
+    )
+    adapted = get_peft_model(base, lora)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.1)
+    adapted.peft_config["default"].base_model_name_or_path = str(folder)
+    adapted.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=True)
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    loaded = load_model(tmp_path / "adapter")
+    assert len(loaded.tokenizer) == len(tokenizer)
+    torch.testing.assert_close(_logits(loaded.model), _logits(adapted.eval()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("targets", "fits"),
+    [
+        ("all-linear", True),
+        (["q_proj"], True),
+        (("nothing", "layers.0.mlp.up_proj"), True),
+        (r".*\.[qv]_proj", True),
+        (["nothing"], False),
+        ("q_proj", False),  # PEFT matches a text whole
+        (["proj"], False),
+    ],
+)
+def test_target_modules_are_found_or_refused(folder: Path, targets: Any, fits: bool) -> None:
+    if fits:
+        check_targets(folder, targets)
+    else:
+        with pytest.raises(InputError, match=r"target_modules: .*names no layer.*q_proj"):
+            check_targets(folder, targets)
+
+
 def test_adapter_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     save_model(tiny.make_model(hidden_size=64), tiny.make_tokenizer(), other)
@@ -86,7 +131,7 @@ def test_adapter_without_base_or_with_pickle(folder: Path, tmp_path: Path) -> No
     settings = adapter / "adapter_config.json"
     content = json.loads(settings.read_text())
     settings.write_text(json.dumps(content | {"base_model_name_or_path": None}))
-    with pytest.raises(InputError, match="base_model_name_or_path is empty"):
+    with pytest.raises(InputError, match="base_model_name_or_path is "):
         load_model(adapter)
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     with pytest.raises(InputError, match=r"pickled \(adapter_model.bin\)"):
@@ -98,10 +143,10 @@ def test_adapter_settings_that_are_no_json(folder: Path, tmp_path: Path) -> None
     _adapter(load_model(folder).model, str(folder), adapter)
     settings = adapter / "adapter_config.json"
     settings.write_text(settings.read_text()[:40])
-    with pytest.raises(InputError, match=r"adapter_config.json: not valid JSON"):
+    with pytest.raises(InputError, match=r"adapter_config.json: not usable JSON"):
         load_model(adapter)
     settings.write_text("[]")
-    with pytest.raises(InputError, match="base_model_name_or_path is empty"):
+    with pytest.raises(InputError, match="adapter_config.json: holds list"):
         load_model(adapter)
 
 

@@ -376,7 +376,7 @@ def test_answers_are_scored_all_at_once() -> None:
         ({"data": None, "helpful": {"data": "a"}}, "safe.data: is null"),
         (
             {"data": None, "world": "vault", "scoring": None, "safe": {"own_answers": True}},
-            "safe.own_answers: is true, which needs",
+            "safe.own_answers: needs",
         ),
         (
             {

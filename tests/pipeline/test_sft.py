@@ -88,7 +88,7 @@ def test_its_own_seed_makes_one_start_of_several_jobs(job: Make, tmp_path: Path)
         ({"sft": SFT | {"demonstrations": 0}}, "sft.demonstrations: 0 should be greater"),
         ({"sft": SFT | {"learning_rate": -1}}, "sft.learning_rate: -1"),
         ({"sft": SFT | {"lr_scheduler_type": "up"}}, "sft.lr_scheduler_type: 'up'"),
-        ({"sft": SFT, "world": None, "evaluation": None}, "sft: is given and there is no world"),
+        ({"sft": SFT, "world": None, "evaluation": None}, "sft: needs a world"),
         ({"sft": SFT, "load_in_4bit": True, "peft": {"r": 2}}, "load_in_4bit: does not go"),
         ({"order": []}, "order: is empty"),
     ],

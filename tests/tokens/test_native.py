@@ -122,6 +122,14 @@ def test_compiled_once_into_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path:
         native.library.cache_clear()
         assert native.library() is not None
         assert made.stat().st_mtime_ns == written
+        made.chmod(0o777)  # another user may have written it
+        native.library.cache_clear()
+        assert native.library() is not None
+        assert made.stat().st_mtime_ns != written
+        assert not made.stat().st_mode & 0o022
+        made.parent.chmod(0o777)
+        native.library.cache_clear()
+        assert native.library() is None
     finally:
         native.library.cache_clear()
 

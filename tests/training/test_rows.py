@@ -8,7 +8,8 @@ import torch
 from riskalign.data import RowCollator
 from riskalign.errors import InputError
 from riskalign.losses import LOSSES, LossOutput, SequenceStats, pair_loss
-from riskalign.tokens import Group, Head, grouped
+from riskalign.tokens import Group, Head
+from riskalign.tokens import stats as grouped
 from riskalign.training.rows import MetricSums, mean_by_row, row_groups, rows_of
 
 ROWS = [

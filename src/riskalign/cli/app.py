@@ -17,7 +17,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from riskalign.cli import compare as compare_command
 from riskalign.cli import data as data_command
@@ -31,6 +30,7 @@ from riskalign.cli.progress import TerminalProgress, with_progress
 from riskalign.errors import InputError, RiskalignError
 from riskalign.files.atomic import write_text
 from riskalign.files.folder import Outputs, check_out, hold
+from riskalign.terminal import escape
 
 app = typer.Typer(
     name="riskalign",
@@ -102,9 +102,13 @@ def main() -> None:
             _complain(error)
             sys.exit(2 if isinstance(error, InputError) else 1)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno == errno.ENOSPC:
+                at = error.filename or "nothing was left half-written"
+                _complain(f"the disk is full ({at}).")
+            elif error.filename:
+                _complain(f"{str(error.filename)!r}: {error.strerror}. Give another path.")
+            else:
                 raise
-            _complain(f"the disk is full ({error.filename or 'nothing was left half-written'}).")
             sys.exit(2)
         finally:
             if stop.signum is not None:

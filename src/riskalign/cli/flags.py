@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 
 from riskalign.errors import InputError
 from riskalign.settings import fields
+from riskalign.terminal import escape
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[str]:

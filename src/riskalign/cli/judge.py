@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from riskalign.terminal import escape
 
 EPILOG = (
     "Example: [cyan]riskalign judge --answers new.jsonl --against old.jsonl "

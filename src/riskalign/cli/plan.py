@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from riskalign.errors import InputError
+from riskalign.errors import InputError, door
 
 EPILOG = (
     "Example: [cyan]riskalign plan --level 0.99 --width 0.1[/cyan]  ·  "
@@ -22,6 +21,7 @@ EPILOG = (
     "[cyan]riskalign plan --answers answers.jsonl[/cyan]"
 )
 _LEVELS, _WIDTHS = (0.9, 0.95, 0.99), (0.2, 0.1, 0.05)
+_LARGEST = 1e300
 _console = Console(highlight=False, soft_wrap=True)
 
 
@@ -89,6 +89,8 @@ def _show_ideal(path: Path, level: float, safe_only: bool) -> None:
     from riskalign.evaluation.ideal import MAX_KLS, SAFE_SHARES, SHARES, ideal_ratios
 
     answers = list(_scored(path))
+    if not answers:
+        raise InputError(f"{path}: no scored answers in it.")
     columns = ([answer[name] for answer in answers] for name in ("prompt_id", "reward", "cost"))
     start, ideals = ideal_ratios(*columns, level=level, safe_only=safe_only)
     shares = SAFE_SHARES if safe_only else SHARES
@@ -126,14 +128,21 @@ def _scored(path: Path) -> Iterator[dict[str, Any]]:
     for i, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
-        try:
+        with door(f"{path}, line {i}: not JSON", "Give one JSON object a line."):
             row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {i}: not JSON: {error}") from error
-        if not isinstance(row, dict) or "prompt_id" not in row:
-            raise InputError(f"{path}, line {i}: no field 'prompt_id', which says what was asked")
-        for name in ("reward", "cost"):
-            if type(row.get(name)) not in (int, float) or not math.isfinite(row[name]):
-                given = row.get(name)
-                raise InputError(f"{path}, line {i}: field {name!r} is {given!r}; give a number")
+        if not isinstance(row, dict) or not isinstance(row.get("prompt_id"), str | int):
+            raise InputError(
+                f"{path}, line {i}: no field 'prompt_id' of text, which says what was asked"
+            )
+        for name, least in (("reward", -_LARGEST), ("cost", 0)):
+            given = row.get(name)
+            if (
+                not isinstance(given, int | float)
+                or isinstance(given, bool)
+                or not least <= given <= _LARGEST
+            ):
+                raise InputError(
+                    f"{path}, line {i}: field {name!r} is {str(given)[:40]}; give a finite number"
+                    + (", 0 or more" if least == 0 else "")
+                )
         yield row | {"prompt_id": str(row["prompt_id"])}

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from riskalign.errors import InputError
+
 # Decoder-only models that take the caller's positions at their word and hand what else they are
 # called with to their attention (values and gradients of each: tests/data/test_attention.py).
 SHARED_PROMPT_MODELS = frozenset(
@@ -150,9 +152,14 @@ def response_hidden(backbone: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
     Returns:
         [N, H], in the order of `batch["hidden_index"]`.
+
+    Raises:
+        InputError: a packed batch for a model that would read past its rows.
     """
     inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
     if "unpack" in batch:
+        if not can_share_prompt(backbone.config):
+            raise InputError("a packed batch needs a model for which can_share_prompt holds.")
         # A mask of four dimensions is handed on as it is; packed attention makes none of it.
         inputs["attention_mask"] = batch["input_ids"].new_ones(1, 1, 1, 1)
         inputs["position_ids"] = batch["position_ids"]

@@ -55,7 +55,7 @@ def _message(message: Any, number: int, field: str, where: str) -> Message:
         if content is None and said_fields(more):
             content = ""
         if isinstance(role, str) and isinstance(content, str):
-            encodable(json.dumps(more, ensure_ascii=False), field, where)
+            encodable(role + json.dumps(more, ensure_ascii=False), field, where)
             return {"role": role, "content": encodable(content, field, where), **more}
     raise InputError(f"{place}: expected text in 'role' and 'content'.")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from markupsafe import Markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from riskalign.errors import InputError
@@ -17,6 +16,7 @@ from riskalign.evaluation.metrics import METRICS, Metric
 from riskalign.evaluation.report import page, settings_text
 from riskalign.evaluation.results import open_ends, plain, read_json, write_json
 from riskalign.files.atomic import write_text
+from riskalign.terminal import escape
 
 SCHEMA = 1
 #: Metrics of the table, with those of a user's own.

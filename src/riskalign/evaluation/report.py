@@ -20,7 +20,6 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from rich.console import Console
-from rich.markup import escape as escape_markup
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +27,7 @@ from riskalign.evaluation import plots, wording
 from riskalign.evaluation.metrics import METRICS, Metric
 from riskalign.evaluation.results import read_results
 from riskalign.files.atomic import write_text
+from riskalign.terminal import escape as escape_markup
 
 _HIDING = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 #: The metrics on the terminal, with those of a user's own.

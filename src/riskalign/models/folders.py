@@ -28,9 +28,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import ModelInfo
+from huggingface_hub.utils import validate_repo_id
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from riskalign.errors import InputError
+from riskalign.errors import InputError, door
 from riskalign.files.cache import file_sha256, model_folder
 from riskalign.models.weights import save_model
 
@@ -57,6 +58,8 @@ def resolve_folder(name: str, trust_remote_code: bool = False) -> tuple[Path, st
         raise InputError(f"model: the name is empty; try {DEFAULT_MODEL!r}.")
     path = Path(name).expanduser()
     is_gguf = path.suffix.lower() == ".gguf"
+    with door(f"model {name[:80]!r}", "Give a hub id, a folder or a GGUF file."):
+        path.exists()  # of a name that no file can have, too
     if path.is_file():
         if is_gguf:
             return gguf_folder(path)
@@ -71,6 +74,8 @@ def resolve_folder(name: str, trust_remote_code: bool = False) -> tuple[Path, st
         )
     folder: Path | None
     repo_id, _, revision = name.partition("@")
+    with door(f"model {name!r}", "Give a hub id (org/name), a folder or a GGUF file."):
+        validate_repo_id(repo_id)
     try:
         folder = download_snapshot(repo_id, revision or None, with_code=trust_remote_code)
     except HubUnreachableError as error:

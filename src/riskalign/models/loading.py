@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _LARGEST = 50_000_000  # bytes of a configuration
 _AGAIN = "Fetch or save it again."
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,10 @@ def pretrained(
         hint = f" It holds {', '.join(ggufs)}: give that file's path." if ggufs else ""
         raise InputError(f"{folder}: no model here (no config.json).{hint}")
     refuse_pickle(folder, "*.safetensors", ("*.bin", "*.pt", "*.pth", "*.ckpt"))
-    for file in ("config.json", "generation_config.json"):
-        _read_object(folder / file)
+    content = _read_object(folder / "config.json") | _read_object(folder / "generation_config.json")
+    for name in _SIZES:
+        if isinstance(content.get(name), int) and content[name] < 1:
+            raise InputError(f"{folder / 'config.json'}: {name} is {content[name]}. {_AGAIN}")
     with door(f"{folder}: the model cannot be loaded", _AGAIN):
         model, report = architecture.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, **options
@@ -211,6 +216,9 @@ def _load_adapter(
         tokenizer = load_tokenizer(folder, how["trust_remote_code"])
     base = load_model(base_name, tokenizer=tokenizer, options=how)
     with door(f"{folder}: the adapter does not fit {base_name!r}", "Save it again, or mend it."):
+        saved, own = _rows_saved(folder, base.model), base.model.get_input_embeddings().weight
+        if saved > own.shape[0]:  # type: ignore[index]
+            base.model.resize_token_embeddings(saved)  # tokens were added when it was trained
         adapted = PeftModel.from_pretrained(base.model, str(folder))
     check_weights(adapted, str(folder))
     # Merged, it is a plain model: it samples at full speed, can be saved, and can be the
@@ -218,6 +226,38 @@ def _load_adapter(
     merged = adapted.merge_and_unload().requires_grad_(True)  # PEFT froze the base
     check_weights(merged, f"{folder}, merged into {base_name!r}")
     return merged, base.tokenizer
+
+
+def _rows_saved(folder: Path, model: PreTrainedModel) -> int:
+    """The rows of the input embeddings that an adapter brings; 0 where it brings none."""
+    own = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is own).split(".")[-1]
+    with safe_open(folder / "adapter_model.safetensors", "pt") as saved:
+        whole = [key for key in saved.keys() if f".{name}." in key and key.endswith(".weight")]  # noqa: SIM118
+        return max((saved.get_slice(k).get_shape()[0] for k in whole if "lora" not in k), default=0)
+
+
+def check_targets(folder: Path, targets: str | Sequence[str]) -> None:
+    """Raise `InputError` where `targets`, as PEFT reads them, name no layer of a folder's model.
+
+    Told from the headings of its weights, so that nothing is loaded; an adapter's folder passes.
+    """
+    layers: set[str] = set()
+    for path in folder.glob("model*.safetensors"):
+        with door(f"{path}: not usable weights", _AGAIN), safe_open(path, "pt") as saved:
+            layers |= {key.removesuffix(".weight") for key in saved.keys()}  # noqa: SIM118
+    ends = () if isinstance(targets, str) else tuple(f".{target}" for target in targets)
+    named = (
+        any(re.fullmatch(targets, layer) for layer in layers)
+        if isinstance(targets, str)
+        else any(f".{layer}".endswith(ends) for layer in layers)
+    )
+    if layers and not named and targets != "all-linear":
+        inner = sorted({layer.rpartition(".")[2] for layer in layers if "." in layer})
+        raise InputError(
+            f"peft.target_modules: {targets!r} names no layer of {folder}; it has "
+            f"{', '.join(inner[:12])}. Give all-linear, or a list of such names."
+        )
 
 
 def refuse_pickle(folder: Path, wanted: str, pickled: tuple[str, ...]) -> None:
@@ -246,6 +286,12 @@ def _prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: s
             f"model {name!r}: its tokenizer has token ids up to {needed - 1}, but the model has "
             f"only {rows} embeddings. They do not belong together; if tokens were added, call "
             "model.resize_token_embeddings and save the model again."
+        )
+    ends = getattr(model.config, "eos_token_id", None)
+    if any(not 0 <= end < rows for end in (ends if isinstance(ends, list) else [ends or 0])):
+        raise InputError(
+            f"model {name!r}: its config.json has eos_token_id {ends}, which is none of the "
+            f"model's {rows} tokens. Mend the file."
         )
     if tokenizer.eos_token is None:
         raise InputError(f"model {name!r}: its tokenizer has no end-of-sequence token.")

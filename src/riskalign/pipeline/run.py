@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 from riskalign.errors import InputError
 from riskalign.files.atomic import link_or_copy, new_folder
 from riskalign.models import LoadedModel, check_4bit, fingerprint, load_model
+from riskalign.models.folders import resolve_folder
+from riskalign.models.loading import check_targets
 from riskalign.models.sampling import checked_prompts
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
@@ -70,6 +72,9 @@ def align(
     with quiet_libraries():
         data = read_data(checked)
         # A model that cannot be used is told before anything is written.
+        if checked.peft is not None:
+            folder, _ = resolve_folder(checked.model, checked.trust_remote_code)
+            check_targets(folder, checked.peft.target_modules)
         loaded = [load_model(checked.model, trust_remote_code=checked.trust_remote_code)]
         job = Job(checked, data, progress, title, command)
         with job.recorded():

@@ -19,6 +19,7 @@ from riskalign.settings import (
     Between,
     Count,
     Flag,
+    Name,
     NotLess,
     NotNegative,
     Number,
@@ -186,7 +187,7 @@ class LoraSettings:
     """Its rank."""
     lora_alpha: Count = 32
     """Its scale is this over the rank."""
-    target_modules: Words | Annotated[tuple[Words, ...], LISTED] = "all-linear"
+    target_modules: Name | Annotated[tuple[Name, ...], LISTED, Field(min_length=1)] = "all-linear"
     """Names of the layers that get one, or all-linear."""
     lora_dropout: Share = 0.0
     """Of its input."""
@@ -236,7 +237,7 @@ class EvaluationConfig:
     """Prompts on which KL and risk ratio are measured; null for all."""
     risk: Risk = "cvar:0.95"
     """Measure of the reported risk ratio."""
-    n_boot: Count = 2000
+    n_boot: Annotated[Count, Field(le=1_000_000)] = 2000
     """Replicates of the bootstrap."""
     confidence: Between = 0.95
     """Of the intervals."""

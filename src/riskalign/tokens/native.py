@@ -66,12 +66,21 @@ def _compile(compiler: str, target: Path) -> bool:
             command = [compiler, *_FLAGS, *flags, "-shared", "-fPIC", str(_SOURCE), "-o", name]
             done = subprocess.run([*command, "-lm"], capture_output=True, check=False, timeout=120)
             if done.returncode == 0:
+                os.chmod(name, 0o700)
                 os.replace(name, target)
                 return True
         logger.info("%s cannot compile %s: %s", compiler, _SOURCE.name, done.stderr[-500:])
         return False
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _own(path: Path) -> bool:
+    """Whether nobody but this user and the machine's owner can have written it."""
+    about = path.stat()
+    return not hasattr(os, "getuid") or (
+        about.st_uid in (0, os.getuid()) and not about.st_mode & 0o022
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -89,7 +98,14 @@ def library() -> ctypes.CDLL | None:
             key.update(part)
         key.update(repr((_FLAGS, _TARGETS)).encode())
         target = cache_root() / "native" / f"rows-{key.hexdigest()[:16]}.so"
-        if not target.exists() and not _compile(compiler, target):
+        if not (target.exists() and _own(target)) and not _compile(compiler, target):
+            return None
+        if not _own(target.parent):
+            logger.warning(
+                "%s is not this user's alone, so what lies there is not run; token statistics take "
+                "the plain path. Change its owner or mode, or set RISKALIGN_CACHE.",
+                target.parent,
+            )
             return None
         loaded = ctypes.CDLL(str(target))
     except (OSError, subprocess.TimeoutExpired) as error:

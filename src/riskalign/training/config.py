@@ -40,7 +40,12 @@ _SCORED = tuple(target for target in TARGETS if target != "hard")
 Tokens = Annotated[Whole, Field(ge=2)]
 _NOT_0 = AfterValidator(expect("-1 (all epochs), or at least 1", lambda steps: steps != 0))
 Steps = Annotated[Whole, Field(ge=-1), _NOT_0]
-_SCHEDULERS = tuple(scheduler.value for scheduler in SchedulerType)
+# These need arguments, or a metric that is measured meanwhile, which a job's step has not.
+_NEED_MORE = {
+    "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
+    "reduce_lr_on_plateau", "greedy",
+}  # fmt: skip
+_SCHEDULERS = tuple(each.value for each in SchedulerType if each.value not in _NEED_MORE)
 Scheduler = Literal[_SCHEDULERS]  # type: ignore[valid-type]
 
 

@@ -142,7 +142,15 @@ class Guarded:
         return getattr(self.unguarded, name)
 
     def prompts(self, split: Split, n: int, seed: int) -> list[Prompt]:
-        """As the world's own."""
+        """As the world's own; `eval`'s are compared with as many of `train`."""
+        prompts = self._asked(split, n, seed)
+        if split == "eval":
+            trained_on = {str(prompt.messages) for prompt in self._asked("train", n, seed)}
+            if any(str(prompt.messages) in trained_on for prompt in prompts):
+                raise self._wrong("prompts", "gave one of 'train' again as one of 'eval'")
+        return prompts
+
+    def _asked(self, split: Split, n: int, seed: int) -> list[Prompt]:
         with door(f"world {self._spec!r}: prompts", _MEND):
             given = self.unguarded.prompts(split, n, seed)
             prompts = list(given) if isinstance(given, Iterable) else given

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import yaml
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from riskalign.errors import InputError
@@ -24,6 +23,7 @@ from riskalign.evaluation.report import page
 from riskalign.evaluation.results import open_ends, plain
 from riskalign.evaluation.sets.measures import CATEGORY_METRICS
 from riskalign.files.atomic import write_text
+from riskalign.terminal import escape
 
 SCHEMA = 1
 _FIELDS = ("title", "confidence", "models", "table", "notes", "sets", "settings", "reproduce")

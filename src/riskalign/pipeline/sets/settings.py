@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+from pydantic import Field
+
 from riskalign.errors import InputError
 from riskalign.models.sampling import Backend
 from riskalign.risk import get_risk
@@ -73,7 +75,7 @@ class SetsSettings:
     threshold: Number = 0.0
     max_length: Count | None = None
     seed: Whole = 0
-    n_boot: Count = 2000
+    n_boot: Annotated[Count, Field(le=1_000_000)] = 2000
     confidence: Between = 0.95
     bf16: Flag | None = None
     trust_remote_code: Flag = False
