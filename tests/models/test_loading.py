@@ -146,7 +146,7 @@ def test_adapter_settings_that_are_no_json(folder: Path, tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"adapter_config.json: not usable JSON"):
         load_model(adapter)
     settings.write_text("[]")
-    with pytest.raises(InputError, match="adapter_config.json: holds list"):
+    with pytest.raises(InputError, match=r"adapter_config.json: holds list"):
         load_model(adapter)
 
 

@@ -110,11 +110,7 @@ def save_model(
 
 @torch.no_grad()
 def fingerprint(model: nn.Module) -> str:
-    """Hex SHA-256 over the names, dtypes, shapes and bytes of all weights and saved buffers.
-
-    Equal for two models exactly when their state dicts are equal, bit for bit, whatever device
-    they are on.
-    """
+    """Hex SHA-256 of names, dtypes, shapes and bytes of the state dict, on whatever device."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}\n".encode())

@@ -83,10 +83,7 @@ def mean_by_row(output: LossOutput, rows: Rows) -> LossOutput:
 
 
 def counting(count: Callable[[Batch], int]) -> Any:
-    """A `Trainer`'s `get_batch_samples`, which also counts an optimizer step's items.
-
-    `count` gives those of one batch; their sum is over its micro-batches and all processes.
-    """
+    """A `get_batch_samples` that sums the `count` of a step's batches over all processes."""
 
     def get_batch_samples(
         self: Trainer, epoch_iterator: Any, num_batches: int, device: torch.device
@@ -115,10 +112,7 @@ class MetricSums:
             self._sums[name] = self._sums[name] + total if name in self._sums else total
 
     def averages(self, add_up: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
-        """Averages since the last call; `add_up` sums a tensor over processes.
-
-        A metric of which no value is known has none.
-        """
+        """Averages of known values since the last call; `add_up` sums over processes."""
         if not self._sums:
             return {}
         names = sorted(self._sums)

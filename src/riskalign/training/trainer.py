@@ -73,12 +73,10 @@ class RSATrainer(Trainer):
         callbacks, optimizers: as for `Trainer`.
         peft_config: adds an adapter; only the adapter is trained and saved.
 
-    Attributes:
-        data_counts: for each data set, what was kept, dropped and cut.
+    `data_counts` says for each data set what was kept, dropped and cut.
 
-    Raises:
-        InputError: settings, data, model or tokenizer that do not fit together.
-        TrainingDiverged: from `train`, before a step with a non-finite loss or gradient.
+    Raises `InputError` for settings, data, model or tokenizer that do not fit together; `train`
+    raises `TrainingDiverged` before a step with a non-finite loss or gradient.
     """
 
     args: RSAConfig
@@ -268,10 +266,7 @@ class RSATrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """As `Trainer`'s; data given here may be all that `eval_dataset` may be at the start.
-
-        A text is one of the held data sets where it names one, else a source.
-        """
+        """As `Trainer`'s, on data as at the start; a text that names a held data set means it."""
         held = self.eval_dataset if isinstance(self.eval_dataset, dict) else {}
         named = isinstance(eval_dataset, str) and eval_dataset in held
         # A dict's sets come back here one by one.
@@ -316,10 +311,7 @@ class RSATrainer(Trainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer`'s, with the settings as JSON rather than as a pickle.
-
-        Raises `InputError` for weights that are not finite.
-        """
+        """As `Trainer`'s, settings as JSON, no pickle; `InputError` for weights not finite."""
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # whose weights are in parts
             unwrapped = self.accelerator.unwrap_model(self.model)
             check_weights(unwrapped, f"model for {str(output_dir or self.args.output_dir)!r}")
