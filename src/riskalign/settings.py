@@ -100,6 +100,8 @@ UpToOne = Annotated[Number, Field(gt=0, le=1)]
 ToOne = Annotated[Number, Field(ge=0, le=1)]
 LISTED = BeforeValidator(_listed)
 FROM_JSON = BeforeValidator(_from_json)
+#: YAML takes a bare `no` for false.
+NO = BeforeValidator(lambda value: "no" if value is False else value)
 
 
 def known(check: Callable[[str], object]) -> AfterValidator:

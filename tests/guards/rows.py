@@ -194,6 +194,21 @@ def cases() -> list[Case]:
         for name, make in _ANY.items()
     ]
     found += [
+        case(
+            f"prompts.csv {name}",
+            _READERS["evaluate"].replace(".jsonl", ".csv"),
+            "rows.csv",
+            _bytes(text, "rows.csv"),
+        )
+        for name, text in {
+            "a heading twice": b"prompt,prompt,category\na,b,c\n",
+            "no heading of ours": b"a,b\nc,d\n",
+            "longer rows": b"prompt,category\na,b,c,d\n",
+            "bad UTF-8": b"prompt,category\n\xff,b\n",
+            "nothing": b"",
+        }.items()
+    ]
+    found += [
         case(f"answers {name}", _READERS["plan"], f"rows.jsonl {words}", _lines(_ANSWER, row))
         for name, (row, words) in _ANSWERS.items()
     ]

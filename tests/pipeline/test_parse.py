@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from riskalign import RSAConfig
 from riskalign.errors import InputError
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.parse import load_config
@@ -118,10 +119,10 @@ def test_mistakes_in_overrides_and_files(tmp_path: Path) -> None:
         ("seed: 1\nmodel: 2001-99-99\n", r"line 2: model: cannot be read: month"),
         ("seed: " + "9" * 5000 + "\n", r"line 1: seed: cannot be read"),
         ("model: 2001-01-02\n", r"model: expected text .*, found datetime.date"),
-        ("safe: {save_strategy: no}\n", r"save_strategy: False should be 'epoch'"),
+        ("safe: {save_strategy: yes}\n", r"save_strategy: True should be 'epoch'"),
         ("# " + "x" * 1_100_000, r"bytes are no configuration"),
     ],
-    ids=["aliases", "depth", "date", "digits", "a date", "no", "size"],
+    ids=["aliases", "depth", "date", "digits", "a date", "yes", "size"],
 )
 def test_what_no_configuration_needs(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -135,3 +136,10 @@ def test_what_no_configuration_needs(tmp_path: Path, text: str, message: str) ->
 def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not valid YAML"):
         load_config(_file(tmp_path, "model: !!python/object/apply:os.getcwd []\n"))
+
+
+def test_a_bare_no_is_no(tmp_path: Path) -> None:
+    """YAML takes it for false."""
+    (tmp_path / "job.yaml").write_text("safe:\n  save_strategy: no\n")
+    assert load_config(tmp_path / "job.yaml").safe.save_strategy == "no"
+    assert RSAConfig(output_dir=str(tmp_path), save_strategy=False).save_strategy == "no"

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from riskalign.files.folder import OutputFolder, owner_of
+from riskalign.files.folder import OutputFolder, from_json, owner_of
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -48,7 +48,7 @@ def read_json_lines(path: str | Path) -> list[Any]:
     """Read what `write_json_lines` wrote."""
     # A line separator inside a text is no end of a line, so `splitlines` would not do.
     lines = Path(path).read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
+    return [from_json(line) for line in lines if line]
 
 
 def link_or_copy(source: Path, path: str | Path) -> None:

@@ -268,7 +268,7 @@ def _read_made(root: Path) -> set[str]:
     found = set()
     for line in record.read_text(encoding="utf-8", errors="replace").split("\n"):
         with contextlib.suppress(ValueError):  # cut off by a kill, before the file was written
-            found.add(str(json.loads(line)))
+            found.add(str(from_json(line)))
     return found
 
 
@@ -294,10 +294,18 @@ def _made_before(root: Path) -> Iterator[str]:
         yield "replies.jsonl"
 
 
+def from_json(text: str | bytes) -> Any:
+    """What a JSON text says; `ValueError` for whatever is wrong with it, endless nesting too."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def _json(path: Path, first_line: bool = False) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as stream:
-            found = json.loads(stream.readline() if first_line else stream.read())
+            found = from_json(stream.readline() if first_line else stream.read())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -366,7 +374,7 @@ def _lock(stream: IO[str], where: str) -> bool:
 
 def _holder(text: str) -> str:
     try:
-        about = json.loads(text)
+        about = from_json(text)
         who = f"process {about['pid']} on {about['host']}, since {about['started']}"
     except (ValueError, KeyError, TypeError):
         who = "a process that just began"

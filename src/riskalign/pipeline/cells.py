@@ -1,10 +1,10 @@
 """Finished cells of a comparison: what one is made from, and whether it is that of today."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from riskalign.files.folder import from_json
 from riskalign.losses import own_parameters
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
@@ -110,7 +110,7 @@ def finished_cell(path: Path, key: str, config: AlignConfig) -> Cell | None:
     Of a cell without `code`, of before there was one, the settings can be told and no more.
     """
     try:
-        cell: Cell = json.loads(path.read_text(encoding="utf-8"))
+        cell: Cell = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if "code" in cell:

@@ -10,7 +10,7 @@ from typing import Any
 from riskalign import __version__
 from riskalign.files.atomic import link_or_copy, write_text
 from riskalign.files.cache import file_sha256
-from riskalign.files.folder import files_below
+from riskalign.files.folder import files_below, from_json
 from riskalign.pipeline.machine import peak_memory, reset_peak_memory
 from riskalign.pipeline.sources import code_of
 
@@ -88,7 +88,7 @@ class Ledger:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        read = json.loads((folder / "finished.json").read_text(encoding="utf-8"))
+        read = from_json((folder / "finished.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         # None, or not written by `write_text`, so that nothing in it can be relied on.
         return {}

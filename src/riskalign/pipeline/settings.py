@@ -16,6 +16,7 @@ from riskalign.pipeline.methods import check_kind
 from riskalign.risk import answer_risk
 from riskalign.settings import (
     LISTED,
+    NO,
     Between,
     Count,
     Flag,
@@ -136,7 +137,7 @@ class StepConfig(Optimisation, LossSettings):
     """Pairs judged at once."""
     gradient_checkpointing: Flag = False
     """Compute activations again in the backward pass, for memory."""
-    save_strategy: Literal["epoch", "steps", "no"] = "epoch"
+    save_strategy: Annotated[Literal["epoch", "steps", "no"], NO] = "epoch"
     """When a checkpoint to resume from is kept, and the log has an entry."""
     save_steps: Count = 500
     """Steps between two, where that is by steps."""

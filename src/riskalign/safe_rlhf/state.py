@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from riskalign.data import can_share_prompt
 from riskalign.errors import InputError
 from riskalign.files.atomic import new_folder
+from riskalign.files.folder import from_json
 from riskalign.safe_rlhf.learn import Optimizers, trained_weights
 from riskalign.safe_rlhf.rollout import Models, Scorer, Task
 from riskalign.scorers.scalar import ScalarModel, scalar_model
@@ -138,7 +139,7 @@ def load_checkpoint(folder: str | Path, state: State, identity: Mapping[str, Any
     if not (path / _STATE).is_file():
         return
     try:
-        progress = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        progress = from_json((path / _STATE).read_text(encoding="utf-8"))
         tensors = load_file(path / _TENSORS)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(

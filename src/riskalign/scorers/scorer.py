@@ -16,6 +16,7 @@ from riskalign.errors import FieldError, InputError
 from riskalign.evaluation.intervals import Interval
 from riskalign.files.atomic import new_folder
 from riskalign.files.cache import file_sha256
+from riskalign.files.folder import from_json
 from riskalign.scorers.rows import Kind, TrainingData
 from riskalign.settings import parse
 
@@ -137,7 +138,7 @@ def read_card(folder: str | Path) -> Card:
             "`riskalign score train` wrote."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = from_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error}). Train the scorer again.") from error
     schema = content.get("schema") if isinstance(content, dict) else None

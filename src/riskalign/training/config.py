@@ -152,6 +152,9 @@ class RSAConfig(LossSettings, TrainingArguments):
 
     def __post_init__(self) -> None:
         """Check the values, then let `TrainingArguments` do the same with its own."""
+        for name in ("save_strategy", "eval_strategy", "logging_strategy"):
+            if getattr(self, name) is False:  # what YAML takes a bare `no` for
+                setattr(self, name, "no")
         if isinstance(self.cache_reference, bool):  # as a setting of its kind is given in TRL
             self.cache_reference = "memory" if self.cache_reference else None
         hints = get_type_hints(RSAConfig, include_extras=True)

@@ -172,6 +172,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         rows = filter(None, reader)
         header = [name.strip() for name in next(rows, [])]
+        if len(set(header)) < len(header):
+            raise InputError(f"{path}: the header names a field twice: {header}. Drop one.")
         for row in rows:
             where = f"{path}, line {reader.line_num}"
             if len(row) != len(header):

@@ -23,6 +23,7 @@ from riskalign.evaluation.report import page
 from riskalign.evaluation.results import open_ends, plain
 from riskalign.evaluation.sets.measures import CATEGORY_METRICS
 from riskalign.files.atomic import write_text
+from riskalign.files.folder import from_json
 from riskalign.terminal import escape
 
 SCHEMA = 1
@@ -155,7 +156,7 @@ def read_sets(path: str | Path) -> dict[str, Any]:
         InputError: a file that is missing, not JSON or not of this schema.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = from_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; `riskalign evaluate` writes it") from None
     except (OSError, ValueError) as error:
