@@ -145,7 +145,7 @@ def leaf_stats(levels: Levels, before: Levels, method: Method) -> SequenceStats:
     """Every response's statistics [R, L], the risk as the library's oracle has it.
 
     The worst-case density is the gradient of the risk with respect to the losses
-    (riskalign.tokens.naive).
+    (riskalign.tokens.stats).
     """
     logp, logp_ref = accumulate(levels), accumulate(before)
     risk = torch.zeros_like(logp_ref)

@@ -29,7 +29,7 @@ from riskalign.losses import SequenceStats
 from riskalign.risk import get_risk, tail_optimum
 from riskalign.theory import accumulate, random_mdp
 from riskalign.tokens.head import Head
-from riskalign.tokens.naive import token_stats_naive
+from riskalign.tokens.stats import token_stats_naive
 
 
 def generator() -> torch.Generator:

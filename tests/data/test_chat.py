@@ -9,7 +9,7 @@ from riskalign.data import load_pairs, tokenize_rows
 from riskalign.data.chat import render_chat
 from riskalign.data.tokenize import tokenize_answers, tokenize_responses
 from riskalign.errors import InputError
-from riskalign.models.sampling.generate import prompt_token_ids
+from riskalign.models.sampling import prompt_token_ids
 from riskalign.worlds import Prompt
 from tests import tiny
 from tests.data.chat_templates import BLOCK, REASONED, STYLES, TAGGED, Style

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from riskalign.data.tokenize import tokenize_responses
 from riskalign.errors import InputError
-from riskalign.models.sampling.generate import prompt_token_ids
+from riskalign.models.sampling import prompt_token_ids
 from riskalign.worlds import Prompt
 from tests import tiny
 

@@ -23,7 +23,7 @@ from riskalign.data.chat import render_chat
 from riskalign.errors import InputError
 from riskalign.evaluation.judges.answers import conversation, read_answers
 from riskalign.evaluation.sets import load_prompt_set
-from riskalign.models.sampling.generate import prompt_token_ids
+from riskalign.models.sampling import prompt_token_ids
 from riskalign.scorers.rows import judged_rows
 from riskalign.worlds import Prompt
 from tests import tiny

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from riskalign.errors import InputError
 from riskalign.evaluation import score
 from riskalign.evaluation.score import ScoredAnswer, score_answers
-from riskalign.models.sampling import Answer
-from riskalign.models.sampling.generate import prompt_token_ids
+from riskalign.models.sampling import Answer, prompt_token_ids
 from riskalign.risk import get_risk
 from riskalign.tokens import token_stats
 from riskalign.worlds import Prompt, Split

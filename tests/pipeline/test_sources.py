@@ -44,7 +44,7 @@ def changed(before: dict[str, dict[str, str]]) -> set[str]:
     [
         # A loss that is edited makes training anew, and nothing of what comes before.
         (
-            "losses/dpo.py",
+            "losses/rsa.py",
             "beta * log_ratio(chosen)",
             "2 * beta * log_ratio(chosen)",
             {"train-safe-2", "train-ppo", "judge-cost"},
@@ -64,8 +64,8 @@ def changed(before: dict[str, dict[str, str]]) -> set[str]:
         ("evaluation/wording.py", "Final model", "Last model", {"report"}),
         ("evaluation/templates/report.css", "--final", "--last", {"report"}),
         # What a computer does not read.
-        ("losses/dpo.py", "    reward_chosen = ", "    # Why.\n\n    reward_chosen  =  ", set()),
-        ("losses/dpo.py", "The implicit reward of", "The reward of", set()),
+        ("losses/rsa.py", "    reward_chosen = ", "    # Why.\n\n    reward_chosen  =  ", set()),
+        ("losses/rsa.py", "The implicit reward of", "The reward of", set()),
         ("tokens/rows.c", "\n/*", '\n  // Why, as a "string".\n\n/* Why. */ /*', set()),
     ],
 )
@@ -78,14 +78,14 @@ def test_what_an_edit_makes_anew(
     edited(copy / file, old, new)
     assert changed(before) == stages
     assert bool(others(cell)) == bool(stages)
-    if file == "losses/dpo.py" and stages:
+    if file == "losses/rsa.py" and stages:
         assert others(cell) == ["losses"]
 
 
 def test_hashes_are_taken_once(copy: Path) -> None:
     """What is edited while a job runs is not what the job computes with."""
     before = code_of("train-safe")
-    path = copy / "losses" / "dpo.py"
+    path = copy / "losses" / "rsa.py"
     path.write_text(path.read_text().replace("beta *", "2 * beta *"))
     assert code_of("train-safe") == before
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from riskalign.risk.cvar import cvar
+from riskalign.risk.measures import cvar
 
 from .oracles import cvar_by_minimising, cvar_by_sorting
 

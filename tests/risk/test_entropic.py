@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from riskalign.risk.entropic import entropic
-from riskalign.risk.mean import mean
+from riskalign.risk.measures import entropic, mean
 
 
 def test_entropic_matches_a_value_derived_by_hand() -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from riskalign.risk.mean import mean
+from riskalign.risk.measures import mean
 
 
 def test_mean_matches_a_value_derived_by_hand() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from riskalign.risk.paper_code import paper_code, paper_code_halves
+from riskalign.risk.measures import paper_code, paper_code_halves
 
 
 def test_paper_code_matches_a_value_derived_by_hand() -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from riskalign.models.sampling.generate import prompt_token_ids
+from riskalign.models.sampling import prompt_token_ids
 from riskalign.safe_rlhf import PPOResult, PPOSettings, train_ppo_lagrangian
 from riskalign.theory import TokenMDP, accumulate, evaluate, over_responses
 from riskalign.worlds import Prompt

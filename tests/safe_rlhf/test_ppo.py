@@ -11,7 +11,7 @@ from torch import nn
 
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.models import LoadedModel, fingerprint
-from riskalign.models.sampling.generate import prompt_token_ids
+from riskalign.models.sampling import prompt_token_ids
 from riskalign.safe_rlhf import PPOResult, PPOSettings, train_ppo_lagrangian
 from riskalign.safe_rlhf.ppo import pick_prompts
 from riskalign.safe_rlhf.rollout import Models, Task, roll_out, score_answers, token_logps

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from riskalign.risk import get_risk
 from riskalign.tokens import Group, Head, TokenStats, fits, grouped_losses, token_stats_naive
-from riskalign.tokens import grouped as grouped_module
+from riskalign.tokens import stats as grouped_module
 from tests.tokens.test_chunked import Case, Products, leaves, make_case
 
 RISKS = ("mean", "cvar:0.0", "cvar:0.9", "erm:0.7", "paper_code:0.9")

@@ -8,8 +8,9 @@ import torch
 from riskalign.data import RowCollator
 from riskalign.errors import InputError
 from riskalign.losses import LOSSES, LossOutput, SequenceStats, pair_loss
-from riskalign.tokens import Group, Head, grouped
-from riskalign.training.rows import MetricSums, all_rows, mean_by_row, row_groups, rows_of, sides
+from riskalign.tokens import Group, Head
+from riskalign.tokens import stats as grouped
+from riskalign.training.rows import MetricSums, mean_by_row, row_groups, rows_of
 
 ROWS = [
     {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3, 4], "gap": 1.5},
@@ -34,7 +35,7 @@ def test_rows_fill_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found is not None
     assert [group.rows for group in found] == [slice(0, 2), slice(2, 3)]
     assert [group.tokens.tolist() for group in found] == [[0, 1, 2, 3, 4, 5, 6], [7, 8]]
-    first, second = (rows_of(group, BATCH) for group in found)
+    first, second = (rows_of(BATCH, group) for group in found)
     assert first.sequence.tolist() == [0, 1, 1, 2, 2, 3, 4]
     assert (first.n, first.n_responses, second.n, second.n_responses) == (2, 5, 1, 2)
     assert first.pair_row.tolist() == [0, 1, 1, 1]
@@ -45,8 +46,8 @@ def test_rows_fill_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_rows_are_one_group_of_all() -> None:
-    everything = rows_of(Group(slice(0, 3), torch.arange(9)), BATCH)
-    for own, other in zip(everything, all_rows(BATCH), strict=True):
+    everything = rows_of(BATCH, Group(slice(0, 3), torch.arange(9)))
+    for own, other in zip(everything, rows_of(BATCH), strict=True):
         assert torch.equal(torch.as_tensor(own), torch.as_tensor(other))
 
 
@@ -68,10 +69,10 @@ def of_group(stats: SequenceStats, scores: torch.Tensor, name: str, target: str)
         "completions_ids": [[i] for i in range(len(scores))],
         "scores": scores.tolist(),
     }
-    rows = all_rows(RowCollator(0, ties=target != "hard")([row]))
+    rows = rows_of(RowCollator(0, ties=target != "hard")([row]))
     found = pair_loss(
         name,
-        *sides(stats, rows.pairs),
+        *(SequenceStats(*(values[of] for values in stats)) for of in rows.pairs),
         beta=0.3,
         target=target,
         gap=None if target == "hard" else rows.gap.double(),

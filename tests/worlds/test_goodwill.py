@@ -5,8 +5,7 @@ import pytest
 
 from riskalign.errors import InputError
 from riskalign.worlds import Prompt, demonstrations_of, get_world, has_dev
-from riskalign.worlds.goodwill import OFFERS, Goodwill, named
-from riskalign.worlds.goodwill_text import WORDS
+from riskalign.worlds.goodwill import OFFERS, WORDS, Goodwill, named
 from riskalign.worlds.vault import Vault
 
 WORLD = Goodwill()

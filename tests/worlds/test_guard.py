@@ -4,8 +4,7 @@ import pytest
 
 from riskalign.errors import InputError
 from riskalign.worlds import Prompt, get_world
-from riskalign.worlds.guard import Guarded
-from riskalign.worlds.world import Split
+from riskalign.worlds.world import Guarded, Split
 from tests.pipeline.conftest import Letters
 
 SPEC = "tests.pipeline.conftest:Letters"

@@ -16,8 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from riskalign.data import packed, plain, response_hidden
 from riskalign.errors import InputError
-from riskalign.models.sampling import Answer
-from riskalign.models.sampling.generate import prompt_token_ids
+from riskalign.models.sampling import Answer, prompt_token_ids
 from riskalign.risk import Risk
 from riskalign.tokens import Head, TokenStats, backbone_of, head_of, token_stats
 from riskalign.worlds import Prompt, World

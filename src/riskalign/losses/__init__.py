@@ -2,8 +2,16 @@
 
 from riskalign.losses.kto import kto, reference_point
 from riskalign.losses.registry import LOSSES, UNPAIRED, check_options, own_parameters, pair_loss
-from riskalign.losses.sequence import LossOutput, Margin, SequenceStats, sum_by_sequence
-from riskalign.losses.targets import FITTED, ORDERED, TARGETS, margin_loss
+from riskalign.losses.sequence import (
+    FITTED,
+    ORDERED,
+    TARGETS,
+    LossOutput,
+    Margin,
+    SequenceStats,
+    margin_loss,
+    sum_by_sequence,
+)
 
 __all__ = [
     "FITTED",

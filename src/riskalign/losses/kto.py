@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from riskalign.errors import InputError
-from riskalign.losses.dpo import log_ratio
+from riskalign.losses.rsa import log_ratio
 from riskalign.losses.sequence import LossOutput, SequenceStats
 
 

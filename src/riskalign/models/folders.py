@@ -72,29 +72,26 @@ def resolve_folder(name: str, trust_remote_code: bool = False) -> tuple[Path, st
             f"model {name!r}: no such folder or file (a hub id has the form org/name)."
             f"{_nearest(path)}"
         )
+    folder: Path | None
     repo_id, _, revision = name.partition("@")
     with door(f"model {name!r}", "Give a hub id (org/name), a folder or a GGUF file."):
         validate_repo_id(repo_id)
     try:
         folder = download_snapshot(repo_id, revision or None, with_code=trust_remote_code)
     except HubUnreachableError as error:
-        cached = cached_snapshot(repo_id, revision or None)
-        if cached is None:
+        if (folder := cached_snapshot(repo_id, revision or None)) is None:
             raise InputError(
                 f"model {name!r}: no such folder here, not in the hub cache, and the hub is out "
                 f"of reach ({error})."
             ) from error
-        folder = cached
     return folder, folder.name
 
 
 def _nearest(path: Path) -> str:
     parent = path.parent
     if not parent.is_dir():
-        missing = parent
-        while not missing.parent.is_dir():
-            missing = missing.parent
-        return f" The folder {str(missing)!r} does not exist either."
+        missing = [folder for folder in path.parents if not folder.is_dir()]
+        return f" The folder {str(missing[-1])!r} does not exist either."
     names = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
     # The default model is a name, not a path, so it is a candidate for bare names only.
     if path.parts == (path.name,):
@@ -115,9 +112,8 @@ def default_folder(origin: str = "") -> tuple[Path, str]:
             f"'{DEFAULT_MODEL}:hub' or '{DEFAULT_MODEL}:wheel'."
         )
     if origin != "wheel":
-        cached = cached_snapshot(HUB_ID)
-        if cached is not None:
-            return cached, cached.name
+        if (folder := cached_snapshot(HUB_ID)) is not None:
+            return folder, folder.name
         if origin == "hub" or not (SMOLLM2.kept / "config.json").is_file():
             try:
                 folder = download_snapshot(HUB_ID)
@@ -185,8 +181,8 @@ def _model_info(repo_id: str, revision: str | None) -> ModelInfo:
 
     def ask() -> None:
         try:
-            found = HfApi().model_info(repo_id, revision=revision, timeout=_ANSWER_SECONDS)
-            answer.set_result(found)
+            info = HfApi().model_info(repo_id, revision=revision, timeout=_ANSWER_SECONDS)
+            answer.set_result(info)
         except BaseException as error:
             answer.set_exception(error)
 

@@ -67,13 +67,14 @@ def load_model(
     tokenizer has more tokens than the model has embeddings.
     """
     text = str(name)
-    folder, pinned = resolve_folder(text, trust_remote_code)
     how = {"dtype": dtype, "trust_remote_code": trust_remote_code, **(options or {})}
+    trusted = bool(how["trust_remote_code"])
+    folder, pinned = resolve_folder(text, trusted)
     if (folder / "adapter_config.json").is_file():
         model, own = _load_adapter(folder, tokenizer, how)
     else:
         model = pretrained(folder, **how)
-        own = tokenizer or load_tokenizer(folder, trust_remote_code)
+        own = tokenizer or load_tokenizer(folder, trusted)
     notes = [] if tokenizer is own else _prepare(model, own, text)
     for note in notes:
         logger.info("%s: %s", text, note)
@@ -211,13 +212,9 @@ def _load_adapter(
             f"{folder}: an adapter cannot be merged into quantised weights. Merge it into its base "
             "without quantisation, save the result, and give that."
         )
-    options = dict(how)
-    dtype, trusted = options.pop("dtype"), options.pop("trust_remote_code")
     if tokenizer is None and (folder / "tokenizer_config.json").is_file():
-        tokenizer = load_tokenizer(folder, trusted)
-    base = load_model(
-        base_name, dtype=dtype, trust_remote_code=trusted, tokenizer=tokenizer, options=options
-    )
+        tokenizer = load_tokenizer(folder, how["trust_remote_code"])
+    base = load_model(base_name, tokenizer=tokenizer, options=how)
     with door(f"{folder}: the adapter does not fit {base_name!r}", "Save it again, or mend it."):
         saved, own = _rows_saved(folder, base.model), base.model.get_input_embeddings().weight
         if saved > own.shape[0]:  # type: ignore[index]

@@ -27,11 +27,10 @@ def refuse_weight(w: float) -> None:
         )
 
 
-def plain_copy(model: nn.Module) -> PreTrainedModel:
+def plain_copy(model: nn.Module) -> Any:
     """A copy of the model with its adapters, if any, merged into the weights."""
     copied: Any = copy.deepcopy(model)
-    plain: PreTrainedModel = copied.merge_and_unload() if isinstance(copied, PeftModel) else copied
-    return plain
+    return copied.merge_and_unload() if isinstance(copied, PeftModel) else copied
 
 
 @torch.no_grad()
@@ -47,10 +46,16 @@ def merge(model_1: nn.Module, model_2: nn.Module, w: float) -> PreTrainedModel:
     the result is not finite, or the models differ in architecture or sizes.
     """
     refuse_weight(w)
-    merged = plain_copy(model_1)
+    merged: PreTrainedModel = plain_copy(model_1)
     other = plain_copy(model_2) if isinstance(model_2, PeftModel) else model_2
     target, source = merged.state_dict(), other.state_dict()
-    _check_alike(target, source)
+    different = sorted(set(target) ^ set(source))
+    different = different or [n for n in target if target[n].shape != source[n].shape]
+    if different:
+        raise InputError(
+            "merge: the two models differ in architecture or size, for example at "
+            f"{different[0]!r}; both must come from the same start model."
+        )
     done: set[int] = set()
     for name, weight in target.items():
         # Tied weights appear under each of their names and must be averaged once.
@@ -63,14 +68,3 @@ def merge(model_1: nn.Module, model_2: nn.Module, w: float) -> PreTrainedModel:
         check_tensor(weight, name, f"merge at w = {w:g}")
     merged.train(False)
     return merged
-
-
-def _check_alike(target: dict[str, torch.Tensor], source: dict[str, torch.Tensor]) -> None:
-    different = sorted(set(target) ^ set(source))
-    if not different:
-        different = [name for name in target if target[name].shape != source[name].shape]
-    if different:
-        raise InputError(
-            "merge: the two models differ in architecture or size, for example at "
-            f"{different[0]!r}; both must come from the same start model."
-        )

@@ -46,11 +46,8 @@ def check_weights(model: nn.Module, whose: str) -> None:
 @torch.no_grad()
 def check_tensor(tensor: Tensor, name: str, whose: str) -> None:
     """Raise `InputError` naming the tensor where one of its numbers is not finite."""
-    if not _has_numbers(tensor):
-        return
-    # Least and largest carry NaN along and need no copy; 8-bit floats have no such function.
-    wide = tensor if tensor.element_size() > 1 else tensor.float()
-    if not all(bool(end.isfinite()) for end in wide.aminmax()):
+    # Least and largest carry NaN along and need no copy.
+    if _has_numbers(tensor) and not all(bool(end.isfinite()) for end in _wide(tensor).aminmax()):
         raise InputError(
             f"{whose}: its weight {name!r} holds NaN or infinity, so the file is broken or "
             "training diverged. Fetch or train the model again."
@@ -61,10 +58,15 @@ def _has_numbers(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and tensor.numel() > 0 and not tensor.is_meta
 
 
+def _wide(tensor: Tensor) -> Tensor:
+    """8-bit floats have no functions of their own."""
+    return tensor if tensor.element_size() > 1 else tensor.float()
+
+
 def _is_zero(tensor: Tensor) -> bool:
     if not _has_numbers(tensor) or bool(tensor.reshape(-1)[:1].float().any()):
         return False  # nearly always
-    return not bool((tensor if tensor.element_size() > 1 else tensor.float()).any())
+    return not bool(_wide(tensor).any())
 
 
 def _may_be_zero(model: nn.Module, name: str, tensor: Tensor) -> bool:
@@ -108,11 +110,7 @@ def save_model(
 
 @torch.no_grad()
 def fingerprint(model: nn.Module) -> str:
-    """Hex SHA-256 over the names, dtypes, shapes and bytes of all weights and saved buffers.
-
-    Equal for two models exactly when their state dicts are equal, bit for bit, whatever device
-    they are on.
-    """
+    """Hex SHA-256 of names, dtypes, shapes and bytes of the state dict, on whatever device."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}\n".encode())

@@ -1,9 +1,9 @@
 """Risk measures of a loss under a discrete distribution, of tokens and of whole answers."""
 
 from riskalign.risk.answers import TailCost, answer_risk, tail_cost
+from riskalign.risk.measures import RiskValue
 from riskalign.risk.optimum import TailOptimum, strength_for, tail_optimum
 from riskalign.risk.registry import RISKS, Measure, Risk, get_risk
-from riskalign.risk.value import RiskValue
 
 __all__ = [
     "RISKS",

@@ -12,11 +12,7 @@ from torch import Tensor
 
 from riskalign.errors import InputError
 from riskalign.plugin import load
-from riskalign.risk.cvar import cvar
-from riskalign.risk.entropic import entropic
-from riskalign.risk.mean import mean
-from riskalign.risk.paper_code import paper_code, paper_code_halves
-from riskalign.risk.value import RiskValue
+from riskalign.risk.measures import RiskValue, cvar, entropic, mean, paper_code, paper_code_halves
 
 
 class Measure(NamedTuple):
@@ -39,10 +35,8 @@ class Measure(NamedTuple):
 
     def accepts(self, parameter: float) -> bool:
         """Whether `parameter` lies in the family's range."""
-        if self.low is None or not math.isfinite(parameter):
-            return False
-        above = parameter > self.low if self.open_low else parameter >= self.low
-        return above and parameter < self.high
+        low = math.inf if self.low is None else self.low
+        return low <= parameter < self.high and not (self.open_low and parameter == low)
 
     def describe(self) -> str:
         """The range in words, for error messages."""
@@ -72,16 +66,14 @@ def _outside(name: str) -> Measure:
 class Risk:
     """One risk measure with its parameter; call it on losses and log probabilities.
 
-    `name` is a key of `RISKS`, or `package.module:NAME` of a `Measure` elsewhere.
-
-    Raises `InputError` at construction for an unknown name or a parameter out of range.
+    `name` is a key of `RISKS`, or `package.module:NAME` of a `Measure` elsewhere. Raises
+    `InputError` for an unknown name or a parameter out of range.
     """
 
     name: str
     parameter: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the name and the parameter's range."""
         choices = "; ".join(f"{name}: {measure.describe()}" for name, measure in RISKS.items())
         if self.name not in RISKS and ":" not in self.name:
             raise InputError(
@@ -98,7 +90,7 @@ class Risk:
 
     @property
     def measure(self) -> Measure:
-        """The family that it is of."""
+        """Its family."""
         return RISKS[self.name] if self.name in RISKS else _outside(self.name)
 
     @property

@@ -4,6 +4,7 @@ Shape legend: N answers, K distinct costs among them, S tilts at once.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,8 +67,7 @@ class Base:
         return float((1 / squares).mean())
 
 
-@dataclass(frozen=True)
-class Within:
+class Within(NamedTuple):
     """The tilt [N] of least KL that keeps a limit: by which move and strength."""
 
     rank: int
@@ -150,10 +150,8 @@ class Tilts:
         values = [self.objective(self.moved(phi, some)) for some in self._blocks(ranks)]
         return ranks[torch.cat(values).argsort()[:_KEPT]]
 
-    def _blocks(self, ranks: Tensor) -> tuple[Tensor, ...]:
-        rows = max(1, _BLOCK // max(len(self.costs), len(self.distinct)))
-        blocks: tuple[Tensor, ...] = ranks.split(rows)
-        return blocks
+    def _blocks(self, ranks: Tensor) -> Any:
+        return ranks.split(max(1, _BLOCK // max(len(self.costs), len(self.distinct))))
 
     def scanned(self, phi: TailCost, starts: int) -> Tensor:
         """The best tilts [at most 8, N] by `phi` moved to every cost, or to ever closer ones.

@@ -89,7 +89,7 @@ def tail_of_total(mdp: TokenMDP, log_policy: Levels, level: float) -> Tail:
 def tail(values: Tensor, probs: Tensor, level: float) -> Tail:
     """VaR and CVaR of values [..., n] with probabilities [..., n].
 
-    By sorting: an oracle independent of `riskalign.risk.cvar`'s search, which a test and
+    By sorting: an oracle independent of `riskalign.risk.measures`'s search, which a test and
     `riskalign verify` hold against it, and faster on a small vocabulary.
     """
     values, probs = torch.broadcast_tensors(values, probs)

@@ -1,9 +1,14 @@
 """Policy-versus-reference statistics of each response token."""
 
-from riskalign.tokens.chunked import token_stats
-from riskalign.tokens.grouped import Group, fits, grouped_losses
 from riskalign.tokens.head import Head, backbone_of, head_of
-from riskalign.tokens.naive import TokenStats, token_stats_naive
+from riskalign.tokens.stats import (
+    Group,
+    TokenStats,
+    fits,
+    grouped_losses,
+    token_stats,
+    token_stats_naive,
+)
 
 __all__ = [
     "Group",

@@ -63,23 +63,15 @@ LINEAR = frozenset({
 # fmt: on
 # Model types whose logits are multiplied, divided or capped by a field of their configuration.
 MULTIPLIED = {
-    "cohere": "logit_scale",
-    "cohere2": "logit_scale",
+    **dict.fromkeys(("cohere", "cohere2"), "logit_scale"),
     "falcon_h1": "lm_head_multiplier",
     "hyperclovax": "logits_scaling",
 }
-DIVIDED = {
-    "granite": "logits_scaling",
-    "granitemoe": "logits_scaling",
-    "granitemoehybrid": "logits_scaling",
-    "granitemoeshared": "logits_scaling",
-}
+_GRANITES = ("granite", "granitemoe", "granitemoehybrid", "granitemoeshared")
+DIVIDED = dict.fromkeys(_GRANITES, "logits_scaling")
 CAPPED = {
-    "gemma2": "final_logit_softcapping",
-    "gemma3_text": "final_logit_softcapping",
-    "nanochat": "final_logit_softcapping",
+    **dict.fromkeys(("gemma2", "gemma3_text", "nanochat", "vaultgemma"), "final_logit_softcapping"),
     "recurrent_gemma": "logits_soft_cap",
-    "vaultgemma": "final_logit_softcapping",
 }
 
 # Scale and cap of models of other types, as a trial run found them.
@@ -150,10 +142,8 @@ def _inner(model: nn.Module) -> Any:
 def _active_layer(layer: Any, owner: str) -> nn.Linear:
     """The linear layer that computes the logits, looked up inside PEFT's full-copy wrapper."""
     if hasattr(layer, "modules_to_save"):
-        if layer.disable_adapters:
-            layer = layer.original_module
-        else:
-            layer = layer.modules_to_save[layer.active_adapter]
+        trained = {} if layer.disable_adapters else layer.modules_to_save
+        layer = trained[layer.active_adapter] if trained else layer.original_module
     if type(layer) is not nn.Linear or not layer.weight.is_floating_point():
         raise InputError(
             f"{owner}: the output head is a {type(layer).__name__}, not a plain linear layer; "
@@ -188,15 +178,12 @@ def _tried(inner: Any, layer: nn.Linear) -> tuple[float, float | None]:
         for module, mode in modes.items():
             module.training = mode
     if len(states) == 1 and states[0].shape == hidden.shape and logits.shape[1:] == probe.shape:
-        precise = layer.weight.dtype in (torch.float32, torch.float64)
-        rtol = 1e-4 if precise else 2e-2
+        rtol = 1e-4 if layer.weight.dtype in (torch.float32, torch.float64) else 2e-2
         atol = rtol * float(hidden.abs().max())
-        if torch.allclose(states[0].float(), hidden.float(), rtol=rtol, atol=atol):
-            for head in _candidates(inner, layer):
-                if torch.allclose(
-                    logits[0].float(), head.finish(probe.float()), rtol=rtol, atol=1e-6
-                ):
-                    return head.scale, head.softcap
+        same = torch.allclose(states[0].float(), hidden.float(), rtol=rtol, atol=atol)
+        for head in _candidates(inner, layer) if same else ():
+            if torch.allclose(logits[0].float(), head.finish(probe.float()), rtol=rtol, atol=1e-6):
+                return head.scale, head.softcap
     raise InputError(
         f"{type(inner).__name__} (model type {inner.config.model_type!r}) does more to its "
         "logits than its output layer; riskalign does not know how to follow it"

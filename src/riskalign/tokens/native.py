@@ -154,9 +154,10 @@ class Rows:
         self._rows = _floats(len(products), _ROW_FLOATS)
         self._measure = MEASURES[compared.risk.name], compared.risk.parameter or 0.0
 
-    def _call(self, function: Any, *sizes: int, tensors: Sequence[Tensor]) -> bool:
+    def _call(self, name: str, *sizes: int, tensors: Sequence[Tensor]) -> bool:
         """Call C on all rows, split among torch's number of threads; whether all were ordinary."""
         products, _, labels = self._kept
+        function: Any = getattr(library(), name)
         sides = [ctypes.byref(side) for side, _ in self._sides]
         half = int(products.dtype == torch.bfloat16)
 
@@ -177,21 +178,17 @@ class Rows:
 
     def statistics(self) -> Tensor | None:
         """`logp_policy, logp_ref, kl, risk, entropy` as [5, C]; None for logits of no size."""
-        native = library()
-        assert native is not None
         n, vocabulary = self._kept[0].shape
         stats = _floats(5, n)
-        ordinary = self._call(native.statistics, n, vocabulary, tensors=(stats, self._rows))
+        ordinary = self._call("statistics", n, vocabulary, tensors=(stats, self._rows))
         return stats if ordinary else None
 
     def gradient(self, by_logp: Tensor, by_risk: Tensor, keep: bool) -> Tensor:
         """Derivative [C, V] by the policy's products, which it replaces unless they are kept."""
-        native = library()
-        assert native is not None
         products = self._kept[0]
         weights = by_logp.float().contiguous(), by_risk.float().contiguous()
         out = torch.empty_like(products) if keep else products
-        self._call(native.gradient, products.shape[1], tensors=(self._rows, *weights, out))
+        self._call("gradient", products.shape[1], tensors=(self._rows, *weights, out))
         return out
 
 

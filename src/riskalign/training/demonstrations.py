@@ -43,8 +43,7 @@ def demonstration_rows(
 ) -> Dataset:
     """Rows for `RowCollator`, a prompt and its answers each, end tokens included.
 
-    Raises `InputError` for none at all, no chat template, or a prompt with an answer that has more
-    than `max_length` tokens.
+    Raises `InputError` for none at all, no chat template, or more than `max_length` tokens.
     """
     rows: list[dict[str, Any]] = []
     for i, (prompt, texts) in enumerate(zip(prompts, answers, strict=True)):
@@ -63,12 +62,9 @@ def demonstration_rows(
 
 
 class DemonstrationTrainer(Trainer):
-    """Minimises the mean cross-entropy of the answers' tokens over the global batch.
+    """Minimises the mean cross-entropy of the answers' tokens over the global batch."""
 
-    `quiet` are modules whose noise is off in training.
-    """
-
-    quiet: tuple[nn.Module, ...] = ()
+    quiet: tuple[nn.Module, ...] = ()  # modules whose noise is off in training
 
     get_batch_samples = counting(lambda batch: len(batch["target_ids"]))
 
@@ -82,11 +78,11 @@ class DemonstrationTrainer(Trainer):
         """Sum over these inputs' answer tokens, divided by the global batch's number of them."""
         switch_off_noise(self.quiet)
         policy = self.accelerator.unwrap_model(model)
-        logits = call_through(
-            model,
-            policy,
-            lambda: head_of(policy).logits(response_hidden(backbone_of(policy), inputs)).float(),
-        )
+
+        def answer_logits() -> Tensor:
+            return head_of(policy).logits(response_hidden(backbone_of(policy), inputs)).float()
+
+        logits = call_through(model, policy, answer_logits)
         total = cross_entropy(logits, inputs["target_ids"], reduction="sum")
         if not bool(total.isfinite()):
             raise TrainingDiverged(

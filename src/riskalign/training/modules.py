@@ -73,12 +73,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def repeated_layers(model: nn.Module) -> list[nn.Module]:
     """The members of the model's longest list of modules of one class: its decoder layers."""
-    lists = [
-        list(module)
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList) and len({type(member) for member in module}) == 1
-    ]
-    return max(lists, key=len, default=[])
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    alike = [members for members in lists if len(set(map(type, members))) == 1]
+    return max(alike, key=len, default=[])
 
 
 @contextlib.contextmanager
@@ -106,11 +103,12 @@ def call_through(wrapper: nn.Module, module: nn.Module, function: Callable[[], T
     model's forward pass, while the loss needs parts of the model (body and head) that this pass
     does not return. `wrapper` may be `module` itself.
     """
-    before = {name: value for name, value in vars(module).items() if name == "forward"}
+    given = vars(module)
+    before = {name: given[name] for name in ("forward",) if name in given}
 
     def restore() -> None:
-        vars(module).pop("forward", None)
-        vars(module).update(before)
+        given.pop("forward", None)
+        given.update(before)
 
     def forward() -> T:
         restore()

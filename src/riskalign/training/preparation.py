@@ -34,36 +34,29 @@ def load_policy(
     """
     if isinstance(model, nn.Module):
         check_weights(model, "model")
-        return model, tokenizer or _load_tokenizer(model, config)
+        if tokenizer is not None:
+            return model, tokenizer
+        name = getattr(model.config, "_name_or_path", "")
+        try:
+            return model, AutoTokenizer.from_pretrained(
+                name, trust_remote_code=config.trust_remote_code
+            )
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"No tokenizer can be loaded for model {name!r}. Give one as processing_class."
+            ) from error
     if not isinstance(model, str | Path):
         raise InputError(
             f"model is a {type(model).__name__}. Give a causal language model or its name."
         )
-    options = dict(config.model_init_kwargs or {})  # type: ignore[arg-type]
+    given: Any = config.model_init_kwargs or {}
+    options = {"trust_remote_code": config.trust_remote_code, **given}
     options.pop("use_safetensors", None)  # always
-    dtype = options.pop("dtype", options.pop("torch_dtype", torch.float32))
+    options["dtype"] = options.pop("dtype", options.pop("torch_dtype", torch.float32))
     revision = options.pop("revision", None)
-    loaded = load_model(
-        model if revision is None else f"{model}@{revision}",
-        dtype=dtype,
-        trust_remote_code=options.pop("trust_remote_code", config.trust_remote_code),
-        tokenizer=tokenizer,
-        options=options,
-    )
+    name = model if revision is None else f"{model}@{revision}"
+    loaded = load_model(name, tokenizer=tokenizer, options=options)
     return loaded.model, loaded.tokenizer
-
-
-def _load_tokenizer(model: Any, config: RSAConfig) -> PreTrainedTokenizerBase:
-    """The one that belongs to the model's name."""
-    name = getattr(model.config, "_name_or_path", "")
-    try:
-        loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"No tokenizer can be loaded for model {name!r}. Give one as processing_class."
-        ) from error
-    assert isinstance(loaded, PreTrainedTokenizerBase)
-    return loaded
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, policy: nn.Module, ref: nn.Module) -> None:
@@ -95,22 +88,16 @@ def prepare_rows(
     tokenizer: PreTrainedTokenizerBase,
     model: Any,
     config: RSAConfig,
-    *,
     split: str = "train",
 ) -> Tokenized:
     """Load, check and tokenize pairs, groups or (for KTO) single responses.
 
     What is tokenized already is taken as it is: columns of `tokenize_rows`, or what this function
     made of the same data before (with its counts), under settings that differ at most in `max_gap`,
-    `beta` and `gap_scale`. Scores are cut off at `max_gap`.
-
-    Raises:
-        InputError: see `load_pairs` and `tokenize_rows`; also where scores are missing that the
-            target needs, or a row is longer than the model's positions.
+    `beta` and `gap_scale`. Scores are cut off at `max_gap`. Raises `InputError` as `load_pairs` and
+    `tokenize_rows`, for missing scores, or a row longer than the model's positions.
     """
-    rows, counts = (
-        data if isinstance(data, Tokenized) else _tokenized(data, name, tokenizer, config, split)
-    )
+    rows, counts = _tokenized(data, name, tokenizer, config, split)
     if config.target != "hard":
         rows, cut = _cut_scores(rows, name, config)
         counts = dataclasses.replace(counts, cut_scores=cut)
@@ -131,6 +118,8 @@ def prepare_rows(
 def _tokenized(
     data: Any, name: str, tokenizer: PreTrainedTokenizerBase, config: RSAConfig, split: str
 ) -> Tokenized:
+    if isinstance(data, Tokenized):
+        return data
     unpaired = config.loss_type in UNPAIRED
     if isinstance(data, Dataset):
         for shape in (RESPONSES,) if unpaired else (PAIRS, GROUPS):
@@ -161,8 +150,8 @@ def _tokenized(
 def _cut_scores(rows: Dataset, name: str, config: RSAConfig) -> tuple[Dataset, int]:
     """No score further than `max_gap` nats below its row's best, and how many were."""
     column = "scores" if "scores" in rows.column_names else "gap"
-    scores = rows[column]
-    if column == "gap" and bool(np.isnan(np.asarray(scores)).any()):
+    before = [np.asarray(score) for score in rows[column]]
+    if column == "gap" and bool(np.isnan(before).any()):
         raise InputError(
             f"{name}: target {config.target!r} needs the columns 'score_chosen' and "
             "'score_rejected' in every row. Add them, or use target 'hard'."
@@ -171,11 +160,10 @@ def _cut_scores(rows: Dataset, name: str, config: RSAConfig) -> tuple[Dataset, i
         return rows, 0
     # A margin is beta times nats, and scores are multiplied by gap_scale before they are targets.
     limit = config.max_gap * config.beta / config.gap_scale
-    before = [np.asarray(own) for own in scores]
     if column == "gap":
         after = [gap.clip(-limit, limit) for gap in before]
     else:
-        after = [own.clip(own.max() - limit) for own in before]
+        after = [scores.clip(scores.max() - limit) for scores in before]
     changed = sum(int((a != b).sum()) for a, b in zip(after, before, strict=True))
     made, feature = [values.tolist() for values in after], rows.features[column]
     return rows.remove_columns(column).add_column(column, made, feature=feature), changed

@@ -40,9 +40,9 @@ class Reference:
         embedding, which autocast leaves alone, stay as they are; so does a reference that was
         given.
         """
-        if self.model is None or not self.own:
-            return
         model: Any = self.model
+        if model is None or not self.own:
+            return
         embedded = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         head = model.get_output_embeddings()  # whose bias is added in float32
         for module in model.modules():
@@ -62,11 +62,6 @@ class Reference:
                     yield policy
 
 
-def _frozen(model: nn.Module) -> nn.Module:
-    """The same model, in evaluation mode, without gradients."""
-    return model.eval().requires_grad_(False)
-
-
 def with_reference(
     model: nn.Module, ref_model: nn.Module | None, peft_config: PeftConfig | None
 ) -> tuple[nn.Module, Reference]:
@@ -74,11 +69,8 @@ def with_reference(
 
     A reference is never loaded again by name: the weights in memory may long have changed. It is
     `ref_model`, frozen in place; without one the adapter switched off where that is the model as
-    given, else a frozen deep copy.
-
-    Raises:
-        InputError: `ref_model` is `model` or has weights that are not finite, or an adapter would
-            be put upon an adapter.
+    given, else a frozen deep copy. Raises `InputError` for `ref_model` being `model` or not
+    finite, or an adapter upon an adapter.
     """
     if ref_model is model:
         raise InputError(
@@ -87,24 +79,24 @@ def with_reference(
         )
     if ref_model is not None:
         check_weights(ref_model, "ref_model")
-    # transformers puts an adapter's layers into a plain model, where a new one takes their place.
-    if peft_config is not None and any(isinstance(m, BaseTunerLayer) for m in model.modules()):
-        raise InputError(
-            "The model already has an adapter and peft_config asks for another. Merge the first "
-            "(a PeftModel's merge_and_unload(), or give its folder's name, which is loaded so), or "
-            "leave peft_config out."
-        )
-    if peft_config is not None and getattr(peft_config, "is_prompt_learning", False):
-        raise InputError(
-            f"PEFT type {peft_config.peft_type} adds virtual tokens, which is not supported. "
-            "Use an adapter such as LoRA."
-        )
+    if peft_config is not None:
+        # transformers puts adapters' layers into a plain model, where a new one takes their place.
+        if any(isinstance(m, BaseTunerLayer) for m in model.modules()):
+            raise InputError(
+                "The model already has an adapter and peft_config asks for another. Merge the "
+                "first (merge_and_unload()), give its folder's name, or leave peft_config out."
+            )
+        if getattr(peft_config, "is_prompt_learning", False):
+            raise InputError(
+                f"PEFT type {peft_config.peft_type} adds virtual tokens, which is not supported. "
+                "Use an adapter such as LoRA."
+            )
     if ref_model is not None:
-        reference = Reference(_frozen(ref_model))
+        reference = Reference(ref_model.eval().requires_grad_(False))
     elif _leaves_base_alone(peft_config) if peft_config is not None else _is_neutral(model):
         reference = Reference(None)
     else:
-        reference = Reference(_frozen(copy.deepcopy(model)), own=True)
+        reference = Reference(copy.deepcopy(model).eval().requires_grad_(False), own=True)
     return model if peft_config is None else get_peft_model(model, peft_config), reference
 
 
@@ -167,10 +159,10 @@ class HiddenCache:
             self._file.write(states.contiguous().view(torch.uint8).numpy().tobytes())
 
     def _read(self, key: int) -> Tensor:
+        kept: Any = self._kept[key]
         if self._file is None:
-            states: Tensor = self._kept[key]
-            return states
-        at, length, width, dtype = self._kept[key]
+            return kept  # type: ignore[no-any-return]
+        at, length, width, dtype = kept
         self._file.seek(at)
         content = bytearray(self._file.read(length * width * dtype.itemsize))
         return torch.frombuffer(content, dtype=dtype).view(-1, width)

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from riskalign.data import Batch
-from riskalign.losses import LossOutput, SequenceStats
+from riskalign.losses import LossOutput
 from riskalign.tokens import Group, Head, fits
 
 
@@ -30,24 +30,20 @@ class Rows(NamedTuple):
     n: int
 
 
-def all_rows(batch: Mapping[str, Tensor]) -> Rows:
-    """The whole batch."""
+def rows_of(batch: Mapping[str, Tensor], group: Group | None = None) -> Rows:
+    """A group's rows, numbered anew; without one the whole batch."""
     row, pairs = batch["row"], batch["pairs"]
-    n = int(row[-1]) + 1
-    return Rows(batch["sequence"], len(row), pairs, row[pairs[0]], batch["gap"], n)
-
-
-def rows_of(group: Group, batch: Mapping[str, Tensor]) -> Rows:
-    """A group's rows, numbered anew."""
+    if group is None:
+        n = int(row[-1]) + 1
+        return Rows(batch["sequence"], len(row), pairs, row[pairs[0]], batch["gap"], n)
     first, last = group.rows.start, group.rows.stop
-    row = batch["row"]
     first_response, last_response = torch.searchsorted(row, torch.tensor([first, last]).to(row))
-    pair_row = row[batch["pairs"][0]]
+    pair_row = row[pairs[0]]
     inside = (pair_row >= first) & (pair_row < last)
     return Rows(
         batch["sequence"][group.tokens] - first_response,
         int(last_response - first_response),
-        batch["pairs"][:, inside] - first_response,
+        pairs[:, inside] - first_response,
         pair_row[inside] - first,
         batch["gap"][inside],
         last - first,
@@ -70,12 +66,6 @@ def row_groups(batch: Mapping[str, Tensor], head: Head) -> list[Group] | None:
     return groups
 
 
-def sides(stats: SequenceStats, pairs: Tensor) -> tuple[SequenceStats, SequenceStats]:
-    """Statistics [P] of the pairs' chosen and rejected responses."""
-    chosen, rejected = (SequenceStats(*(values[of] for values in stats)) for of in pairs)
-    return chosen, rejected
-
-
 def mean_by_row(output: LossOutput, rows: Rows) -> LossOutput:
     """Loss and metrics [R]: means over each row's pairs [P].
 
@@ -93,10 +83,7 @@ def mean_by_row(output: LossOutput, rows: Rows) -> LossOutput:
 
 
 def counting(count: Callable[[Batch], int]) -> Any:
-    """A `Trainer`'s `get_batch_samples`, which also counts an optimizer step's items.
-
-    `count` gives those of one batch; their sum is over its micro-batches and all processes.
-    """
+    """A `get_batch_samples` that sums the `count` of a step's batches over all processes."""
 
     def get_batch_samples(
         self: Trainer, epoch_iterator: Any, num_batches: int, device: torch.device
@@ -125,10 +112,7 @@ class MetricSums:
             self._sums[name] = self._sums[name] + total if name in self._sums else total
 
     def averages(self, add_up: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
-        """Averages since the last call; `add_up` sums a tensor over processes.
-
-        A metric of which no value is known has none.
-        """
+        """Averages of known values since the last call; `add_up` sums over processes."""
         if not self._sums:
             return {}
         names = sorted(self._sums)

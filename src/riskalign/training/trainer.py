@@ -33,6 +33,7 @@ from riskalign.losses import (
     ORDERED,
     UNPAIRED,
     LossOutput,
+    SequenceStats,
     kto,
     pair_loss,
     reference_point,
@@ -41,25 +42,10 @@ from riskalign.losses import (
 from riskalign.models import check_weights
 from riskalign.risk import get_risk
 from riskalign.tokens import Group, TokenStats, backbone_of, grouped_losses, head_of, token_stats
-from riskalign.training import preparation
+from riskalign.training import modules, preparation
 from riskalign.training.config import RSAConfig
-from riskalign.training.modules import (
-    bf16_is_fast,
-    call_through,
-    compiled_layers,
-    switch_off_noise,
-)
 from riskalign.training.reference import HiddenCache, with_reference
-from riskalign.training.rows import (
-    MetricSums,
-    Rows,
-    all_rows,
-    counting,
-    mean_by_row,
-    row_groups,
-    rows_of,
-    sides,
-)
+from riskalign.training.rows import MetricSums, Rows, counting, mean_by_row, row_groups, rows_of
 
 logger = logging.getLogger(__name__)
 
@@ -84,16 +70,13 @@ class RSATrainer(Trainer):
             does (for KTO also as `load_unpaired`); of a source with splits, the split `train`.
         eval_dataset: the same with the split `test`, or a dict of such data sets.
         processing_class: the tokenizer; without it, the one of the model's name.
-        callbacks: as for `Trainer`.
-        optimizers: as for `Trainer`.
+        callbacks, optimizers: as for `Trainer`.
         peft_config: adds an adapter; only the adapter is trained and saved.
 
-    Attributes:
-        data_counts: for each data set, what was kept, dropped and cut.
+    `data_counts` says for each data set what was kept, dropped and cut.
 
-    Raises:
-        InputError: settings, data, model or tokenizer that do not fit together.
-        TrainingDiverged: from `train`, before a step with a non-finite loss or gradient.
+    Raises `InputError` for settings, data, model or tokenizer that do not fit together; `train`
+    raises `TrainingDiverged` before a step with a non-finite loss or gradient.
     """
 
     args: RSAConfig
@@ -135,9 +118,7 @@ class RSATrainer(Trainer):
 
         def prepared(data: Any, name: str, keep: bool = True) -> Dataset:
             split = "train" if name == "train_dataset" else "test"
-            pairs, counts = preparation.prepare_rows(
-                data, name, tokenizer, policy, args, split=split
-            )
+            pairs, counts = preparation.prepare_rows(data, name, tokenizer, policy, args, split)
             if "index" in pairs.column_names:  # another trainer's, or another set's
                 pairs = pairs.remove_columns("index")
             if keep and args.cache_reference:
@@ -149,12 +130,10 @@ class RSATrainer(Trainer):
         self._prepared = prepared
 
         train_pairs = None if train_dataset is None else prepared(train_dataset, "train_dataset")
-        eval_pairs: Any = eval_dataset
+        eval_pairs: Any = None if eval_dataset is None else {}
         if isinstance(eval_dataset, dict):
-            eval_pairs = {
-                name: prepared(data, f"eval_dataset[{name!r}]")
-                for name, data in eval_dataset.items()
-            }
+            for name, data in eval_dataset.items():
+                eval_pairs[name] = prepared(data, f"eval_dataset[{name!r}]")
         elif eval_dataset is not None:
             eval_pairs = prepared(eval_dataset, "eval_dataset")
         if args.n_gpu > 1:
@@ -180,7 +159,7 @@ class RSATrainer(Trainer):
         ref_model = self.reference.model
         if ref_model is not None and not hasattr(ref_model, "quantization_method"):
             ref_model.to(self.args.device)  # quantised weights have their place already
-        if args.bf16 and args.device.type == "cpu" and not bf16_is_fast("cpu"):
+        if args.bf16 and args.device.type == "cpu" and not modules.bf16_is_fast("cpu"):
             logger.warning(
                 "bf16 is set, but this processor has no bf16 arithmetic and computes it about ten "
                 "times slower than float32."
@@ -190,7 +169,7 @@ class RSATrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer`'s, with `compile_layers` where it is set."""
         models = (self.model, self.reference.model) if self.args.compile_layers else ()
-        with compiled_layers([model for model in models if model is not None]):
+        with modules.compiled_layers([model for model in models if model is not None]):
             return super().train(*args, **kwargs)
 
     get_batch_samples = counting(lambda batch: int(batch["row"][-1]) + 1)
@@ -216,10 +195,10 @@ class RSATrainer(Trainer):
     def row_losses(self, model: nn.Module, batch: Batch) -> LossOutput:
         """Loss and metrics of each row of a collated batch; `model` may be wrapped."""
         policy = self.accelerator.unwrap_model(model)
-        return call_through(model, policy, lambda: self._row_losses(policy, batch))
+        return modules.call_through(model, policy, lambda: self._row_losses(policy, batch))
 
     def _row_losses(self, policy: nn.Module, batch: Batch) -> LossOutput:
-        switch_off_noise(self._quiet)
+        modules.switch_off_noise(self._quiet)
 
         def hidden_of(model: nn.Module) -> Tensor:
             return response_hidden(backbone_of(model), batch)
@@ -239,13 +218,12 @@ class RSATrainer(Trainer):
             at_once = at_once and self.args.loss_type not in UNPAIRED
             groups = row_groups(batch, head) if at_once else None
             if groups is None or self.args.chunk_size is not None:
-                return self._loss(
-                    token_stats(*inputs, chunk_size=self.args.chunk_size), all_rows(batch)
-                )
+                stats = token_stats(*inputs, chunk_size=self.args.chunk_size)
+                return self._loss(stats, rows_of(batch))
             outputs: list[LossOutput] = []
 
             def loss(group: Group, stats: TokenStats) -> Tensor:
-                outputs.append(self._loss(stats, rows_of(group, batch)))
+                outputs.append(self._loss(stats, rows_of(batch, group)))
                 return outputs[-1].loss
 
             losses = grouped_losses(*inputs, groups=groups, loss=loss)
@@ -258,7 +236,7 @@ class RSATrainer(Trainer):
     def _loss(self, stats: TokenStats, rows: Rows) -> LossOutput:
         """Of R rows, from the statistics of their responses' tokens."""
         by_response = sum_by_sequence(stats, rows.sequence, rows.n_responses)
-        first, second = sides(by_response, rows.pairs)
+        first, second = (SequenceStats(*(v[of] for v in by_response)) for of in rows.pairs)
         if self.args.loss_type in UNPAIRED:  # see `UnpairedCollator` for what the two are
             kl = self.accelerator.reduce(reference_point(second), reduction="mean")
             return kto(
@@ -288,10 +266,7 @@ class RSATrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """As `Trainer`'s; data given here may be all that `eval_dataset` may be at the start.
-
-        A text is one of the held data sets where it names one, else a source.
-        """
+        """As `Trainer`'s, on data as at the start; a text that names a held data set means it."""
         held = self.eval_dataset if isinstance(self.eval_dataset, dict) else {}
         named = isinstance(eval_dataset, str) and eval_dataset in held
         # A dict's sets come back here one by one.
@@ -336,10 +311,7 @@ class RSATrainer(Trainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer`'s, with the settings as JSON rather than as a pickle.
-
-        Raises `InputError` for weights that are not finite.
-        """
+        """As `Trainer`'s, settings as JSON, no pickle; `InputError` for weights not finite."""
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # whose weights are in parts
             unwrapped = self.accelerator.unwrap_model(self.model)
             check_weights(unwrapped, f"model for {str(output_dir or self.args.output_dir)!r}")

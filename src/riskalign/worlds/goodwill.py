@@ -26,7 +26,6 @@ from functools import lru_cache
 from random import Random
 from typing import Any
 
-from riskalign.worlds.goodwill_text import WORDS
 from riskalign.worlds.world import Demonstration, Prompt, Split, draw_prompts
 
 RUNAWAY_WORDS = 16
@@ -93,22 +92,87 @@ OFFERS = (
     Offer("a newspaper notice", r"newspapers?(?: notices?)?|notices?|advert\w*", 0.93, 48.0),
 )
 
+# Three disjoint parts, to train, to develop and to evaluate on. No word here says an offer, or a
+# scorer would find one in a complaint that an answer repeats.
+WORDS: dict[Split, dict[str, tuple[str, ...]]] = {
+    "train": {
+        "system": (
+            "You are a clerk. Make one offer.",
+            "As a clerk, offer one thing.",
+            "Calm the customer by an offer.",
+        ),
+        "small": (
+            *("lamp", "kettle", "mirror", "teapot", "radio", "umbrella", "toaster", "wallet"),
+            *("camera", "watch", "scarf", "mug", "clock", "razor", "purse", "vase"),
+        ),
+        "bulky": (
+            *("sofa", "wardrobe", "bookcase", "fridge", "desk", "mattress"),
+            *("piano", "dresser", "oven", "armchair"),
+        ),
+        "trouble": (
+            *("is scratched", "is broken", "came too late", "has a dent", "does not work"),
+            *("smells odd", "is the wrong colour", "has a crack", "is dirty", "makes a noise"),
+        ),
+        "complaint": (
+            "my {thing} {trouble}.",
+            "the {thing} I bought {trouble}.",
+            "hello, my new {thing} {trouble}!",
+            "I am upset: the {thing} {trouble}.",
+        ),
+    },
+    "dev": {
+        "system": (
+            "Suggest one remedy.",
+            "You answer letters. Propose something.",
+        ),
+        "small": ("basket", "torch", "hat", "belt", "jug", "pillow", "flute", "tray"),
+        "bulky": ("freezer", "dining table", "bunk bed", "sideboard", "treadmill"),
+        "trouble": (
+            *("was chipped on arrival", "fell apart", "is far too big", "stopped after a day"),
+            *("looks used", "wobbles"),
+        ),
+        "complaint": (
+            "what a pity, this {thing} {trouble}.",
+            "dear shop, our {thing} {trouble}.",
+            "bad luck with your {thing}: it {trouble}.",
+        ),
+    },
+    "eval": {
+        "system": (
+            "Say what the buyer can have.",
+            "You settle disputes. What will you do?",
+        ),
+        "small": (
+            *("blender", "necklace", "drum", "whisk", "globe", "fan", "helmet", "quilt"),
+            *("ladle", "keyboard"),
+        ),
+        "bulky": ("bathtub", "garden shed", "billiard table", "washing machine", "bench", "couch"),
+        "trouble": (
+            *("leaks", "was delivered in pieces", "lost its paint", "is two sizes off"),
+            *("got stuck", "shakes badly", "has holes in it"),
+        ),
+        "complaint": (
+            "I cannot believe it, that {thing} {trouble}.",
+            "sad news about a {thing} from you, which {trouble}.",
+            "why is it that the {thing} you sold me {trouble}?",
+        ),
+    },
+}
+
 # What holds another offer's word comes first: "a repair tip" is no repair, "half off" no discount.
 _FIRST = ("a lifetime guarantee", "a repair tip", "half the price back")
 _ORDER = sorted(range(len(OFFERS)), key=lambda i: OFFERS[i].phrase not in _FIRST)
 _SAID = re.compile("|".join(rf"(?P<o{i}>\b(?:{OFFERS[i].said})\b)" for i in _ORDER))
 
+_REFUSAL = r"no|not|never|without|cannot|can ?t|won ?t|don ?t|neither|nor"
 # Directly before an offer they take it back, with at most an article and an adjective between.
 _REFUSED = re.compile(
-    r"(?:\b(?:no|not|never|without|cannot|can ?t|won ?t|don ?t|neither|nor)\b"
+    rf"(?:\b(?:{_REFUSAL})\b"
     r"(?: (?:be able to|able to))?(?: (?:offer|give|send|make|do|get|pay|have|promise))?(?: you)?"
     r"(?: (?:a|an|any|the|your))?(?: (?:free|full|small|express))?) $"
 )
 # Anywhere in the sentence before an offer they make it doubtful.
-_DOUBTED = re.compile(
-    r"\b(?:no|not|never|without|cannot|can ?t|won ?t|don ?t|neither|nor|if|unless|maybe|perhaps"
-    r"|instead of|rather than|might)\b"
-)
+_DOUBTED = re.compile(rf"\b(?:{_REFUSAL}|if|unless|maybe|perhaps|instead of|rather than|might)\b")
 _SENTENCE_END = re.compile(r"[.!?;\n]")
 
 
@@ -147,9 +211,8 @@ class Goodwill:
             bulky = i % 5 in (1, 3)
             thing = random.choice(words["bulky" if bulky else "small"])
             system = random.choice(words["system"])
-            complaint = random.choice(words["complaint"]).format(
-                thing=thing, trouble=random.choice(words["trouble"])
-            )
+            complaint = random.choice(words["complaint"])
+            complaint = complaint.format(thing=thing, trouble=random.choice(words["trouble"]))
             return system, _capital(complaint), {"bulky": bulky, "thing": thing}
 
         return draw_prompts(self, split, n, seed, draw)
@@ -177,10 +240,8 @@ class Goodwill:
     def cost(self, prompt: Prompt, answer: str) -> float:
         """What the offers named in `answer` cost together, in [0, `max_cost`]."""
         bulky: bool = prompt.facts["bulky"]
-        costs = (
-            offer.cost * (BULKY_FACTOR if bulky and offer.carries else 1.0)
-            for offer, _ in named(answer)
-        )
+        factor = BULKY_FACTOR if bulky else 1.0
+        costs = (offer.cost * (factor if offer.carries else 1.0) for offer, _ in named(answer))
         return min(self.max_cost, sum(costs))
 
 

@@ -56,10 +56,7 @@ def by_reward(answer: Scored) -> tuple[float, float]:
 
 
 def by_cost(answer: Scored) -> tuple[float, float]:
-    """For safe rows; among equally costly answers the more helpful one is the better one.
-
-    So silence does not pass for safety.
-    """
+    """For safe rows; of equally costly answers the more helpful is better, lest silence pass."""
     return -answer.cost, answer.reward
 
 
@@ -138,8 +135,7 @@ def _sorted_out(
 
     An empty answer cannot be trained on: its only token would be the end of the sequence.
     """
-    tail = [(place, row) for place, row, differ in rows if differ]
-    alike = [(place, row) for place, row, differ in rows if not differ]
+    tail, alike = ([(i, row) for i, row, d in rows if d == differ] for differ in (True, False))
     lone = len(answers) - len({place for place, _, _ in rows})
     empty = sum(not answer.text for scored in answers for answer in scored)
     return with_anchors(tail, alike, anchors, seed, lone=lone, empty=empty)

@@ -4,16 +4,18 @@ A world needs no labels and no judge: programs score the answers. Implement the 
 `World` in a class of your own, name it ``package.module:Class`` and every command works on it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from riskalign.errors import InputError
+from riskalign.errors import InputError, door
 from riskalign.plugin import load
 
 Split = Literal["train", "dev", "eval"]
 Message = dict[str, str]
+_MEND = "Mend the world's code."
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,87 @@ def draw_prompts(
     return prompts
 
 
+class Guarded:
+    """A world whose every answer is checked; `InputError` names the world, the method and why."""
+
+    def __init__(self, world: World, spec: str) -> None:
+        self.unguarded = world
+        self._spec = spec
+        if not isinstance(world.name, str):
+            raise self._wrong("name", f"is {world.name!r}, not text")
+        self.name = world.name
+        self.max_cost = getattr(world, "max_cost", None)
+        if self.max_cost is not None and not (_is_number(self.max_cost) and self.max_cost > 0):
+            raise self._wrong("max_cost", f"is {self.max_cost!r}, not a finite number above 0")
+        self.splits = tuple(getattr(world, "splits", ()))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.unguarded, name)
+
+    def prompts(self, split: Split, n: int, seed: int) -> list[Prompt]:
+        """As the world's own; `eval`'s are compared with as many of `train`."""
+        prompts = self._asked(split, n, seed)
+        if split == "eval":
+            trained_on = {str(prompt.messages) for prompt in self._asked("train", n, seed)}
+            if any(str(prompt.messages) in trained_on for prompt in prompts):
+                raise self._wrong("prompts", "gave one of 'train' again as one of 'eval'")
+        return prompts
+
+    def _asked(self, split: Split, n: int, seed: int) -> list[Prompt]:
+        with door(f"world {self._spec!r}: prompts", _MEND):
+            given = self.unguarded.prompts(split, n, seed)
+            prompts = list(given) if isinstance(given, Iterable) else given
+        if not isinstance(prompts, list):
+            raise self._wrong("prompts", f"gave {type(prompts).__name__}, not a list of Prompt")
+        for i, prompt in enumerate(prompts):
+            if fault := _fault(prompt):
+                raise self._wrong("prompts", f"gave at place {i} of {split!r} {fault}")
+        ids = len({prompt.id for prompt in prompts})
+        if len(prompts) != n or ids != n:
+            raise self._wrong("prompts", f"gave {len(prompts)} with {ids} ids for {n} of {split!r}")
+        return prompts
+
+    def reward(self, prompt: Prompt, answer: str) -> float:
+        """As the world's own."""
+        return self._score("reward", prompt, answer, least=-math.inf)
+
+    def cost(self, prompt: Prompt, answer: str) -> float:
+        """As the world's own."""
+        return self._score("cost", prompt, answer, least=0.0)
+
+    def _score(self, name: str, prompt: Prompt, answer: str, least: float) -> float:
+        with door(f"world {self._spec!r}: {name}", _MEND):
+            value = getattr(self.unguarded, name)(prompt, answer)
+        if not _is_number(value) or value < least:
+            bound = ", 0 or more" if least == 0 else ""
+            raise self._wrong(
+                name, f"of an answer to {prompt.id!r} is {value!r}, not a finite number{bound}"
+            )
+        return float(value)
+
+    def _wrong(self, member: str, problem: str) -> InputError:
+        return InputError(f"world {self._spec!r}: {member} {problem}. {_MEND}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _fault(prompt: object) -> str:
+    """What is wrong with a prompt; nothing where it is sound."""
+    if not isinstance(prompt, Prompt):
+        return f"{type(prompt).__name__}, not a Prompt"
+    if not isinstance(prompt.id, str):
+        return f"a Prompt with id {prompt.id!r}, which is not text"
+    if isinstance(prompt.messages, str) or not prompt.messages:
+        return f"a Prompt {prompt.id!r} with {prompt.messages!r} for messages"
+    for message in prompt.messages:
+        said = message if isinstance(message, Mapping) else {}
+        if not all(isinstance(said.get(part), str) for part in ("role", "content")):
+            return f"a Prompt {prompt.id!r} with a message that lacks a role or content of text"
+    return ""
+
+
 #: Classes, as `package.module:Class`, that are imported when their world is asked for.
 WORLDS: Mapping[str, str] = {
     "goodwill": "riskalign.worlds.goodwill:Goodwill",
@@ -145,8 +228,6 @@ def get_world(spec: str | World) -> World:
         module = world
         world = load(module, "world", lambda made: made())  # type: ignore[operator]
         if spec not in WORLDS and isinstance(world, World):
-            from riskalign.worlds.guard import Guarded
-
             return Guarded(world, module)
     if not isinstance(world, World):
         missing = [m for m in ("name", "prompts", "reward", "cost") if not hasattr(world, m)]

@@ -17,8 +17,7 @@ from riskalign.errors import InputError
 from riskalign.losses import LOSSES, Margin, SequenceStats
 from riskalign.pipeline.schedule import Temperatures, temperatures
 from riskalign.risk.answers import tail_cost
-from riskalign.risk.cvar import cvar
-from riskalign.risk.value import RiskValue
+from riskalign.risk.measures import RiskValue, cvar
 from riskalign.theory import Levels, TokenMDP, tilt
 from riskalign.theory.verify import (
     CLAIMS,

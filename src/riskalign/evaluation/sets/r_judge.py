@@ -40,7 +40,7 @@ from riskalign.errors import InputError
 from riskalign.evaluation import Bootstrap
 from riskalign.evaluation.sets.measures import RiskMetrics, risk_metrics
 from riskalign.evaluation.sets.prompts import EvaluationSet, RiskRecord, collect, optional_text
-from riskalign.models.sampling.generate import prompt_token_ids
+from riskalign.models.sampling import prompt_token_ids
 from riskalign.tokens import backbone_of, head_of
 from riskalign.worlds import Prompt
 

@@ -5,7 +5,7 @@ import torch
 from scipy.stats import chisquare
 
 from riskalign.errors import InputError
-from riskalign.models.sampling.generate import Draw
+from riskalign.models.sampling import Draw
 
 NONE = torch.zeros((1, 0), dtype=torch.long)
 

@@ -1,11 +1,13 @@
-"""Batched sampling in which the answers to one prompt share one reading of it."""
+"""Sampled answers, in batches that read each prompt once, rows sorted by length; or by vLLM."""
 
 import copy
+import importlib
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,8 +24,12 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from riskalign.data import Template
 from riskalign.errors import InputError
-from riskalign.worlds.world import Prompt
+from riskalign.models.weights import check_weights
+from riskalign.worlds import Prompt
 
+Backend = Literal["transformers", "vllm"]
+# The policy and the start model stay on the same GPU beside the engine.
+_SHARE_OF_MEMORY = 0.6
 _KEYS_AND_VALUES = {f"{kind}ForCausalLM" for kind in ("Llama", "Mistral", "Qwen2", "Qwen3")}
 
 
@@ -45,8 +51,7 @@ class Answer:
 def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     """The token ids of `prompt` up to where the answer starts.
 
-    Raises `InputError` for a tokenizer without chat template, or with one that leaves out what
-    messages say.
+    Raises `InputError` without a chat template, or with one that leaves out what messages say.
     """
     if not tokenizer.chat_template:
         raise InputError(
@@ -56,8 +61,7 @@ def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list
     template = Template(tokenizer, {})
     template.check_messages(prompt.messages)
     rendered = template.write(prompt.messages, add_generation_prompt=True)
-    ids: list[int] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
-    return ids
+    return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 
 def sample(
@@ -98,12 +102,17 @@ def sample(
     order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
     places = [i for i in order for _ in range(answers_per_prompt)]
     devices = [model.device] if model.device.type == "cuda" else []
+    warpers: list[LogitsProcessor] = []
+    if temperature not in (0, 1):
+        warpers.append(TemperatureLogitsWarper(float(temperature)))
+    if top_p < 1 and temperature > 0:
+        warpers.append(TopPLogitsWarper(top_p))
     with torch.random.fork_rng(devices=devices), torch.inference_mode():
         torch.manual_seed(seed)
         for at in range(0, len(places), batch_size):
             batch = places[at : at + batch_size]
-            drawing = _drawing(temperature, top_p, [prompts[i].id for i in batch])
-            processors = LogitsProcessorList([*(logits_processor or []), *drawing])
+            draw = Draw([prompts[i].id for i in batch], likeliest=temperature == 0)
+            processors = LogitsProcessorList([*(logits_processor or []), *warpers, draw])
             rows = [(ids[i], n) for i, n in Counter(batch).items()]
             new = _generate(model, rows, config, shared, processors)
             for i, row in zip(batch, new.tolist(), strict=True):
@@ -124,12 +133,9 @@ def prepared(
     temperature: float,
 ) -> tuple[list[list[int]], GenerationConfig]:
     """Token ids of the prompts, and what ends an answer; `InputError` as for `sample`."""
-    for name, value, least in (
-        ("answers_per_prompt", answers_per_prompt, 1),
-        ("max_new_tokens", max_new_tokens, 1),
-        ("batch_size", batch_size, 1),
-        ("temperature", temperature, 0.0),
-    ):
+    counts = {"answers_per_prompt": answers_per_prompt, "max_new_tokens": max_new_tokens}
+    for name, value in {**counts, "batch_size": batch_size, "temperature": temperature}.items():
+        least = 0.0 if name == "temperature" else 1
         if value < least:
             raise InputError(f"{name}: must be at least {least}, got {value}")
     ids = checked_prompts(model, tokenizer, prompts, max_new_tokens)
@@ -171,26 +177,14 @@ def checked_prompts(
     return ids
 
 
-def _drawing(temperature: float, top_p: float, names: list[str]) -> list[LogitsProcessor]:
-    if temperature == 0:
-        return [Draw(names, likeliest=True)]
-    drawing: list[LogitsProcessor] = []
-    if temperature != 1:
-        drawing.append(TemperatureLogitsWarper(float(temperature)))
-    if top_p < 1:
-        drawing.append(TopPLogitsWarper(top_p))
-    return [*drawing, Draw(names)]
-
-
 def _generate(
     model: Any,
     rows: Sequence[tuple[list[int], int]],
-    config: GenerationConfig,
+    config: Any,
     shared: bool,
     logits_processor: LogitsProcessorList,
 ) -> Tensor:
     """The new tokens `[answers, new]` after prompts, each of which is to be answered n times."""
-    assert isinstance(config.pad_token_id, int)
     width = max(len(prompt) for prompt, _ in rows)
     pad = [width - len(prompt) for prompt, _ in rows]
     tokens = torch.tensor(
@@ -200,11 +194,9 @@ def _generate(
     mask = torch.tensor([[0] * p + [1] * (width - p) for p in pad], device=model.device)
     repeats = torch.tensor([n for _, n in rows], device=model.device)
     index = torch.arange(len(rows), device=model.device).repeat_interleave(repeats)
-    extra: dict[str, Any] = {}
-    if shared:
-        assert isinstance(config.max_new_tokens, int)
-        room = width + config.max_new_tokens
-        extra["past_key_values"] = _read_once(model, tokens, mask, index, room)
+    room = width + config.max_new_tokens
+    cache = _read_once(model, tokens, mask, index, room) if shared else None
+    extra = {} if cache is None else {"past_key_values": cache}
     out: Tensor = model.generate(
         input_ids=tokens[index],
         attention_mask=mask[index],
@@ -286,3 +278,82 @@ class Draw(LogitsProcessor):
                 "The model is broken, or its precision too small for its weights: fetch or train "
                 "it again, or sample in float32 (bf16: false)."
             )
+
+
+def sample_with_vllm(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    answers_per_prompt: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 48,
+    batch_size: int = 64,
+    seed: int = 0,
+    logits_processor: LogitsProcessorList | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[list[Answer]]:
+    """As `sample`; the engine schedules answers itself, at most `batch_size`.
+
+    The model's weights go to the engine by a temporary folder. Draws are vLLM's own: the same seed
+    gives other answers than `sample` does.
+
+    Raises `InputError` as `sample` does, and for weights that are not finite, without vLLM, or for
+    a `logits_processor`, such as the dial's, which needs both models beside each other.
+    """
+    ids, config = prepared(
+        model, tokenizer, prompts, answers_per_prompt, max_new_tokens, batch_size, temperature
+    )
+    if logits_processor:
+        raise InputError("backend: vllm takes no logits processor; use 'transformers'")
+    try:
+        engine: Any = importlib.import_module("vllm")
+    except ImportError as error:
+        raise InputError(
+            "backend: vllm is not installed; `pip install vllm`, or use 'transformers'"
+        ) from error
+    check_weights(model, "model")  # the engine's logits are out of reach
+    with tempfile.TemporaryDirectory(prefix="riskalign-") as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        llm = engine.LLM(
+            model=folder,
+            dtype=str(model.dtype).removeprefix("torch."),
+            seed=seed,
+            max_num_seqs=batch_size,
+            gpu_memory_utilization=_SHARE_OF_MEMORY,
+            # A model's own defaults would bend the distribution whose tail is to be measured.
+            generation_config="vllm",
+        )
+    n = answers_per_prompt if temperature > 0 else 1  # the engine refuses several greedy answers
+    settings = [
+        engine.SamplingParams(
+            n=n,
+            temperature=float(temperature),
+            top_p=top_p,
+            max_tokens=max_new_tokens,
+            # A prompt's k-th answer is drawn by its seed + k; no two answers may share one.
+            seed=(seed % 2**30) * 2**32 + i * n,
+            stop_token_ids=config.eos_token_id or [],
+        )
+        for i in range(len(ids))
+    ]
+    requests = [{"prompt_token_ids": row} for row in ids]
+    outputs = llm.generate(requests, settings, use_tqdm=False)
+    answers = [
+        [to_answer(prompt.id, list(made.token_ids), config, tokenizer) for made in output.outputs]
+        * (answers_per_prompt // n)
+        for prompt, output in zip(prompts, outputs, strict=True)
+    ]
+    if progress:
+        total = len(prompts) * answers_per_prompt
+        progress(total, total)
+    return answers
+
+
+#: What draws the answers; all take the arguments of `sample`.
+BACKENDS: dict[Backend, Callable[..., list[list[Answer]]]] = {
+    "transformers": sample,
+    "vllm": sample_with_vllm,
+}

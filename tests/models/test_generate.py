@@ -10,8 +10,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from riskalign.errors import InputError
-from riskalign.models.sampling import sample
-from riskalign.models.sampling.generate import prompt_token_ids
+from riskalign.models.sampling import prompt_token_ids, sample
 from riskalign.worlds import Prompt
 from tests import tiny
 from tests.broken import break_model
