@@ -109,9 +109,10 @@ def total_tail(mdp: TokenMDP, risk: Risk) -> Iterator[Tensor]:
     cases={"mean": get_risk("mean")},
 )
 def soft_control(mdp: TokenMDP, mean: Risk) -> Iterator[Tensor]:
-    """The self-consistent optimum under the mean against the optimum over responses."""
+    """The self-consistent optimum under the mean against the tilt of whole responses."""
     control = solve.self_consistent(mdp.cost, mdp.log_ref, mean, BETA)
-    yield total_variation(control, solve.sequence_optimum(mdp.cost, mdp.log_ref, BETA))
+    whole = tree.accumulate(mdp.log_ref) - tree.accumulate(mdp.cost) / BETA
+    yield (tree.accumulate(control).exp() - whole.softmax(-1)).abs().sum(-1) / 2
 
 
 @claim("values", "consistent", "no policy beats the self-consistent one at a state", 1e-9)
