@@ -41,8 +41,7 @@ from riskalign.theory import (
     tilted_consistent,
 )
 from riskalign.theory.evaluate import by_sorting, tail_of_total
-from riskalign.theory.solve import negate
-from riskalign.theory.tree import Measure, combine, expected_sum
+from riskalign.theory.tree import Measure, combine, expected_sum, negate
 
 sys.path.append(str(Path(__file__).parents[1]))  # so that it runs as a script, too
 from benchmarks.frontier_answers import (

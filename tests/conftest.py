@@ -13,6 +13,7 @@ if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,3 +55,18 @@ def tiny_model() -> Callable[..., PreTrainedModel]:
 def tiny_pairs() -> Callable[[int], list[dict[str, Any]]]:
     """`tiny_pairs(n)`: conversational preference rows with scores."""
     return tiny.make_pairs
+
+
+@pytest.fixture(scope="session")
+def _saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from riskalign.models import save_model  # with peft: a room that saves nothing does without
+
+    folder = tmp_path_factory.mktemp("tiny") / "start"
+    save_model(tiny.make_model(), tiny.make_tokenizer(), folder)
+    return folder
+
+
+@pytest.fixture
+def start_folder(_saved: Path, tmp_path: Path) -> Path:
+    """A folder of the tiny model, `start` in the test's own: a copy of one that was saved once."""
+    return Path(shutil.copytree(_saved, tmp_path / "start"))

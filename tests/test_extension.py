@@ -20,9 +20,9 @@ from riskalign.evaluation import (
 from riskalign.losses import SequenceStats, own_parameters, pair_loss
 from riskalign.models import load_model, save_model
 from riskalign.pipeline import AlignConfig, align, load_config
-from riskalign.pipeline.cells import cell_key
+from riskalign.pipeline.compare import cell_key
 from riskalign.pipeline.job import JobData
-from riskalign.pipeline.manifest import resolve
+from riskalign.pipeline.ledger import resolve
 from riskalign.plugin import outside
 from riskalign.risk import answer_risk, get_risk
 from riskalign.theory.solve import value_scale

@@ -16,7 +16,7 @@ from riskalign.evaluation import (
 from riskalign.evaluation.sets import load_prompt_set
 from riskalign.evaluation.sets import report as sets_table
 from riskalign.pipeline import load_plan
-from riskalign.pipeline.cells import changed_code, finished_cell
+from riskalign.pipeline.compare import changed_code, finished_cell
 from riskalign.worlds import get_world, max_cost_of
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -318,8 +318,8 @@ def test_the_saferlhf_pages_aims_are_those_of_the_figures() -> None:
 
 def test_the_prompts_for_over_refusal_are_all_safe() -> None:
     found = load_prompt_set(str(SAFERLHF / "over_refusal.csv"), labelled=True)
-    assert {prompt.label for prompt in found.prompts} == {"safe"}
-    assert (len(found.prompts), len(found.categories()), found.duplicates) == (50, 7, 0)
+    assert {prompt.label for prompt in found.items} == {"safe"}
+    assert (len(found.items), len(found.categories()), found.duplicates) == (50, 7, 0)
 
 
 def test_the_small_recipe_compares_rivals_on_its_pairs(tmp_path: Path) -> None:

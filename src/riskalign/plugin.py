@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from riskalign.errors import InputError
+from riskalign.errors import door
 
 T = TypeVar("T")
 
@@ -27,16 +27,12 @@ def load(spec: str, what: str, make: Callable[[object], T]) -> T:
     """
     module, _, attribute = spec.partition(":")
     here = os.getcwd()
+    remedy = "Give package.module:name of a module that Python can import from here"
     sys.path.append(here)
     try:
-        return make(getattr(importlib.import_module(module), attribute))
-    except InputError:
-        raise
-    except (Exception, SystemExit) as error:  # whatever the user's module does when imported
-        raise InputError(
-            f"{what}: cannot load {spec!r} ({type(error).__name__}: {error}); give "
-            "package.module:name of a module that Python can import from here"
-        ) from error
+        with door(f"{what}: cannot load {spec!r}", remedy):
+            found = make(getattr(importlib.import_module(module), attribute))
+        return found
     finally:
         # From the end: the caller may have had it on the path before.
         with contextlib.suppress(ValueError):

@@ -51,7 +51,7 @@ def expect(what: str, is_right: Callable[[Any], bool]) -> Callable[[Any], Any]:
 def _whole(value: Any) -> Any:
     """YAML takes `1e3` for text."""
     with contextlib.suppress(ValueError, OverflowError):
-        if isinstance(value, str) and float(value).is_integer():
+        if isinstance(value, str) and "e" in value.lower() and float(value).is_integer():
             return int(float(value))
     return int(value) if isinstance(value, Integral) else value
 
@@ -104,10 +104,10 @@ FROM_JSON = BeforeValidator(_from_json)
 NO = BeforeValidator(lambda value: "no" if value is False else value)
 
 
-def known(check: Callable[[str], object]) -> AfterValidator:
-    """A text that `check` takes without an `InputError`."""
+def known(check: Callable[[Any], object]) -> AfterValidator:
+    """A value that `check` takes without an `InputError`."""
 
-    def checked(value: str) -> str:
+    def checked(value: Any) -> Any:
         check(value)
         return value
 

@@ -14,18 +14,15 @@ import pytest
 import yaml
 
 from riskalign.cli import main
-from riskalign.models import save_model
 from riskalign.pipeline import AlignConfig, EvaluationConfig, StepConfig
 from riskalign.settings import fields
-from tests import tiny
 
 WORLD = "tests.pipeline.conftest:Letters"
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> str:
-    save_model(tiny.make_model(), tiny.make_tokenizer(), tmp_path / "start")
-    return str(tmp_path / "start")
+def model(start_folder: Path) -> str:
+    return str(start_folder)
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_a_table_a_report_and_the_way_to_them(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--seeds", "one"), "--seeds: 'one' is not whole numbers"),
+        (("--seeds", "one"), "compare.seeds: 'one' should be a valid integer"),
         (("--presets", "rpo"), "compare.presets: 'rpo' is not one of"),
         (("--safe.alpa", "1"), "safe.alpa: no such field; did you mean 'alpha'?"),
         (("-c", "nowhere.yaml"), "config nowhere.yaml: no such file"),

@@ -13,7 +13,7 @@ import yaml
 from riskalign.cli import main
 from riskalign.models import save_model
 from riskalign.pipeline import load_config
-from riskalign.pipeline.manifest import resolve
+from riskalign.pipeline.ledger import resolve
 from tests import tiny
 from tests.evaluation.judges.conftest import Serve, serve  # noqa: F401 - a fixture
 from tests.evaluation.judges.stub import Does, Stub, prefers_longer, verdict, write_answers

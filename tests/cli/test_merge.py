@@ -9,7 +9,7 @@ import torch
 from riskalign.cli import main
 from riskalign.data.identity import text_hash
 from riskalign.models import load_model, save_model
-from riskalign.pipeline.learnt import note_prompts, prompts_of
+from riskalign.pipeline.judged import note_prompts, prompts_of
 from tests import tiny
 
 

@@ -11,10 +11,8 @@ import pytest
 import yaml
 
 from riskalign.files.folder import Outputs, files_below
-from riskalign.models import save_model
 from riskalign.pipeline import load_config, load_plan
 from riskalign.pipeline.job import outputs_of
-from tests import tiny
 from tests.cli.test_app import run
 from tests.evaluation.judges.stub import write_answers
 from tests.pipeline.conftest import SPEC
@@ -68,8 +66,7 @@ PLACES = {
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    save_model(tiny.make_model(), tiny.make_tokenizer(), tmp_path / "start")
+def here(tmp_path: Path, start_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     (tmp_path / "prompts.json").write_text(json.dumps([{"prompt": "Order 1?"}]))
     for name in ("new", "old"):

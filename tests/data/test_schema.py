@@ -66,7 +66,7 @@ def test_extra_message_fields_are_left_out() -> None:
         ({**GOOD, "prompt": "a\ud83d"}, ["'prompt', character 2", "half of a character"]),
         (
             {k: [{"role": "user", "content": "\ude00"}] for k in GOOD},
-            ["'chosen', character 1", "half of a character"],
+            ["'prompt', character 1", "half of a character"],
         ),
         ({**GOOD, "score_chosen": 1.0}, ["'score_rejected' is missing"]),
         ({**GOOD, "score_chosen": "1", "score_rejected": 0}, ["'score_chosen'", "finite number"]),

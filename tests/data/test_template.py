@@ -348,6 +348,6 @@ def test_no_other_door_throws_tools_away(tmp_path: Path) -> None:
             read_answers(path)
     asked = [ASK, say("", tool_calls=[call()]), TOLD, ASK]
     path.write_text(json.dumps({"prompt": asked}), "utf-8")
-    assert load_prompt_set(path).prompts[0].messages == tuple(asked)
+    assert load_prompt_set(path).items[0].messages == tuple(asked)
     with pytest.raises(InputError, match="message 2: has 'tool_calls', which a judge is not shown"):
         conversation(asked, "line 1")

@@ -106,6 +106,9 @@ def test_panels_are_those_that_a_method_names_or_know_a_log() -> None:
     [(title, _, [curve])] = panels_of([{"loss": 1.0, "lambda": 2.0}], named)
     assert (title, curve.key, curve.name) == ("Multiplier", "lambda", "λ")
     assert titles("entropy", "epoch") == ["entropy"]
+    # PPO's, in results of before methods named their panels.
+    ppo = ("iteration", "loss", "reward", "cost", "lambda", "kl")
+    assert titles(*ppo) == ["Reward", "Cost", "Multiplier", "KL"]
 
 
 def test_small_drawings() -> None:

@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 
-from riskalign.models import save_model
 from riskalign.worlds import Prompt
 from riskalign.worlds.world import Split
-from tests import tiny
 
 
 class Letters:
@@ -41,11 +39,9 @@ SPEC = "tests.pipeline.conftest:Letters"
 
 
 @pytest.fixture
-def model_folder(tmp_path: Path) -> Path:
+def model_folder(start_folder: Path) -> Path:
     """The start model's folder."""
-    folder = tmp_path / "start"
-    save_model(tiny.make_model(), tiny.make_tokenizer(), folder)
-    return folder
+    return start_folder
 
 
 @pytest.fixture

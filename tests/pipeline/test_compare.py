@@ -12,9 +12,9 @@ import yaml
 from riskalign.errors import InputError
 from riskalign.models import save_model
 from riskalign.pipeline import load_plan, run_plan, sources
-from riskalign.pipeline.cells import _beside
+from riskalign.pipeline.compare import _beside
 from riskalign.pipeline.evaluate import evaluate
-from riskalign.pipeline.plan import Settings
+from riskalign.pipeline.parse import Settings
 from tests import tiny
 from tests.pipeline.test_run import Recorder
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from riskalign.evaluation import ScoredAnswer
 from riskalign.models import fingerprint, load_model, save_model
-from riskalign.pipeline.evaluate import _Loaded, compare
-from riskalign.pipeline.job import ModelOnDisk
+from riskalign.pipeline.evaluate import compare
+from riskalign.pipeline.job import InMemory, ModelOnDisk
 from riskalign.pipeline.settings import EvaluationConfig
 from tests import tiny
 from tests.pipeline.conftest import Letters
@@ -24,15 +24,14 @@ def test_models_that_are_done_leave_the_memory(tmp_path: Path) -> None:
         folder = str(tmp_path / name)
         save_model(tiny.make_model(seed=seed), tiny.make_tokenizer(), Path(folder))
         models[name] = ModelOnDisk(folder, fingerprint(load_model(folder).model), False)
-    loaded = _Loaded(models, bf16=False)
-    done, start = (weakref.ref(model) for model in loaded("step1", "start"))
+    loaded = InMemory(models, bf16=False, always="start")
+    done, start = (weakref.ref(each.model) for each in loaded("step1", "start"))
     assert done() is not None
     final, again = loaded("final", "start")
     gc.collect()
     assert done() is None
-    assert again is start()
-    assert fingerprint(final) == models["final"].weights
-    assert loaded.tokenizer is not None
+    assert again.model is start()
+    assert fingerprint(final.model) == models["final"].weights
 
 
 def test_comparison_has_every_part() -> None:

@@ -16,7 +16,8 @@ from riskalign.data import load_pairs, tokenize_rows
 from riskalign.errors import InputError
 from riskalign.models import LoadedModel, load_model, save_model
 from riskalign.pipeline.held_out import held_out_accuracy
-from riskalign.pipeline.settings import StepConfig
+from riskalign.pipeline.settings import StepConfig, for_order
+from riskalign.pipeline.steps import training_config
 from tests import tiny
 
 Make = Callable[..., dict[str, Any]]
@@ -47,9 +48,8 @@ def test_it_is_the_share_of_right_orders(loss_type: Any, tmp_path: Path) -> None
     policy, reference = _two(tmp_path)
     pairs = load_pairs(tiny.make_pairs(5))
     step = dataclasses.replace(STEP, loss_type=loss_type)
-    found = held_out_accuracy(
-        policy, reference, pairs, step, beta=0.5, seed=0, bf16=False, folder=tmp_path / "x"
-    )
+    args = training_config(for_order(step), 0.5, 0, False, tmp_path / "x")
+    found = held_out_accuracy(policy, reference, pairs, args, 200)
     margins = []
     for row in tokenize_rows(pairs, policy.tokenizer, max_length=None)[0]:
         chosen, rejected = (
@@ -67,22 +67,18 @@ def test_equal_models_order_by_chance(tmp_path: Path) -> None:
     policy, _ = _two(tmp_path)
     pairs = load_pairs(tiny.make_pairs(4))
     again = load_model(str(tmp_path / "policy"))
-    found = held_out_accuracy(
-        policy, again, pairs, STEP, beta=0.5, seed=0, bf16=False, folder=tmp_path / "x"
-    )
+    args = training_config(STEP, 0.5, 0, False, tmp_path / "x")
+    found = held_out_accuracy(policy, again, pairs, args, 200)
     assert (found["accuracy"], found["mean_margin"]) == (0.5, 0.0)
 
 
 def test_no_more_pairs_than_wanted_and_the_same_for_a_seed(tmp_path: Path) -> None:
     policy, reference = _two(tmp_path)
     pairs = load_pairs(tiny.make_pairs(9))
-    step = dataclasses.replace(STEP, max_eval_samples=3)
-    found = [
-        held_out_accuracy(
-            policy, reference, pairs, step, beta=1.0, seed=seed, bf16=False, folder=tmp_path / "x"
-        )
-        for seed in (0, 0, 1)
-    ]
+    found = []
+    for seed in (0, 0, 1):
+        args = training_config(STEP, 1.0, seed, False, tmp_path / "x")
+        found.append(held_out_accuracy(policy, reference, pairs, args, 3))
     assert found[0]["pairs"] == 3
     assert found[0] == found[1] != found[2]
 

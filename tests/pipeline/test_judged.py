@@ -13,8 +13,7 @@ from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
 from riskalign.pipeline import evaluation_prompts, load_config, load_plan, run_plan
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.judged import JudgedWorld
-from riskalign.pipeline.learnt import prompts_of
+from riskalign.pipeline.judged import JudgedWorld, prompts_of
 from riskalign.scorers import load_scorer, train_embedding_scorer
 from riskalign.worlds import Prompt
 from riskalign.worlds.pairs import score_answers

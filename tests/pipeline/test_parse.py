@@ -142,4 +142,5 @@ def test_a_bare_no_is_no(tmp_path: Path) -> None:
     """YAML takes it for false."""
     (tmp_path / "job.yaml").write_text("safe:\n  save_strategy: no\n")
     assert load_config(tmp_path / "job.yaml").safe.save_strategy == "no"
-    assert RSAConfig(output_dir=str(tmp_path), save_strategy=False).save_strategy == "no"
+    given = RSAConfig(output_dir=str(tmp_path), save_strategy=False)  # type: ignore[arg-type]
+    assert given.save_strategy == "no"

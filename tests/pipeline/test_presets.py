@@ -61,11 +61,22 @@ def test_methods(name: str) -> None:
     assert preset_text(name).startswith("# ")
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_preset_trains(name: str, job: Callable[..., dict[str, Any]]) -> None:
+#: Presets with steps in common stand beside each other.
+_ALIKE = [name for _, name in sorted((str(fields), name) for name, fields in METHODS.items())]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output folder in which a preset finds the steps that the one before it has in common."""
+    return tmp_path_factory.mktemp("presets")
+
+
+@pytest.mark.parametrize("name", _ALIKE)
+def test_every_preset_trains(name: str, job: Callable[..., dict[str, Any]], shared: Path) -> None:
     """Each from its start model to a model of other weights, step by step."""
     ppo = {"iterations": 1, "prompts_per_iteration": 2, "answers_per_prompt": 2}
     given = job(ppo=ppo | {"num_mini_batches": 1, "max_new_tokens": 5}, evaluation=None)
+    given["output_dir"] = str(shared)
     given["helpful"]["max_steps"] = 1
     # One epoch: a batch of groups without a cost would leave the model as it is.
     given["safe"]["max_steps"] = -1

@@ -299,6 +299,7 @@ def test_faults_are_found_before_work(
         with pytest.raises(InputError, match=message):
             align(job(**overrides), progress=recorder)
         assert set(recorder.stages) <= {"load"}
+        assert not (tmp_path / "run").exists()
 
     plain = tmp_path / "plain.jsonl"
     row = {"prompt": "Where is it?", "chosen": "On its way.", "rejected": "Who knows."}
@@ -312,8 +313,8 @@ def test_faults_are_found_before_work(
     save_model(tiny.make_model(max_position_embeddings=32), tiny.make_tokenizer(), narrow)
     refused("than the 32 positions of the model", model=str(narrow))
     refused("world: no world is named", world="volt")
-    refused(r"asked for 4 evaluation prompts, it gave 4 with 1 different", world=f"{__name__}:Same")
-    refused("reward of an empty answer is None", world=f"{__name__}:Mute")
+    refused("prompts gave 4 with 1 ids for 4", world=f"{__name__}:Same")
+    refused("reward of an answer to .* is None", world=f"{__name__}:Mute")
     (tmp_path / "file").touch()
     refused("cannot be written", output_dir=str(tmp_path / "file" / "run"))
 

@@ -9,8 +9,8 @@ import torch
 
 from riskalign.models import LoadedModel
 from riskalign.pipeline import load_config
+from riskalign.pipeline.ledger import readable, resolve
 from riskalign.pipeline.machine import for_inference
-from riskalign.pipeline.manifest import readable, resolve
 from riskalign.pipeline.presets import preset_names
 from riskalign.pipeline.settings import SamplingConfig, StepConfig, for_order
 from riskalign.pipeline.steps import training_config

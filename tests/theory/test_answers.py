@@ -17,8 +17,7 @@ from riskalign.theory import (
     sequence_optimum,
 )
 from riskalign.theory.evaluate import tail_of_total
-from riskalign.theory.solve import negate
-from riskalign.theory.tree import combine
+from riskalign.theory.tree import combine, negate
 from riskalign.theory.verify.claim import total_variation
 from tests.theory.test_tree import COST, LOG_REF, table
 

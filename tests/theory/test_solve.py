@@ -19,9 +19,8 @@ from riskalign.theory import (
     sequence_optimum,
     tilted_consistent,
 )
-from riskalign.theory.control import optimum
-from riskalign.theory.solve import negate, value_scale
-from riskalign.theory.tree import combine
+from riskalign.theory.solve import optimum, value_scale
+from riskalign.theory.tree import combine, negate
 from riskalign.theory.verify.claim import total_variation
 
 MDP = random_mdp("scattered", 4, vocabulary=4, depth=3, count=6)

@@ -24,7 +24,7 @@ from riskalign.cli import judge as judge_command
 from riskalign.cli import plan as plan_command
 from riskalign.cli import score as score_command
 from riskalign.cli import sets as sets_command
-from riskalign.cli.flags import parse_overrides
+from riskalign.cli.flags import help_with_fields, parse_overrides
 from riskalign.cli.process import keep_freed_memory, stop_signals
 from riskalign.cli.progress import TerminalProgress, with_progress
 from riskalign.errors import InputError, RiskalignError
@@ -69,25 +69,7 @@ Preset = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
 
 
-def _list_fields(ctx: typer.Context, asked: bool) -> None:
-    if asked:
-        from riskalign.cli.flags import field_tables
-        from riskalign.pipeline import AlignConfig
-
-        typer.echo(ctx.get_help())
-        console.print(field_tables(AlignConfig))
-        raise typer.Exit
-
-
-AllHelp = Annotated[
-    bool,
-    typer.Option(
-        "--help",
-        help="Show this message and every field, and exit.",
-        is_eager=True,
-        callback=_list_fields,
-    ),
-]
+AllHelp = Annotated[bool, help_with_fields("riskalign.pipeline:AlignConfig", "The job")]
 
 
 def main() -> None:
@@ -198,7 +180,7 @@ def sample(
     _say(f"[bold]{out}[/bold]")
 
 
-@app.command(context_settings=OPEN, epilog=sets_command.EPILOG)
+@app.command(add_help_option=False, context_settings=OPEN, epilog=sets_command.EPILOG)
 def evaluate(
     ctx: typer.Context,
     model: Annotated[
@@ -216,41 +198,26 @@ def evaluate(
     step1: Annotated[
         str | None, typer.Option(help="In a world: the model after the first step, for the dial.")
     ] = None,
-    prompts: sets_command.Prompts = None,
-    helpful_prompts: sets_command.HelpfulPrompts = None,
-    over_refusal: sets_command.OverRefusal = None,
-    r_judge: sets_command.RJudge = None,
-    scorer_reward: sets_command.ScorerReward = None,
-    scorer_cost: sets_command.ScorerCost = None,
     config: Config = None,
+    help_: sets_command.Help = False,
 ) -> None:
     """Compare an aligned model with its start model in a world, or models on evaluation sets."""
-    named = {
-        "prompts": prompts,
-        "helpful_prompts": helpful_prompts,
-        "over_refusal": over_refusal,
-        "r_judge": r_judge,
-        "scorer_reward": scorer_reward,
-        "scorer_cost": scorer_cost,
-    }
-    given = {name: value for name, value in named.items() if value is not None}
+    overrides = parse_overrides(ctx.args)
     if final is not None and rsa is not None:
         raise InputError("evaluate: --rsa is the old name of --final. Give --final alone.")
     final = final or rsa
     if final is None:
         if step1 is not None or config is not None:
             raise InputError("evaluate: --step1 and --config go with --final. Give it as well.")
-        sets_command.evaluate_sets(model or [], given, parse_overrides(ctx.args))
+        sets_command.evaluate_sets(model or [], overrides)
         return
-    if given:
-        raise InputError(
-            f"evaluate: --final measures in a world and --{next(iter(given))} on a set. Give one."
-        )
+    for name in {given.partition("=")[0] for given in overrides} & sets_command.SETS:
+        raise InputError(f"evaluate: --final measures in a world and --{name} on a set. Give one.")
     if model and len(model) > 1:
         raise InputError("evaluate: with --final there is one --model, the start model.")
     from riskalign.pipeline import evaluate_models, load_config
 
-    overrides = parse_overrides(ctx.args) + [f"model={json.dumps(name)}" for name in model or []]
+    overrides += [f"model={json.dumps(name)}" for name in model or []]
     results, report = _with_progress(
         evaluate_models,
         load_config(config, overrides),
@@ -362,7 +329,9 @@ app.command(epilog=compare_command.PRESETS_EPILOG)(compare_command.presets)
 app.command(context_settings=OPEN, epilog=data_command.EPILOG)(data_command.data)
 app.command(epilog=plan_command.EPILOG)(plan_command.plan)
 app.add_typer(score_command.app, name="score")
-app.command(epilog=judge_command.EPILOG)(judge_command.judge)
+app.command(add_help_option=False, context_settings=OPEN, epilog=judge_command.EPILOG)(
+    judge_command.judge
+)
 
 
 def _align(config: Any, overrides: list[str], **options: Any) -> None:

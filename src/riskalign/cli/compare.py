@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 from pathlib import Path
@@ -22,41 +23,31 @@ PRESETS_EPILOG = "Example: [cyan]riskalign presets[/cyan]  ·  [cyan]riskalign p
 def compare(
     ctx: typer.Context,
     config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="YAML file of a job; its group 'compare' says what."),
+        Path | None, typer.Option("--config", "-c", help="YAML file of a job with group 'compare'.")
     ] = None,
     presets: Annotated[
         str | None, typer.Option(help="Methods, separated by commas; riskalign presets lists them.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas.")] = None,
     redo_stale: Annotated[
-        bool,
-        typer.Option("--redo-stale", help="Make finished cells anew that other code has made."),
+        bool, typer.Option("--redo-stale", help="Make cells anew that other code finished.")
     ] = False,
 ) -> None:
     """Run methods x seeds on one job and compare their tails; goes on where it was stopped."""
     from riskalign.cli.progress import with_progress
-    from riskalign.errors import InputError
     from riskalign.evaluation import print_comparison, read_comparison
     from riskalign.pipeline import load_plan, run_plan
 
-    try:
-        numbers = [int(seed) for seed in seeds.split(",")] if seeds else None
-    except ValueError:
-        raise InputError(f"--seeds: {seeds!r} is not whole numbers, such as 0,1,2") from None
     plan = load_plan(
         config,
         parse_overrides(ctx.args),
-        presets=[name.strip() for name in presets.split(",")] if presets else None,
-        seeds=numbers,
+        presets=presets,
+        seeds=seeds,
         command=shlex.join(["riskalign", *sys.argv[1:]]),
     )
     console = Console()
-    result = with_progress(
-        lambda progress: run_plan(plan, progress=progress, redo_stale=redo_stale),
-        console,
-        Console(stderr=True),
-    )
+    run = functools.partial(run_plan, plan, redo_stale=redo_stale)
+    result = with_progress(lambda progress: run(progress=progress), console, Console(stderr=True))
     console.print()
     print_comparison(read_comparison(result.results), console)
     for name, path in (("report", result.report), ("results", result.results)):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import pkgutil
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
-from rich.console import Group
+import typer
+from rich.console import Console, Group
 from rich.table import Table
 
 from riskalign.errors import InputError
@@ -43,22 +45,39 @@ def _is_flag(argument: str) -> bool:
     return argument.startswith("--") and len(argument) > 2
 
 
-def field_tables(cls: type) -> Group:
-    """A table a group, of its flags, their defaults and what they mean."""
-    return Group(*_tables(cls, "", {}))
+def help_with_fields(spec: str, title: str, hidden: Container[str] = ()) -> Any:
+    """The option --help that also lists the fields of a class of settings, given as module:name."""
+
+    def show(ctx: typer.Context, asked: bool) -> None:
+        if asked:
+            typer.echo(ctx.get_help())
+            Console().print(field_tables(pkgutil.resolve_name(spec), title, hidden))
+            raise typer.Exit
+
+    text = "Show this message and every field, and exit."
+    return typer.Option("--help", help=text, is_eager=True, callback=show)
 
 
-def _tables(cls: type, prefix: str, told: dict[type, str]) -> Iterator[Table]:
-    title = f"[bold]{prefix.rstrip('.') or 'The job'}[/bold]"
+def field_tables(cls: type, title: str = "The job", hidden: Container[str] = ()) -> Group:
+    """A table a group, of its flags but the hidden ones, their defaults and what they mean."""
+    return Group(*_tables(cls, "", {}, title, hidden))
+
+
+def _tables(
+    cls: type, prefix: str, told: dict[type, str], title: str, hidden: Container[str] = ()
+) -> Iterator[Table]:
+    title = f"[bold]{title}[/bold]"
     table = Table(
         box=None, pad_edge=False, show_header=False, expand=True, title=title, title_justify="left"
     )
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(no_wrap=True, max_width=14, overflow="ellipsis")
     table.add_column(ratio=1)
-    groups = {}
+    groups: dict[type, str] = {}
     for name, kind, default, meaning in fields(cls):
         flag = f"{prefix}{name}"
+        if flag in hidden:
+            continue
         kinds: tuple[Any, ...] = (kind, *typing.get_args(kind))
         group: Any = next(filter(dataclasses.is_dataclass, kinds), None)
         if group is None:
@@ -71,4 +90,4 @@ def _tables(cls: type, prefix: str, told: dict[type, str]) -> Iterator[Table]:
         table.add_row(f"--{flag}.…", default, escape(meaning))
     yield table
     for group, flag in groups.items():
-        yield from _tables(group, f"{flag}.", told)
+        yield from _tables(group, f"{flag}.", told, flag)

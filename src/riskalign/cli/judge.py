@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -13,6 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from riskalign.cli.flags import help_with_fields, parse_overrides
+from riskalign.errors import InputError
 from riskalign.terminal import escape
 
 EPILOG = (
@@ -32,10 +35,12 @@ def _flag(name: str, text: str) -> Any:
 
 _AGAINST = "FILE or NAME=FILE of the system that each is compared with; without it every two are."
 _PROMPTS = "What prompt_id stands for: a file with prompt_id and prompt, or a run's folder."
-_FIELD = "max_tokens, or max_completion_tokens where it is refused."
+#: Fields of the settings that have a flag of another name, or one above.
+_NAMED = ("base_url", "model", "api_key_env", "temperature", "seed")
 
 
 def judge(
+    ctx: typer.Context,
     answers: Annotated[
         list[str], _flag("answers", "FILE or NAME=FILE of a system's answers; may be repeated.")
     ],
@@ -49,42 +54,34 @@ def judge(
     api_key_env: Annotated[
         str | None, _flag("api_key_env", "The variable that holds the key; never the key.")
     ] = None,
-    max_tokens: Annotated[int, _flag("max_tokens", "Of one reply.")] = 512,
-    max_tokens_field: Annotated[str, _flag("max_tokens_field", _FIELD)] = "max_tokens",
     no_temperature: Annotated[
         bool, _flag("no_temperature", "Send no temperature, where a judge refuses 0, which it is.")
     ] = False,
     judge_seed: Annotated[int | None, _flag("judge_seed", "Sent to the endpoint.")] = None,
-    timeout: Annotated[
-        float, _flag("timeout", "Seconds to a call's last byte, unless its headers drip.")
-    ] = 60.0,
-    max_retries: Annotated[int, _flag("max_retries", "After a failed call.")] = 5,
-    max_concurrency: Annotated[int, _flag("max_concurrency", "Calls in flight at once.")] = 4,
-    price_in: Annotated[float, _flag("price_in", "Of a million prompt tokens.")] = 0.0,
-    price_out: Annotated[float, _flag("price_out", "Of a million completion tokens.")] = 0.0,
-    max_cost: Annotated[float | None, _flag("max_cost", "Stop before it costs more.")] = None,
     seed: Annotated[int, _flag("seed", "Of the ratings' bootstrap.")] = 0,
     dry_run: Annotated[bool, _flag("dry_run", "Print calls, tokens, cost; ask nothing.")] = False,
+    help_: Annotated[
+        bool,
+        help_with_fields("riskalign.evaluation.judges:JudgeSettings", "The endpoint", _NAMED),
+    ] = False,
 ) -> None:
     """Let a language model compare systems' answers, each pair in both orders, or grade them."""
     from riskalign.cli.progress import with_progress
     from riskalign.evaluation.judges import JudgeSettings, Judging, Task
+    from riskalign.pipeline import load_settings
 
-    settings = JudgeSettings(
-        base_url=base_url,
-        model=judge_model,
-        api_key_env=api_key_env,
-        max_tokens=max_tokens,
-        max_tokens_field=max_tokens_field,  # type: ignore[arg-type]  # checked there
-        temperature=None if no_temperature else 0,
-        seed=judge_seed,
-        timeout=timeout,
-        max_retries=max_retries,
-        max_concurrency=max_concurrency,
-        price_in=price_in,
-        price_out=price_out,
-        max_cost=max_cost,
-    )
+    named = {
+        "base_url": base_url,
+        "model": judge_model,
+        "api_key_env": api_key_env,
+        "temperature": None if no_temperature else 0,
+        "seed": judge_seed,
+    }
+    given = parse_overrides(ctx.args)
+    for name in {each.partition("=")[0] for each in given} & named.keys():
+        raise InputError(f"--{name}: no such flag; riskalign judge --help lists all there are.")
+    given += [f"{name}={json.dumps(value)}" for name, value in named.items()]
+    settings = load_settings(JudgeSettings, given)
     systems = _systems([*answers, *([] if against is None else [against])])
     task = Task(
         systems,
@@ -123,8 +120,6 @@ def judge(
 
 
 def _systems(given: list[str]) -> dict[str, Path]:
-    from riskalign.errors import InputError
-
     systems: dict[str, Path] = {}
     for text in given:
         name, equals, file = text.partition("=")

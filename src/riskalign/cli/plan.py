@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,22 +28,16 @@ _console = Console(highlight=False, soft_wrap=True)
 
 def plan(
     level: Annotated[float | None, typer.Option(help="CVaR's level; by default several.")] = None,
-    width: Annotated[
-        float | None, typer.Option(help="Width wanted, as a share of the largest cost.")
-    ] = None,
-    rate: Annotated[
-        float | None, typer.Option(help="Unsafe rate expected; half of the tail by default.")
-    ] = None,
+    width: Annotated[float | None, typer.Option(help="Width, of the largest cost.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Unsafe rate; default: half the tail.")] = None,
     confidence: Annotated[
-        float | None, typer.Option(help="Of the interval or the bound; 0.95 by default.")
+        float | None, typer.Option(help="Of the interval; 0.95 by default.")
     ] = None,
     answers: Annotated[
-        Path | None,
-        typer.Option(help="JSON lines of prompt_id, reward and cost: what could go of their tail."),
+        Path | None, typer.Option(help="JSON lines of prompt_id, reward, cost, to be weighed.")
     ] = None,
     safe_only: Annotated[
-        bool,
-        typer.Option("--safe_only", help="With --answers: what a safe step alone can do."),
+        bool, typer.Option("--safe_only", help="With --answers: of a safe step alone.")
     ] = False,
 ) -> None:
     """How many prompts a tail measurement needs, or what could go of the tail of given answers."""
@@ -60,8 +55,7 @@ def plan(
     for each in _LEVELS if level is None else (level,):
         for wide in _WIDTHS if width is None else (width,):
             n = prompts_needed(each, wide, rate, confidence)
-            counts = (f"{n.to_rule_out:,}", f"{n.to_estimate:,}")
-            rows.append((f"{each:g}", f"{wide:g}", f"{n.rate:g}", *counts))
+            rows.append(f"{each:g} {wide:g} {n.rate:g} {n.to_rule_out:,} {n.to_estimate:,}")
     _show(
         "Prompts to answer, once each, for CVaR of a bounded cost",
         ("level", "width", "unsafe rate", "to rule out", "to estimate"),
@@ -73,24 +67,12 @@ def plan(
     )
 
 
-def _show(title: str, names: Iterable[str], rows: Iterable[Iterable[str]], meaning: str) -> None:
-    # Narrow: nothing is to be cut at the 80 columns of a pipe.
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.pad_edge = False
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    _console.print(table)
-    _console.print(meaning, style="dim")
-
-
 def _show_ideal(path: Path, level: float, safe_only: bool) -> None:
     from riskalign.evaluation.ideal import MAX_KLS, SAFE_SHARES, SHARES, ideal_ratios
 
     answers = list(_scored(path))
     if not answers:
-        raise InputError(f"{path}: no scored answers in it.")
+        raise InputError(f"{path}: no scored answers in it; give at least one.")
     columns = ([answer[name] for answer in answers] for name in ("prompt_id", "reward", "cost"))
     start, ideals = ideal_ratios(*columns, level=level, safe_only=safe_only)
     shares = SAFE_SHARES if safe_only else SHARES
@@ -102,16 +84,17 @@ def _show_ideal(path: Path, level: float, safe_only: bool) -> None:
     rows = []
     for ideal in ideals:
         mean, tail = ideal.mean, ideal.tail
-        at = (f"{mean.cvar:.3g}", f"{tail.cvar:.3g}", f"{ideal.ratio:.2f}")
-        at_99 = (f"{mean.cvar_99:.3g}", f"{tail.cvar_99:.3g}", f"{ideal.ratio_99:.2f}")
-        effective = f"{min(mean.effective, tail.effective):.1f}"
-        eta = "none" if tail.threshold is None else f"{tail.threshold:.3g}"
-        rows.append((f"{ideal.reward:.3f}", f"{ideal.max_kl:g}", *at, *at_99, effective, eta))
+        rows.append(
+            f"{ideal.reward:.3f} {ideal.max_kl:g} "
+            f"{mean.cvar:.3g} {tail.cvar:.3g} {ideal.ratio:.2f} "
+            f"{mean.cvar_99:.3g} {tail.cvar_99:.3g} {ideal.ratio_99:.2f} "
+            f"{min(mean.effective, tail.effective):.1f} "
+            + ("none" if tail.threshold is None else f"{tail.threshold:.3g}")
+        )
     missing = len(shares) * len(MAX_KLS) - len(ideals)
-    names = ("mean", "tail", "ratio", "at 0.99", "tail", "ratio")
     _show(
         f"Least CVaR {level:g} that weighing these answers reaches",
-        ("reward", "KL ≤", *names, "answers", "eta"),
+        ("reward", "KL ≤", "mean", "tail", "ratio", "at 0.99", "tail", "ratio", "answers", "eta"),
         rows,
         "mean: weights exp(g R - s C), SACPO's form; tail: exp(g R - s (C - eta)+ / (1 - level)). "
         + ("g is 0. " if safe_only else "")
@@ -122,27 +105,37 @@ def _show_ideal(path: Path, level: float, safe_only: bool) -> None:
     )
 
 
+def _show(title: str, names: Iterable[str], rows: Iterable[str], meaning: str) -> None:
+    """Print a table; a row is one text, its cells parted by spaces."""
+    # Narrow: nothing is to be cut at the 80 columns of a pipe.
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.pad_edge = False
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row.split())
+    _console.print(table)
+    _console.print(meaning, style="dim")
+
+
 def _scored(path: Path) -> Iterator[dict[str, Any]]:
     from riskalign.data.sources import text_lines
 
     for i, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
-        with door(f"{path}, line {i}: not JSON", "Give one JSON object a line."):
+        where = f"{path}, line {i}"
+        with door(f"{where}: not JSON", "Give one JSON object a line."):
             row = json.loads(line)
         if not isinstance(row, dict) or not isinstance(row.get("prompt_id"), str | int):
-            raise InputError(
-                f"{path}, line {i}: no field 'prompt_id' of text, which says what was asked"
-            )
+            raise InputError(f"{where}: no field 'prompt_id' of text, which says what was asked")
         for name, least in (("reward", -_LARGEST), ("cost", 0)):
-            given = row.get(name)
-            if (
-                not isinstance(given, int | float)
-                or isinstance(given, bool)
-                or not least <= given <= _LARGEST
-            ):
+            value = row.get(name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                value = math.nan
+            if not least <= value <= _LARGEST:
+                wanted = "a finite number" + (", 0 or more" if least == 0 else "")
                 raise InputError(
-                    f"{path}, line {i}: field {name!r} is {str(given)[:40]}; give a finite number"
-                    + (", 0 or more" if least == 0 else "")
+                    f"{where}: field {name!r} is {str(row.get(name))[:40]}; give {wanted}"
                 )
         yield row | {"prompt_id": str(row["prompt_id"])}

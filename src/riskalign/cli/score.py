@@ -84,26 +84,24 @@ def train(
     from riskalign.scorers import train_causal_scorer, train_embedding_scorer
 
     kept = out.with_name(f".{out.name}.embedded")
-    of: dict[str, Any] = {"kind": kind, "source": data, "half": half or "", "seed": seed}
-    of["eval_source"] = eval_data
+    given: dict[str, Any] = {"kind": kind, "source": data, "half": half or "", "seed": seed}
+    given["eval_source"] = eval_data
 
     def work(update: Any) -> Any:
+        made: Any
         if family == "causal":
-            made = train_causal_scorer(**of, model=model or "smollm2-135m", update=update)
+            made = train_causal_scorer(**given, model=model or "smollm2-135m", update=update)
         else:
-            made = train_embedding_scorer(
-                **of, encoder=encoder or "minilm", keep=kept, update=update
-            )
+            given.update(encoder=encoder or "minilm", keep=kept)
+            made = train_embedding_scorer(**given, update=update)
         made.save(out)
         return made.card
 
     with hold(kept, Outputs([]), name="--out"):
         card = _with_stages(work)
     remove_made(kept)
-    table = Table(
-        title=f"{card.kind.capitalize()} scorer, judged on {card.judged_on}", title_justify="left"
-    )
-    table.add_column("metric")
+    title = f"{card.kind.capitalize()} scorer, judged on {card.judged_on}"
+    table = Table("metric", title=title, title_justify="left")
     table.add_column("value (95 % interval)", justify="right")
     for name, of_metric in card.metrics.items():
         interval = f"{of_metric.value:.3f} ({of_metric.low:.3f} to {of_metric.high:.3f})"

@@ -38,10 +38,9 @@ def render_chat(
     opening has already. Calls and reasoning in fields of their own are in there as the template
     writes them, `given` what the row has for it (`given_fields`).
 
-    Raises:
-        InputError: the tokenizer has no chat template, the template refuses the messages or leaves
-            out what a field says, a response has turns that are not the model's, or its place in
-            the text is not to be found.
+    Raises `InputError`: the tokenizer has no chat template, the template refuses the messages or
+    leaves out what a field says, a response has turns that are not the model's, or its place in the
+    text is not to be found.
     """
     if tokenizer.chat_template is None:
         raise InputError(
@@ -116,8 +115,7 @@ def between_turns(
 ) -> list[tuple[int, int]]:
     """Where a response's `text` of `render_chat` is the template's own, between contents of turns.
 
-    Raises:
-        InputError: the template does not show it.
+    Raises `InputError`: the template does not show it.
     """
     if len(response) < 2:
         return []

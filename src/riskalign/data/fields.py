@@ -40,6 +40,8 @@ def checked_text(row: Mapping[str, Any], field: str, where: str) -> Text:
     if isinstance(value, str):
         return encodable(value, field, where)
     if isinstance(value, list | tuple):
+        if not value and field != "prompt":
+            raise InputError(f"{where}: field '{field}' has no message. Give at least one.")
         return [_message(message, i, field, where) for i, message in enumerate(value, start=1)]
     raise InputError(
         f"{where}: field '{field}' is {type(value).__name__}. "

@@ -126,13 +126,8 @@ def answer_number(row: Mapping[str, Any], field: str, where: str) -> int:
     return int(value)
 
 
-def safety_flag(row: Mapping[str, Any], field: str, where: str) -> bool:
-    """Whether a field says that an answer is safe; `InputError` unless it is true or false."""
-    return checked_flag(row, field, where, "safe")
-
-
 def _cost(row: Mapping[str, Any], number: int, where: str) -> float:
-    safe = safety_flag(row, f"is_response_{number}_safe", where)
+    safe = checked_flag(row, f"is_response_{number}_safe", where, "safe")
     level_field = f"response_{number}_severity_level"
     level = row.get(level_field)
     if level is not None and (isinstance(level, bool) or level not in (0, 1, 2, 3)):

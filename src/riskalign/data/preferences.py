@@ -42,8 +42,7 @@ _SALT = "riskalign side"
 class PreferenceSettings:
     """Where judged answers come from, which of them make pairs, and how prompts are split.
 
-    Raises:
-        InputError: a value is out of its range.
+    Raises `InputError`: a value is out of its range.
     """
 
     path: Words | None = None
@@ -122,9 +121,8 @@ class Preferences:
 def load_preferences(settings: PreferenceSettings) -> Preferences:
     """Read, check, clean and split judged answers.
 
-    Raises:
-        InputError: names the file, the line, the field and the remedy; also where no training pair
-            is left of a kind that the source has labels for.
+    Raises `InputError`: names the file, the line, the field and the remedy; also where no training
+    pair is left of a kind that the source has labels for.
     """
     if settings.path is None:
         raise InputError("path is None. Give a file, a folder or a hub id of judged answers.")
@@ -288,20 +286,18 @@ def _pair(record: Record, kind: Kind) -> Row | None:
     first = record.first(kind)
     if first is None:
         return None
-    second = 1 - first
     row: Row = {
         "prompt": record.prompt,
         "chosen": record.answers[first],
-        "rejected": record.answers[second],
+        "rejected": record.answers[1 - first],
         "score_chosen": None,
         "score_rejected": None,
     }
-    if kind == "helpful" and record.rewards is not None:
-        row |= {"score_chosen": record.rewards[first], "score_rejected": record.rewards[second]}
-    if record.costs is not None:
-        costs = record.costs[first], record.costs[second]
-        if kind == "safe":
-            row |= {"score_chosen": -costs[0], "score_rejected": -costs[1]}
-        else:  # for rules on which of them are safe
-            row |= {"cost_chosen": costs[0], "cost_rejected": costs[1]}
+    # Costs beside rewards are for rules on which of the answers are safe.
+    columns = {"score": record.rewards, "cost": record.costs}
+    if kind == "safe":
+        columns = {"score": None if record.costs is None else (-record.costs[0], -record.costs[1])}
+    for name, values in columns.items():
+        if values is not None:
+            row |= {f"{name}_chosen": values[first], f"{name}_rejected": values[1 - first]}
     return row

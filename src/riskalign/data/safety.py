@@ -41,8 +41,7 @@ def safety_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], rule: SafetyRule)
     By hand, threshold 0 and margin 2: costs (0, 0) are kept with scores (0, 0); (0, 3) kept with
     (0, -2); (3, 0) swapped, with (0, -2); (1, 3) left out.
 
-    Raises:
-        InputError: a cost is missing or not a finite number.
+    Raises `InputError`: a cost is missing or not a finite number.
     """
     made: list[dict[str, Any]] = []
     kept = swapped = dropped = 0

@@ -46,18 +46,36 @@ class Shape(NamedTuple):
     """A shape of rows.
 
     `one` is what errors call a row, `remedy` what they ask for where none is left, `check` makes
-    checked rows of one. `read` gives the columns of a checked row beside `prompt`, of the feature
-    that texts have; `tokenized` has those of a tokenized one beside `prompt_ids` and `length`.
-    There `*_gaps` are starts and ends, in turn, of tokens of a response that the template writes
-    between its turns: nothing is predicted there. A response ends with its end token unless it was
-    cut; `gap` is `score_chosen - score_rejected`, NaN without scores.
+    checked rows of one. `answers` are the fields that hold the answers, a list of them in a group;
+    `checked` and `trained` the other columns of a checked row and of a tokenized one.
     """
 
     one: str
     remedy: str
     check: Check
-    read: Callable[[Any], dict[str, Any]]
-    tokenized: dict[str, Any]
+    answers: tuple[str, ...]
+    checked: dict[str, Any]
+    trained: dict[str, Any]
+
+    def read(self, text: Any) -> dict[str, Any]:
+        """The columns of a checked row beside `prompt`, of the feature that texts have."""
+        of_row = [text] if self.answers == ("completions",) else text
+        return dict.fromkeys(self.answers, of_row) | self.checked
+
+    @property
+    def tokenized(self) -> dict[str, Any]:
+        """The columns of a tokenized row beside `prompt_ids` and `length`.
+
+        There `*_gaps` are starts and ends, in turn, of tokens of a response that the template
+        writes between its turns: nothing is predicted there. A response ends with its end token
+        unless it was cut; `gap` is `score_chosen - score_rejected`, NaN without scores.
+        """
+        return {
+            f"{a}_{part}": each
+            for a, each in self.read(_IDS).items()
+            if a in self.answers
+            for part in ("ids", "gaps")
+        } | self.trained
 
 
 def check_rows(rows: Iterable[tuple[str, Any]], check: Check) -> list[Row]:
@@ -83,11 +101,11 @@ def check_rows(rows: Iterable[tuple[str, Any]], check: Check) -> list[Row]:
 
 def check_row(row: Mapping[str, Any], where: str) -> Row:
     """Check a pair and split off its prompt, which its responses do not repeat."""
+    given = prompt_of(row, where)
+    prompt = given if given is None else checked_text({"prompt": given}, "prompt", where)
     chosen, rejected = (checked_text(row, field, where) for field in ("chosen", "rejected"))
     refuse_mixed_kinds(where, chosen=chosen, rejected=rejected)
     more = row_fields(row, chosen, where)
-    given = prompt_of(row, where)
-    prompt = given if given is None else checked_text({"prompt": given}, "prompt", where)
     said = prompt if isinstance(prompt, str) and not isinstance(chosen, str) else None
     if prompt is None or said is not None:
         prompt, chosen, rejected = split_prompt(chosen, rejected)
@@ -224,28 +242,25 @@ PAIRS = Shape(
     "preference pair",
     "Give rows whose responses differ and are not empty.",
     _pair,
-    lambda text: {
-        "chosen": text,
-        "rejected": text,
-        "score_chosen": _NUMBER,
-        "score_rejected": _NUMBER,
-    },
-    {name: _IDS for side in ("chosen", "rejected") for name in (f"{side}_ids", f"{side}_gaps")}
-    | {"gap": _NUMBER},
+    ("chosen", "rejected"),
+    {"score_chosen": _NUMBER, "score_rejected": _NUMBER},
+    {"gap": _NUMBER},
 )
 GROUPS = Shape(
     "group of answers",
     "Give rows whose answers differ, in their scores as well unless ties count.",
     _group,
-    lambda text: {"completions": [text], "scores": [_NUMBER]},
-    {"completions_ids": [_IDS], "completions_gaps": [_IDS], "scores": [_NUMBER]},
+    ("completions",),
+    {"scores": [_NUMBER]},
+    {"scores": [_NUMBER]},
 )
 RESPONSES = Shape(
     "response",
     "Give rows whose completion is not empty.",
     _responses,
-    lambda text: {"completion": text, "label": Value("bool")},
-    {"completion_ids": _IDS, "completion_gaps": _IDS, "label": Value("bool")},
+    ("completion",),
+    {"label": Value("bool")},
+    {"label": Value("bool")},
 )
 
 
@@ -258,6 +273,5 @@ def shape_of(row: Mapping[str, Any]) -> Shape:
 
 def answers_of(row: Mapping[str, Any]) -> list[Text]:
     """A checked row's answers."""
-    if "completions" in row:
-        return list(row["completions"])
-    return [row[field] for field in ("chosen", "rejected", "completion") if field in row]
+    shape = shape_of(row)
+    return list(row["completions"]) if shape is GROUPS else [row[name] for name in shape.answers]

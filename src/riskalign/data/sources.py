@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,8 +38,7 @@ def load_pairs(source: Source, *, split: str = "train", name_for_errors: str = "
         Columns `prompt`, `chosen`, `rejected` (text, or lists of messages), `score_chosen`,
         `score_rejected` (float or None), and `tools`, `chat_template_kwargs` where a row has them.
 
-    Raises:
-        InputError: names the file, the line or row, the field and the remedy.
+    Raises `InputError`: names the file, the line or row, the field and the remedy.
     """
     return load_rows(source, PAIRS, split=split, name=name_for_errors)
 
@@ -75,17 +75,16 @@ def load_rows(source: Source, shape: Shape, *, split: str = "train", name: str =
 
 def is_grouped(source: Source, *, split: str = "train", name: str = "data") -> bool:
     """Whether a source's first row is a group of scored answers; `InputError` if unreadable."""
-    return _first_shape(source, split, name) is GROUPS
+    return shape_of(_first(source, split, name)) is GROUPS
 
 
 def is_unpaired(source: Source, *, split: str = "train", name: str = "data") -> bool:
     """Whether a source's first row is a single response; `InputError` if unreadable."""
-    return _first_shape(source, split, name) is RESPONSES
+    return shape_of(_first(source, split, name)) is RESPONSES
 
 
-def _first_shape(source: Source, split: str, name: str) -> Shape:
-    _, row = next(source_rows(source, split, name), ("", {}))
-    return shape_of(row)
+def _first(source: Source, split: str, name: str) -> Mapping[str, Any]:
+    return next((row for _, row in source_rows(source, split, name)), {})
 
 
 def source_rows(source: Source, split: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -145,14 +144,10 @@ def _load_named(source: str | Path, split: str) -> Any:
 
 
 def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike `is_file`, also False for a name that is too long
         raise InputError(f"{path}: no such file. Check the path.")
     if path.suffix == ".parquet":
-        try:
-            table = pyarrow.parquet.read_table(path)
-        except (OSError, pyarrow.ArrowException) as error:
-            raise InputError(f"{path}: cannot be read as parquet: {error}") from error
-        return _numbered(path, map(_unfilled, table.to_pylist()))
+        return _parquet_rows(path)
     lines = text_lines(path)
     first = next((line for line in lines if line.strip()), "")
     if ".json" in path.suffixes and first.lstrip().startswith("["):
@@ -162,6 +157,23 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
         for number, line in enumerate(lines, start=1)
         if line.strip()
     )
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"{path}: cannot be read as parquet: {error}") from error
+    for where, row in _numbered(path, zip(*table.columns, strict=True)):
+        values = {}
+        for field, value in zip(table.column_names, row, strict=True):
+            if field in values:
+                raise InputError(f"{path}: field {field!r} stands there twice. Keep one.")
+            try:
+                values[field] = value.as_py()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{where}: field {field!r} is not UTF-8. Convert it.") from error
+        yield where, _unfilled(values)
 
 
 def text_lines(path: Path) -> list[str]:
@@ -185,12 +197,21 @@ def text_lines(path: Path) -> list[str]:
 def _from_json(text: str, path: Path, line: int | None = None) -> Any:
     """What a file's text says, or one line's of a file of JSON lines."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}, line {line or error.lineno}, column {error.colno}: not JSON: {error.msg}. "
-            + ("Write one JSON object a line." if line else "")
-        ) from error
+        return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        place = f"{path}, line {line}" if line else str(path)
-        raise InputError(f"{place}: {_UNREADABLE}") from error
+        place, problem = f"{path}, line {line}" if line else str(path), _UNREADABLE
+        if isinstance(error, json.JSONDecodeError):
+            place = f"{path}, line {line or error.lineno}, column {error.colno}"
+            problem = f"not JSON: {error.msg}. {'Write one JSON object a line.' if line else ''}"
+        elif isinstance(error, InputError):
+            problem = str(error)
+        raise InputError(f"{place}: {problem}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for field, value in pairs:
+        if field in fields:
+            raise InputError(f"field {field!r} stands there twice. Keep one.")
+        fields[field] = value
+    return fields

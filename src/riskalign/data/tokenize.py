@@ -132,16 +132,12 @@ def _columns(
     ids = [np.asarray(answer, dtype=np.int32) for answer in answers]
     if scores is not None:
         return {"completions_ids": ids, "completions_gaps": gaps, "scores": scores}
-    if "completion" in row:
-        return {"completion_ids": ids[0], "completion_gaps": gaps[0], "label": row["label"]}
     chosen, rejected = row.get("score_chosen"), row.get("score_rejected")
-    return {
-        "chosen_ids": ids[0],
-        "rejected_ids": ids[1],
-        "chosen_gaps": gaps[0],
-        "rejected_gaps": gaps[1],
-        "gap": math.nan if chosen is None or rejected is None else chosen - rejected,
-    }
+    gap = math.nan if chosen is None or rejected is None else chosen - rejected
+    columns: dict[str, Any] = {"label": row.get("label"), "gap": gap}
+    for name, of_answer, its_gaps in zip(shape_of(row).answers, ids, gaps, strict=True):
+        columns |= {f"{name}_ids": of_answer, f"{name}_gaps": its_gaps}
+    return columns
 
 
 def tokenize_responses(

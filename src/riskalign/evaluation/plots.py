@@ -256,6 +256,15 @@ PANELS: tuple[Panel, ...] = (
 )
 
 
+#: What PPO-Lagrangian logs, an iteration a point.
+PPO_PANELS: tuple[Panel, ...] = (
+    ("Reward", "mean of an iteration's answers", (Curve("reward", "reward"),)),
+    ("Cost", "mean of an iteration's answers", (Curve("cost", "cost"),)),
+    ("Multiplier", "λ rises while cost exceeds its limit", (Curve("lambda", "λ"),)),
+    ("KL", "to the step's start, nats an answer", (Curve("kl", "KL"),)),
+)
+
+
 def panels_of(
     log: Sequence[Mapping[str, Any]], named: Sequence[Mapping[str, Any]] = ()
 ) -> tuple[Panel, ...]:
@@ -266,6 +275,8 @@ def panels_of(
             for each in named
         )
     logged = dict.fromkeys(key for entry in log for key in entry)
+    if {"iteration", "lambda"} <= logged.keys():  # results of before methods named their panels
+        return PPO_PANELS
     if any(curve.key in logged for _, _, curves in PANELS for curve in curves):
         return PANELS
     own = [key for key in logged if key not in ("step", "epoch", "iteration")]

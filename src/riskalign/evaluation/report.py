@@ -52,10 +52,15 @@ def visible(text: str) -> Markup:
     return Markup("").join(parts)
 
 
-def page(template: str, **content: Any) -> str:
-    """A template's HTML with the style sheet, its hash and the filters that every page needs."""
+def page(
+    template: str, *, room: str = "riskalign.evaluation", style: str = "report.css", **content: Any
+) -> str:
+    """A template's HTML with the style sheet, its hash and the filters that every page needs.
+
+    Template and style sheet lie in the folder `templates` of a room.
+    """
     environment = Environment(
-        loader=PackageLoader("riskalign.evaluation", "templates"),
+        loader=PackageLoader(room, "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -63,7 +68,7 @@ def page(template: str, **content: Any) -> str:
     )
     environment.filters |= {"visible": visible, "moment": _moment, "duration": _duration}
     assert environment.loader is not None
-    css = environment.loader.get_source(environment, "report.css")[0]
+    css = environment.loader.get_source(environment, style)[0]
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     html = environment.get_template(template).render(
         css=Markup(css), css_hash=digest, w=wording, **content

@@ -176,7 +176,7 @@ def check_inputs(target: Path, inputs: Mapping[str, str | Path | None]) -> None:
     """
     place = target.expanduser().resolve()
     for asked, value in inputs.items():
-        if value is None or not (source := Path(value).expanduser()).exists():
+        if value is None or not os.path.exists(source := Path(value).expanduser()):
             continue
         if place in {source.resolve(), *source.resolve().parents}:
             raise InputError(

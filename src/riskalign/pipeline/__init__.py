@@ -6,10 +6,10 @@ from riskalign.pipeline.config import AlignConfig as AlignConfig
 from riskalign.pipeline.job import evaluation_prompts as evaluation_prompts
 from riskalign.pipeline.methods import Method as Method
 from riskalign.pipeline.methods import Panel as Panel
+from riskalign.pipeline.parse import Plan as Plan
 from riskalign.pipeline.parse import load_config as load_config
+from riskalign.pipeline.parse import load_plan as load_plan
 from riskalign.pipeline.parse import load_settings as load_settings
-from riskalign.pipeline.plan import Plan as Plan
-from riskalign.pipeline.plan import load_plan as load_plan
 from riskalign.pipeline.presets import preset_names as preset_names
 from riskalign.pipeline.presets import preset_text as preset_text
 from riskalign.pipeline.progress import Progress as Progress

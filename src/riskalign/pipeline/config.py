@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from riskalign.data import PreferenceSettings
 from riskalign.errors import FieldError
 from riskalign.losses import ORDERED
-from riskalign.pipeline.methods import METHODS, get_method, has_rows
+from riskalign.pipeline.methods import KINDS, METHODS, get_method, has_rows
 from riskalign.pipeline.schedule import Schedule, temperatures
 from riskalign.pipeline.settings import (
     EvaluationConfig,
@@ -31,9 +31,8 @@ from riskalign.settings import LISTED, Flag, Name, Positive, Seed, Words, parse,
 class AlignConfig:
     """A whole job.
 
-    A kind of step may come again (`order: [helpful, safe, safe]`): its later rounds use pairs
-    sampled anew, and the temperatures of its `n` rounds are `n` times as high, so that together
-    they tilt as far as one. The rounds of a file's pairs train on them again.
+    A kind of step may come again (`order: [helpful, safe, safe]`), on pairs sampled anew or a
+    file's again; the temperatures of `n` rounds are `n` times as high, to tilt as far as one.
 
     Raises `InputError`, naming the field, for a value out of range.
     """
@@ -77,13 +76,11 @@ class AlignConfig:
     load_in_4bit: Flag = False
     """Train it on 4-bit weights (QLoRA, needs bitsandbytes)."""
     data: PreferenceSettings | None = None
-    """In place of a world: a file of judged answers, which pairs for every step are made of, and
-    whose held-out prompts the models are asked."""
+    """In place of a world: a file of judged answers, for all steps' pairs and held-out prompts."""
     scoring: ScoringConfig | None = None
     """What judges the answers then."""
     bf16: Flag | None = None
-    """bfloat16 for sampling and evaluation, and for training by autocast; null where the device has
-    it natively."""
+    """bfloat16, in training by autocast; null where the device has it natively."""
     trust_remote_code: Flag = False
     """Run code that comes with a model."""
     evaluation: EvaluationConfig | None = field(default_factory=EvaluationConfig)
@@ -91,7 +88,7 @@ class AlignConfig:
 
     def __post_init__(self) -> None:
         """Refuse the first field that does not go with the others."""
-        refuse(_problems(self))
+        refuse((name, why) for name, is_wrong, why in _rules(self) if is_wrong)
 
     def step(self, kind: Kind) -> StepConfig:
         """The settings of the steps of this kind."""
@@ -123,13 +120,9 @@ class AlignConfig:
 
     def pair_kinds(self, *, without_steps: bool = False) -> list[Kind]:
         """The kinds of pairs that the job needs; `without_steps` only those that methods do."""
-        found: dict[Kind, None] = {}
-        for _, kind in self.steps():
-            if has_rows(kind) and not without_steps:
-                found[kind] = None
-        for kind in self.method_kinds():
-            found |= dict.fromkeys(get_method(kind).pairs(self))
-        return list(found)
+        steps = () if without_steps else (kind for _, kind in self.steps() if has_rows(kind))
+        asked = (kind for name in self.method_kinds() for kind in get_method(name).pairs(self))
+        return list(dict.fromkeys((*steps, *asked)))
 
     def step_beta(self, kind: Kind) -> float:
         """The temperature of this kind's loss: as given, else from the schedule."""
@@ -164,90 +157,82 @@ class AlignConfig:
         return self.step(kind).sampling or self.sampling
 
 
-def _problems(config: AlignConfig) -> Iterator[tuple[str, str]]:
-    """Fields and why they do not go with the others."""
-    template, kinds = config.chat_template, {kind for _, kind in config.steps()}
-    methods = ", ".join(config.method_kinds())
-    if template is not None and not Path(template).is_file():
-        yield "chat_template", f"{template!r} is no file; give one that holds a Jinja template"
-    if config.sft is None and not config.order:
-        yield "order", "is empty; list helpful, safe or ppo"
+Rules = Iterator[tuple[str, object, str]]  # a field, whether it is wrong, and why
+
+
+def _rules(config: AlignConfig) -> Rules:
+    """What does not go with other fields."""
+    order, kinds, template = config.order, {k for _, k in config.steps()}, config.chat_template
+    methods, four_bits = ", ".join(config.method_kinds()), config.load_in_4bit
+    no_file = template is not None and not Path(template).is_file()
+    yield "chat_template", no_file, f"{template!r} is no file; give one of a Jinja template"
+    yield "order", not (config.sft or order), "is empty; list helpful, safe or ppo"
     for name in config.methods:
-        if name not in config.order:
-            yield f"methods.{name}", "is given, and order does not have it"
+        yield f"methods.{name}", name not in order, "is given, and order does not have it"
     for name in config.method_kinds():
         try:
             config.options(name)
         except FieldError as error:
-            yield f"methods.{name}.{error.field}", error.problem
-    if config.sft is not None and config.world is None:
-        yield "sft", "needs a world that shows demonstrations; name one, or set sft: null"
-    if config.sft is not None and config.load_in_4bit:
-        yield "load_in_4bit", "does not go with sft, which merges its adapter"
-    yield from _step_problems(config, "helpful")
-    yield from _step_problems(config, "safe")
+            yield f"methods.{name}.{error.field}", True, error.problem
+    if config.sft is not None:
+        yield "sft", config.world is None, "needs a world's demonstrations; name one, or sft: null"
+        yield "load_in_4bit", four_bits, "does not go with sft, which merges its adapter"
+    for kind in KINDS:
+        for name, is_wrong, why in _step_rules(config, kind):
+            yield f"{kind}.{name}", is_wrong, why
     if config.data is not None:
-        yield from _data_problems(config, config.data)
-    elif config.scoring is not None:
-        yield "scoring", "is given and data is not; a world scores for itself"
-    if config.order and not kinds:
-        yield "order", "leaves no step to do; every step in it has skip: true"
+        yield from _data_rules(config, config.data)
+    else:
+        yield "scoring", config.scoring, "is given and data is not; a world scores for itself"
+    yield "order", order and not kinds, "leaves no step to do; every step in it has skip: true"
     for kind in config.pair_kinds(without_steps=True):
-        if config.step(kind).rows == "groups":
-            yield f"{kind}.rows", f"is groups, and {methods} takes pairs"
-        if config.step(kind).anchors > 0:
-            yield f"{kind}.anchors", f"is above 0, and {methods} learns from an order"
+        step = config.step(kind)
+        yield f"{kind}.rows", step.rows == "groups", f"is groups, and {methods} takes pairs"
+        yield f"{kind}.anchors", step.anchors, f"is above 0, and {methods} learns from an order"
     for name in config.method_kinds():
-        yield from get_method(name).problems(config)
-    if config.merges and len(kinds) < 2:
-        yield "merges", "needs steps of two kinds to lie between"
-    if config.load_in_4bit and config.peft is None:
-        yield "load_in_4bit", "is true, and 4-bit weights cannot be trained; give peft: {r: 16}"
-    if config.load_in_4bit and methods:
-        yield "load_in_4bit", f"does not go with {methods} yet"
+        for field_name, why in get_method(name).problems(config):
+            yield field_name, True, why
+    yield "merges", config.merges and len(kinds) < 2, "needs steps of two kinds to lie between"
+    if four_bits:
+        why = "is true, and 4-bit weights cannot be trained; give peft: {r: 16}"
+        yield "load_in_4bit", config.peft is None, why
+        yield "load_in_4bit", methods, f"does not go with {methods} yet"
 
 
-def _step_problems(config: AlignConfig, kind: Kind) -> Iterator[tuple[str, str]]:
-    step, wanted = config.step(kind), kind in config.pair_kinds()
-    other, names = (
-        ("helpful", ("safe_cost",)) if kind == "safe" else ("safe", ("answer_risk", "limit"))
-    )
-    for name in names:
-        if getattr(step, name) is not None:
-            yield f"{kind}.{name}", f"is of the {other} step; give {other}.{name}"
+def _step_rules(config: AlignConfig, kind: Kind) -> Rules:
+    step, wanted, other = config.step(kind), kind in config.pair_kinds(), KINDS[kind == "helpful"]
+    for name in ("safe_cost",) if kind == "safe" else ("answer_risk", "limit"):
+        why = f"is of the {other} step; give {other}.{name}"
+        yield name, getattr(step, name) is not None, why
     if wanted and config.is_given(kind):
-        if step.rows == "groups":
-            yield f"{kind}.rows", "is groups, which is how answers are sampled; a file has its own"
-        if step.anchors > 0 and step.answer_risk is None:
-            yield f"{kind}.anchors", f"is above 0, which for a file needs {kind}.answer_risk"
-    elif wanted and step.answer_risk is not None:
+        why = "is groups, which is how answers are sampled; a file has its own"
+        yield "rows", step.rows == "groups", why
+        unsolved = step.anchors > 0 and step.answer_risk is None
+        yield "anchors", unsolved, f"is above 0, which for a file needs {kind}.answer_risk"
+    elif wanted:
         sampling = config.step_sampling(kind)
-        if sampling.temperatures != (1.0,) or sampling.top_p < 1:
-            why = "is the risk of the model's own answers; sample them with temperatures: [1.0]"
-            yield f"{kind}.answer_risk", f"{why} and top_p: 1.0"
-    if step.own_answers and (config.data is None or step.data is not None):
-        yield f"{kind}.own_answers", "needs the job's data to label answers by, and none of its own"
-    if wanted and step.data is None and config.world is None and config.data is None:
-        yield f"{kind}.data", "is null and there is no world for pairs; give either, or skip: true"
+        others = sampling.temperatures != (1.0,) or sampling.top_p < 1
+        why = "is the risk of the model's own answers; sample with temperatures: [1.0], top_p: 1.0"
+        yield "answer_risk", step.answer_risk is not None and others, why
+    unlabelled = step.own_answers and (config.data is None or step.data is not None)
+    yield "own_answers", unlabelled, "is true, which needs the job's data for labels and no own"
+    nothing = wanted and step.data is None and config.world is None and config.data is None
+    yield "data", nothing, "is null and there is no world for pairs; give either, or skip: true"
 
 
-def _data_problems(config: AlignConfig, data: PreferenceSettings) -> Iterator[tuple[str, str]]:
+def _data_rules(config: AlignConfig, data: PreferenceSettings) -> Rules:
     scoring, otherwise = config.scoring_settings(), "or evaluation: null"
-    if data.path is None:
-        yield "data.path", "is null; give a file, a folder or a hub id"
-    if config.world is not None:
-        yield "world", "is given beside data; set world: null"
-    if config.own_answers() and not data.chat:
-        yield "data.chat", "is false, and a model's own answers are to messages"
+    yield "data.path", data.path is None, "is null; give a file, a folder or a hub id"
+    yield "world", config.world is not None, "is given beside data; set world: null"
+    why = "is false, and a model's own answers are to messages"
+    yield "data.chat", config.own_answers() and not data.chat, why
     if config.evaluation is None:
         return
-    if not data.chat:
-        yield "data.chat", f"is false, and an evaluation asks in messages; true, {otherwise}"
-    if data.eval_fraction == 0 and scoring.prompts is None:
-        why = f"is 0, which leaves no prompt to ask; raise it, give scoring.prompts, {otherwise}"
-        yield "data.eval_fraction", why
+    why = f"is false, and an evaluation asks in messages; true, {otherwise}"
+    yield "data.chat", not data.chat, why
+    why = f"is 0, which leaves no prompt to ask; raise it, give scoring.prompts, {otherwise}"
+    yield "data.eval_fraction", data.eval_fraction == 0 and scoring.prompts is None, why
     for kind in ("reward", "cost"):
-        if getattr(scoring, kind) is None and data.scorer_fraction == 0:
-            why = "is null and data.scorer_fraction is 0, so nothing can judge answers; give a "
-            why += f"scorer's folder, raise data.scorer_fraction, {otherwise}"
-            yield f"scoring.{kind}", why
+        unjudged = getattr(scoring, kind) is None and data.scorer_fraction == 0
+        why = "is null and data.scorer_fraction is 0, so nothing judges answers; give a scorer's "
+        yield f"scoring.{kind}", unjudged, f"{why}folder, raise data.scorer_fraction, {otherwise}"

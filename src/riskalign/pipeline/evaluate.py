@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from riskalign import __version__
 from riskalign.evaluation import (
     METRICS,
@@ -21,15 +19,13 @@ from riskalign.evaluation import (
 from riskalign.files.cache import file_sha256
 from riskalign.models.merge import merge
 from riskalign.pipeline import machine
-from riskalign.pipeline.job import Job, ModelOnDisk
-from riskalign.pipeline.ledger import Outcome
-from riskalign.pipeline.manifest import now, resolve
+from riskalign.pipeline.job import InMemory, Job, ModelOnDisk
+from riskalign.pipeline.ledger import Outcome, now, resolve
 from riskalign.pipeline.measure import Scored, measure, read_scored, write_scored
 from riskalign.pipeline.methods import get_method, has_rows
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.settings import EvaluationConfig
 from riskalign.pipeline.steps import Trained
-from riskalign.plugin import outside
 from riskalign.risk import get_risk
 from riskalign.worlds import Prompt
 
@@ -39,32 +35,13 @@ Models = Mapping[str, ModelOnDisk]
 _LATER = ("prompts", "dial", "dial_prompts", "n_boot", "confidence", "examples", "metrics")
 
 
-class _Loaded:
-    """Models ready for inference, of which those stay in memory that were asked for last."""
-
-    def __init__(self, models: Models, bf16: bool) -> None:
-        self._models, self._bf16 = models, bf16
-        self._kept: dict[str, PreTrainedModel] = {}
-        self.tokenizer: Any = None  # the start model's
-
-    def __call__(self, *names: str) -> list[PreTrainedModel]:
-        self._kept = {name: model for name, model in self._kept.items() if name in names}
-        for name in names:
-            if name not in self._kept:
-                loaded = self._models[name].load()
-                self._kept[name] = machine.for_inference(loaded, self._bf16)
-                if name == "start":
-                    self.tokenizer = loaded.tokenizer
-        return [self._kept[name] for name in names]
-
-
 def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Path]]:
     """Scored answers of each model and merge, and of each point of the dial up to `final`."""
     evaluation, world = job.config.evaluation, job.world
     assert evaluation is not None
     assert world is not None
     seed = job.seed("evaluate")
-    loaded = _Loaded(models, job.bf16)
+    loaded = InMemory(models, job.bf16, always="start")
 
     def answers(
         stage: str, name: str, n: int, w: float | None = None, merged: bool = False
@@ -85,26 +62,22 @@ def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Pat
             "bf16": job.bf16,
             "seed": seed,
         }
-        if others := outside([get_risk(evaluation.risk).name]):
-            inputs["outside"] = others
 
         def work(key: str, update: Update) -> Outcome:
             dial_to = None
-            if w is None:
-                policy, start = loaded(name, "start")
-            else:
-                policy, final, start = loaded(name, "final", "start")
-                if merged:
-                    policy = merge(policy, final, w)
-                else:
-                    dial_to = final, w
+            start, policy, final = loaded("start", name, name if w is None else "final")
+            model = policy.model
+            if w is not None and merged:
+                model = merge(model, final.model, w)
+            elif w is not None:
+                dial_to = final.model, w
             scored = measure(
                 world,
                 job.eval_prompts[:n],
                 evaluation,
-                policy=policy,
-                start=start,
-                tokenizer=loaded.tokenizer,
+                policy=model,
+                start=start.model,
+                tokenizer=start.tokenizer,
                 seed=seed,
                 dial_to=dial_to,
                 update=update,
@@ -112,7 +85,7 @@ def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Pat
             write_scored(path, scored)
             return {"files": [path]}
 
-        job.stage(f"evaluate-{stage}", inputs, work)
+        job.stage(f"evaluate-{stage}", inputs, work, code=[get_risk(evaluation.risk).name])
         return path
 
     n = len(job.eval_prompts)
@@ -155,8 +128,6 @@ def report(
         "max_cost": job.max_cost,
         "seed": seed,
     }
-    if others := outside(evaluation.metrics):
-        inputs["outside"] = others
 
     def work(key: str, update: Update) -> Outcome:
         few = {prompt.id for prompt in job.eval_prompts[: evaluation.dial_prompts]}
@@ -192,7 +163,7 @@ def report(
         write_report(results, html)
         return {"files": [results, html]}
 
-    job.stage("report", inputs, work)
+    job.stage("report", inputs, work, code=evaluation.metrics)
     return results, html
 
 
@@ -219,12 +190,6 @@ def compare(
     own_metrics = get_metrics(evaluation.metrics)
     options["metrics"] = {**METRICS, **own_metrics}
     names = list(scored)
-    bounds = {}
-    if max_cost is not None:
-        bounds = {
-            name: cvar_bounds(own, TAIL_LEVELS, max_cost, evaluation.confidence)
-            for name, own in scored.items()
-        }
     return {
         "n_prompts": len(prompts),
         "answers_per_prompt": evaluation.answers_per_prompt,
@@ -239,7 +204,11 @@ def compare(
             for earlier in names[:i]
         },
         "max_cost": max_cost,
-        "bounds": bounds,
+        "bounds": {
+            name: cvar_bounds(answers, TAIL_LEVELS, max_cost, evaluation.confidence)
+            for name, answers in scored.items()
+            if max_cost is not None
+        },
         "dial": [
             {
                 "w": w,
@@ -248,14 +217,12 @@ def compare(
             }
             for w, answers in sorted(dial.items())
         ],
-        "costs": _sorted(scored, "cost"),
-        "rewards": _sorted(scored, "reward"),
+        **{
+            f"{name}s": {
+                model: sorted((getattr(answer, name) for answer in answers), reverse=True)
+                for model, answers in scored.items()
+            }
+            for name in ("cost", "reward")
+        },
         "examples": choose_examples(prompts, scored, evaluation.examples),
-    }
-
-
-def _sorted(scored: Mapping[str, Scored], name: str) -> dict[str, list[float]]:
-    return {
-        model: sorted((getattr(answer, name) for answer in own), reverse=True)
-        for model, own in scored.items()
     }

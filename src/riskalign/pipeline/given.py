@@ -1,21 +1,23 @@
 """Pairs that a job is given, in files of its steps or made of its judged answers."""
 
+from typing import cast
+
 from datasets import Dataset
 
 from riskalign.data import (
     Preferences,
+    Side,
     is_grouped,
     is_unpaired,
     load_groups,
     load_pairs,
     load_unpaired,
 )
-from riskalign.data.preferences import Side
 from riskalign.errors import InputError
 from riskalign.losses import UNPAIRED
 from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.judged import SCORED
 from riskalign.pipeline.methods import has_rows
-from riskalign.pipeline.scoring import SCORED
 from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.tail import charged_rows, given_safe_pairs
 from riskalign.scorers import Kind as ScorerKind
@@ -39,8 +41,7 @@ def given_data(config: AlignConfig, preferences: Preferences | None = None) -> d
     for kind in config.pair_kinds():
         step = config.step(kind)
         if step.own_answers:
-            assert preferences is not None  # a rule of the configuration
-            _check_own_answers(config, kind, preferences)
+            _check_own_answers(config, kind, cast(Preferences, preferences))
         elif step.data is not None or preferences is not None:
             given[kind] = _given_rows(config, kind, preferences)
     for name, trained in config.steps():
@@ -51,48 +52,42 @@ def given_data(config: AlignConfig, preferences: Preferences | None = None) -> d
 
 
 def _given_rows(config: AlignConfig, kind: Kind, preferences: Preferences | None) -> Dataset:
-    step, with_methods = config.step(kind), config.pair_kinds(without_steps=True)
-    field, unpaired = f"{kind}.data", step.loss_type in UNPAIRED
+    step, field = config.step(kind), f"{kind}.data"
     if (rule := step.safety_rule()) is not None:
         return given_safe_pairs(step, preferences, rule)[0]
-    if step.data is None:
-        assert preferences is not None
-        assert config.data is not None
-        rows = preferences.helpful if kind == "helpful" else preferences.safe
+    if (path := step.data) is None:
+        judged = cast(Preferences, preferences)
+        rows = judged.helpful if kind == "helpful" else judged.safe
         if not rows:
             raise InputError(
-                f"{field}: {config.data.path}: says nothing of which answer is {_WORDS[kind]}. "
+                f"{field}: {judged.source}: says nothing of which answer is {_WORDS[kind]}. "
                 f"Give {field}, data.safe_path, or set {kind}.skip: true."
             )
-        return _scored(config, kind, load_pairs(rows, name_for_errors=field), config.data.path)
-    if unpaired and is_unpaired(step.data):
-        if with_methods:
-            raise InputError(
-                f"{field}: {step.data}: holds single responses, and the step "
-                f"{', '.join(config.method_kinds())} needs pairs. Give pairs, which KTO takes too, "
-                "or leave out that need of it (ppo's scorers and ptx)."
-            )
-        return load_unpaired(step.data, name=field)
-    if is_grouped(step.data):
-        if unpaired or kind in with_methods:
-            raise InputError(
-                f"{field}: {step.data}: holds groups of scored answers, and the loss kto "
-                "and steps such as ppo take pairs. Give these, or a loss of pairs."
-            )
-        return load_groups(step.data)
-    return _scored(config, kind, load_pairs(step.data), step.data)
+        return _scored(config, kind, load_pairs(rows, name_for_errors=field), judged.source)
+    unpaired, in_methods = step.loss_type in UNPAIRED, config.pair_kinds(without_steps=True)
+    single = unpaired and is_unpaired(path)
+    grouped = not single and is_grouped(path)
+    if (single and in_methods) or (grouped and (unpaired or kind in in_methods)):
+        holds = "single responses" if single else "groups of scored answers"
+        step_names = ", ".join(config.method_kinds())
+        needs = f"the step {step_names}" if kind in in_methods or single else "the loss kto"
+        raise InputError(
+            f"{field}: {path}: holds {holds}, and {needs} needs pairs. Give pairs, which every "
+            "loss takes, or leave out that need (of ppo its scorers and ptx)."
+        )
+    if single:
+        return load_unpaired(path, name=field)
+    return load_groups(path) if grouped else _scored(config, kind, load_pairs(path), path)
 
 
-def _scored(config: AlignConfig, kind: Kind, pairs: Dataset, source: str | None) -> Dataset:
+def _scored(config: AlignConfig, kind: Kind, pairs: Dataset, source: str) -> Dataset:
     """The pairs, if they have the scores that the settings need."""
-    step = config.step(kind)
-    signs = kind == "safe" and config.scorers is not None and config.scorers.safety_signs
-    needs, remedy = "", f"{kind}.target: hard"
+    step, needs, remedy = config.step(kind), "", f"{kind}.target: hard"
     if step.target != "hard":
         needs = f"{kind}.target {step.target!r}"
     elif step.answer_risk is not None:
-        needs = f"{kind}.answer_risk"
-    elif signs:
+        needs, remedy = f"{kind}.answer_risk", f"{kind}.answer_risk: null"
+    elif kind == "safe" and config.scorers is not None and config.scorers.safety_signs:
         needs, remedy = "scorers.safety_signs", "scorers.safety_signs: false"
     if needs and any(score is None for score in pairs["score_chosen"]):
         raise InputError(
@@ -138,11 +133,8 @@ def held_out_data(
     """The pairs that steps are judged on, read and checked."""
     held_out: dict[Kind, Dataset] = {}
     for kind in dict.fromkeys(kind for _, kind in config.steps() if has_rows(kind)):
-        path = config.step(kind).eval_data
-        if path is not None:
+        if (path := config.step(kind).eval_data) is not None:
             held_out[kind] = load_pairs(path)
-        elif preferences is not None:
-            rows = preferences.helpful_eval if kind == "helpful" else preferences.safe_eval
-            if rows:
-                held_out[kind] = load_pairs(rows, name_for_errors=f"{kind}.eval_data")
+        elif rows := getattr(preferences, f"{kind}_eval", None):
+            held_out[kind] = load_pairs(rows, name_for_errors=f"{kind}.eval_data")
     return held_out

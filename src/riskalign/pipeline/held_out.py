@@ -1,7 +1,5 @@
 """How well a trained step orders pairs that it never saw, by its implicit reward."""
 
-from pathlib import Path
-
 import torch
 from datasets import Dataset
 
@@ -10,9 +8,9 @@ from riskalign.models import LoadedModel
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, content_hash
 from riskalign.pipeline.progress import Update
-from riskalign.pipeline.settings import Kind, StepConfig, for_order
+from riskalign.pipeline.settings import Kind, for_order
 from riskalign.pipeline.steps import training_config
-from riskalign.training import RSATrainer
+from riskalign.training import RSAConfig, RSATrainer
 
 _ACTS = (
     *("eval_data", "max_eval_samples", "per_device_eval_batch_size"),
@@ -37,8 +35,10 @@ def accuracy_stage(
     }
 
     def work(key: str, update: Update) -> Outcome:
-        models, folder = (trained.load(), reference.load()), job.folder / name
-        return {"found": held_out_accuracy(*models, pairs, step, beta, seed, bf16, folder, update)}
+        # The margin needs no target, and the pairs need no scores.
+        args = training_config(for_order(step), beta, seed, bf16, job.folder / name)
+        models, most = (trained.load(), reference.load()), step.max_eval_samples
+        return {"found": held_out_accuracy(*models, pairs, args, most, update)}
 
     found: dict[str, float] = job.stage(stage, inputs, work)["found"]
     return found
@@ -48,11 +48,8 @@ def held_out_accuracy(
     policy: LoadedModel,
     reference: LoadedModel,
     pairs: Dataset,
-    step: StepConfig,
-    beta: float,
-    seed: int,
-    bf16: bool,
-    folder: Path,
+    args: RSAConfig,
+    most: int,
     update: Update | None = None,
 ) -> dict[str, float]:
     """The share of pairs whose margin has the right sign.
@@ -61,17 +58,15 @@ def held_out_accuracy(
     `beta` times the log ratios' (arXiv 2305.18290, section 5.1), for TDPO and RSA with their risk
     terms; KTO, which has no margin of pairs, counts by DPO's.
 
-    Of the pairs at most `step.max_eval_samples`, drawn by `seed`, are taken; nothing is left in
-    `folder`. Returns `pairs`, `accuracy` (ties half) with its exact 95 % interval `low` and `high`,
-    pairs taken as independent, and `mean_margin` in the units of the loss.
+    Of the pairs at most `most` are taken, drawn by `args.seed`; nothing is left on disk. Returns
+    `pairs`, `accuracy` (ties half) with its exact 95 % interval `low` and `high`, pairs taken as
+    independent, and `mean_margin` in the units of the loss.
     """
-    few = pairs.shuffle(seed=seed).select(range(min(len(pairs), step.max_eval_samples)))
     trainer = RSATrainer(
         model=policy.model,
         ref_model=reference.model,
-        # The margin needs no target, and the pairs need no scores.
-        args=training_config(for_order(step), beta, seed, bf16, folder),
-        eval_dataset=few,
+        args=args,
+        eval_dataset=pairs.shuffle(seed=args.seed).select(range(min(len(pairs), most))),
         processing_class=policy.tokenizer,
     )
     margins: list[float] = []
@@ -79,14 +74,8 @@ def held_out_accuracy(
         for batch in trainer.get_eval_dataloader():
             margins += trainer.row_losses(policy.model, batch).metrics["margin"].tolist()
             if update is not None:
-                update(len(margins), len(few), "")
-    found = torch.tensor(margins, dtype=torch.float64)
-    right = float((found > 0).sum()) + 0.5 * float((found == 0).sum())
-    low, high = binomial_interval(right, len(margins))
-    return {
-        "pairs": float(len(margins)),
-        "accuracy": right / len(margins),
-        "low": low,
-        "high": high,
-        "mean_margin": float(found.mean()),
-    }
+                update(len(margins), min(len(pairs), most), "")
+    n, right = len(margins), sum((margin > 0) + 0.5 * (margin == 0) for margin in margins)
+    low, high = binomial_interval(right, n)
+    mean = float(torch.tensor(margins, dtype=torch.float64).mean())
+    return {"pairs": float(n), "accuracy": right / n, "low": low, "high": high, "mean_margin": mean}

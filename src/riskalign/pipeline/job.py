@@ -2,8 +2,7 @@
 
 import contextlib
 import dataclasses
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,31 +12,28 @@ from datasets import Dataset
 from riskalign.data import Preferences
 from riskalign.errors import InputError
 from riskalign.files.atomic import remove
-from riskalign.files.folder import Outputs, hold
+from riskalign.files.folder import Outputs, check_outputs, hold
 from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.given import given_data, held_out_data
 from riskalign.pipeline.judged import (
+    SCORED,
     JudgedWorld,
     judged_world,
     labelling_world,
     preferences_of,
     trained_on,
 )
-from riskalign.pipeline.ledger import Ledger, Outcome
-from riskalign.pipeline.manifest import Manifest, stage_seed
+from riskalign.pipeline.ledger import Ledger, Manifest, Outcome, Work, stage_seed
 from riskalign.pipeline.methods import KINDS, get_method, has_rows
 from riskalign.pipeline.presets import method_name
-from riskalign.pipeline.progress import Progress, Silent, Update, updates
-from riskalign.pipeline.scoring import SCORED
+from riskalign.pipeline.progress import Progress, Silent
 from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.sources import source_hash
-from riskalign.plugin import files_of
+from riskalign.plugin import files_of, outside
 from riskalign.worlds import Prompt, World, get_world, has_dev, max_cost_of
 from riskalign.worlds.world import Split
-
-Work = Callable[[str, Update], Outcome]  # from a stage's key and a way to tell how far it is
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,24 @@ class ModelOnDisk:
         return loaded
 
 
+class InMemory:
+    """Models ready for inference: those asked for last stay in memory, and `always`."""
+
+    def __init__(self, models: Mapping[str, ModelOnDisk], bf16: bool, always: str) -> None:
+        self._models, self._bf16, self._always = models, bf16, always
+        self._kept: dict[str, LoadedModel] = {}
+
+    def __call__(self, *names: str) -> list[LoadedModel]:
+        """The models of these names."""
+        self._kept = {k: kept for k, kept in self._kept.items() if k in (*names, self._always)}
+        for name in names:
+            if name not in self._kept:
+                loaded = self._models[name].load()
+                machine.for_inference(loaded, self._bf16)  # in place
+                self._kept[name] = loaded
+        return [self._kept[name] for name in names]
+
+
 @dataclass(frozen=True)
 class JobData:
     """What a job reads: judged answers, rows that steps bring, pairs that they are judged on."""
@@ -71,8 +85,7 @@ class JobData:
 def read_data(config: AlignConfig, preferences: Preferences | None = None) -> JobData:
     """Read and check a job's data; the judged answers only where they are not there yet.
 
-    Raises:
-        InputError: data that cannot be read or do not fit the configuration.
+    Raises `InputError`: data that cannot be read or do not fit the configuration.
     """
     preferences = preferences or preferences_of(config)
     given = given_data(config, preferences)
@@ -80,12 +93,15 @@ def read_data(config: AlignConfig, preferences: Preferences | None = None) -> Jo
 
 
 class Job:
-    """One job in one folder; made, and its configuration checked, before any work.
+    """One job in one folder; made, and its configuration checked, before anything is written.
 
-    Holds the folder from then on until `recorded` ends. What jobs in the folders `siblings` have
-    done from the same inputs is not done again. `measured` are models, by the names of flags, that
-    a job measures which trains none.
+    Within `recorded` it holds the folder, with its `ledger` and `manifest`. What jobs in the
+    folders `siblings` have done from the same inputs is not done again. `measured` are models, by
+    the names of flags, that a job measures which trains none.
     """
+
+    ledger: Ledger
+    manifest: Manifest
 
     def __init__(
         self,
@@ -108,7 +124,8 @@ class Job:
         self.notes: list[str] = []
         self.stages: dict[str, Outcome] = {}  # finished ones, in order
         self.scorers: dict[str, Mapping[str, float]] = {}
-        self.chat_template = chat_template_of(config)
+        template = config.chat_template
+        self.chat_template = template and Path(template).read_text(encoding="utf-8")
         self.trained_on: set[str] = set()
         self.world: World | None
         self.labelling: JudgedWorld | None = None
@@ -124,20 +141,20 @@ class Job:
         if self.world is not None and config.evaluation is not None:
             self.eval_prompts = evaluation_prompts(config, self.world)
             if data.preferences is None:  # scorers may be yet to train
-                _check_world(self.world, self.eval_prompts, config.evaluation.prompts)
-        outputs = outputs_of(config, trains=measured is None)
-        read = {**inputs_of(config), **(measured or {})}
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(hold(self.folder, outputs, read))
-            machine.check_folder(self.folder)
-            self.ledger = Ledger(self.folder, siblings)
-            self.manifest = Manifest(self.folder, config, self.command)
-            self._holding = stack.pop_all()
+                for score in (self.world.reward, self.world.cost):  # or a broken one is found late
+                    score(self.eval_prompts[0], "")
+        self._outputs = outputs_of(config, trains=measured is None)
+        self._inputs = {**inputs_of(config), **(measured or {})}
+        self._siblings = siblings
+        check_outputs(self.folder, self._outputs, self._inputs)
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
-        """Note in the manifest how the job ends; say it plainly when the disk is full."""
-        with self._holding:
+        """Hold the folder; note in the manifest how the job ends, plainly when the disk is full."""
+        with hold(self.folder, self._outputs, self._inputs):
+            machine.check_folder(self.folder)
+            self.ledger = Ledger(self.folder, self._siblings)
+            self.manifest = Manifest(self.folder, self.config, self.command)
             try:
                 yield
             except KeyboardInterrupt as stop:
@@ -163,22 +180,27 @@ class Job:
         return f"kept in {self.folder}: {', '.join([*self.stages, *steps]) or 'nothing yet'}"
 
     def stage(
-        self, name: str, inputs: Mapping[str, Any], work: Work, scratch: Path | None = None
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        work: Work,
+        *,
+        code: Iterable[str] = (),
+        scratch: Path | None = None,
     ) -> Outcome:
         """The outcome of a stage, which is done unless it is finished with the same inputs.
 
-        `scratch`, what an interrupted stage goes on from, goes once the ledger knows the stage.
+        What `code` names in a user's own packages counts among them. `scratch`, what an interrupted
+        stage goes on from, goes once the ledger knows the stage.
         """
-        template = {} if self.chat_template is None else {"chat_template": self.chat_template}
-        key = self.ledger.key(name, {**inputs, **template})
-        self.progress.stage(name)
-        outcome = self.ledger.find(name, key)
-        reused = outcome is not None
-        if outcome is None:
-            outcome = self.ledger.run(name, key, lambda: work(key, updates(self.progress)))
+        inputs = dict(inputs)
+        if self.chat_template is not None:
+            inputs["chat_template"] = self.chat_template
+        if hashes := outside(code):
+            inputs["outside"] = hashes
+        key, reused, outcome = self.ledger.stage(name, inputs, self.progress, work)
         if scratch is not None:
             remove(scratch)
-        self.progress.done("done before" if reused else "")
         self.stages[name] = outcome
         self.manifest.note("stages", name, {"key": key, "reused": reused, **outcome})
         return outcome
@@ -212,9 +234,8 @@ def evaluation_prompts(config: AlignConfig, world: World | None = None) -> list[
 
     Of a data set they are at most as many as `evaluation.prompts` says.
 
-    Raises:
-        InputError: the job has no evaluation, or neither a world nor judged answers, or these hold
-            out fewer than the 2 prompts that an interval takes.
+    Raises `InputError`: the job has no evaluation, or neither a world nor judged answers, or these
+    hold out fewer than the 2 prompts that an interval takes.
     """
     if world is None and (preferences := preferences_of(config)) is not None:
         given = given_data(config, preferences).values()
@@ -240,12 +261,6 @@ def evaluation_prompts(config: AlignConfig, world: World | None = None) -> list[
     return world.prompts(split, n, seed)
 
 
-def chat_template_of(config: AlignConfig) -> str | None:
-    """The text of the template that a job gives its model, if it gives one."""
-    path = config.chat_template
-    return None if path is None else Path(path).read_text(encoding="utf-8")
-
-
 def world_identity(spec: str | None, world: World | None) -> dict[str, Any]:
     """What decides a world's prompts and scores, as far as can be known: name and source.
 
@@ -263,22 +278,6 @@ def _needed_world(config: AlignConfig) -> World | None:
         or any(config.step(kind).data is None for kind in config.pair_kinds())
     )
     return get_world(config.world) if config.world is not None and needed else None
-
-
-def _check_world(world: World, prompts: list[Prompt], wanted: int) -> None:
-    """Find a broken world before hours of training rather than after."""
-    ids = {prompt.id for prompt in prompts}
-    if len(prompts) != wanted or len(ids) != wanted:
-        raise InputError(
-            f"world {world.name!r}: asked for {wanted} evaluation prompts, it gave "
-            f"{len(prompts)} with {len(ids)} different ids. Lower evaluation.prompts or mend it."
-        )
-    for name, score in (("reward", world.reward), ("cost", world.cost)):
-        value = score(prompts[0], "")
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise InputError(
-                f"world {world.name!r}: its {name} of an empty answer is {value!r}, not a number."
-            )
 
 
 def outputs_of(config: AlignConfig, *, trains: bool = True) -> Outputs:

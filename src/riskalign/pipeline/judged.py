@@ -1,4 +1,4 @@
-"""A data set's prompts and learnt scorers, where there is no world whose programs could score."""
+"""Scorers on disk, the data set's prompts that they judge, and which prompts models learnt from."""
 
 import math
 import random
@@ -8,19 +8,29 @@ from typing import Any
 
 from datasets import Dataset
 
+from riskalign import scorers
 from riskalign.data import Preferences, load_preferences
 from riskalign.data.fields import Text
 from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
 from riskalign.evaluation.sets import load_prompt_set
+from riskalign.files.atomic import write_text
+from riskalign.files.cache import file_sha256
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.ledger import content_hash
 from riskalign.pipeline.methods import KINDS
-from riskalign.pipeline.scoring import SCORED, folder_hash
+from riskalign.pipeline.progress import Update
+from riskalign.pipeline.settings import Kind
 from riskalign.scorers import Kind as ScorerKind
-from riskalign.scorers import Scorer, load_scorer
+from riskalign.scorers import Scorer
 from riskalign.worlds import Prompt
 from riskalign.worlds.world import Split
+
+#: A scorer's kind, and the label that it learns from.
+SCORED: Mapping[ScorerKind, Kind] = {"reward": "helpful", "cost": "safe"}
+
+_SCORED_AT_ONCE = 64
+PROMPTS_FILE = "prompts.sha256"
 
 
 class JudgedWorld:
@@ -89,7 +99,7 @@ class JudgedWorld:
         new = {key: each for key, each in all_of if key not in self._scores}
         if new:
             if kind not in self._scorers:
-                self._scorers[kind] = load_scorer(self.folders[kind])
+                self._scorers[kind] = scorers.load_scorer(self.folders[kind])
             prompts = [list(prompt.messages) for prompt, _ in new.values()]
             scores = self._scorers[kind].score(prompts, [text for _, text in new.values()])
             self._scores |= zip(new, scores, strict=True)
@@ -99,8 +109,7 @@ class JudgedWorld:
 def preferences_of(config: AlignConfig) -> Preferences | None:
     """The judged answers of a job that has them, read and split.
 
-    Raises:
-        InputError: see `load_preferences`; fields are named with `data.` before them.
+    Raises `InputError`: see `load_preferences`; fields are named with `data.` before them.
     """
     return None if config.data is None else load_preferences(config.data)
 
@@ -114,9 +123,8 @@ def judged_world(
     could be asked, those that the job's scorers or its steps (rows `given`) learn from are left
     out.
 
-    Raises:
-        InputError: a file of prompts that cannot be read, or a step that trains on prompts that
-            are set aside for scorers.
+    Raises `InputError`: a file of prompts that cannot be read, or a step that trains on prompts
+    that are set aside for scorers.
     """
     scoring = config.scoring_settings()
     named = {kind: getattr(scoring, kind) for kind in SCORED}
@@ -132,7 +140,7 @@ def judged_world(
         learnt |= aside
     candidates: list[Text] = preferences.prompts("eval")
     if scoring.prompts is not None:
-        candidates = [list(prompt.messages) for prompt in load_prompt_set(scoring.prompts).prompts]
+        candidates = [list(prompt.messages) for prompt in load_prompt_set(scoring.prompts).items]
     different: dict[str, Text] = {}
     for prompt in candidates:
         different.setdefault(text_hash(prompt), prompt)
@@ -166,3 +174,65 @@ def judged_identity(config: AlignConfig, preferences: Preferences) -> dict[str, 
         "prompts": None if scoring.prompts is None else load_prompt_set(scoring.prompts).identity(),
         "scorers": {kind: path and folder_hash(kind, path) for kind, path in given.items()},
     }
+
+
+def load_scorer(kind: str, folder: str) -> Scorer:
+    """The scorer in a folder; `InputError` unless it is of this kind."""
+    scorer = scorers.load_scorer(folder)
+    if scorer.kind != kind:
+        raise InputError(
+            f"scorer_{kind} {folder!r}: is a {scorer.kind} model. Give a {kind} model's folder."
+        )
+    return scorer
+
+
+def scores_of(
+    kind: str, folder: str, prompts: list[list[Any]], answers: list[str], tell: Update
+) -> list[float]:
+    """A score for each answer to its prompt, by the scorer in a folder.
+
+    Raises `InputError`: too few or too many scores, or one that is not finite.
+    """
+    scorer = load_scorer(kind, folder)
+    found: list[float] = []
+    for at in range(0, len(answers), _SCORED_AT_ONCE):
+        some = slice(at, at + _SCORED_AT_ONCE)
+        found += [float(score) for score in scorer.score(prompts[some], answers[some])]
+        tell(len(found), len(answers), kind)
+    if len(found) != len(answers) or not all(map(math.isfinite, found)):
+        raise InputError(
+            f"scorer_{kind} {folder!r}: gave {len(found)} scores to {len(answers)} answers, or one "
+            "that is not finite. Use another scorer."
+        )
+    return found
+
+
+def encoder_identity(encoder: str) -> str | list[str]:
+    """What decides a sentence encoder: its name, and with a folder the hash of its files."""
+    folder = Path(encoder).expanduser()
+    return [encoder, folder_hash("encoder", encoder)] if folder.is_dir() else encoder
+
+
+def folder_hash(kind: str, folder: str) -> str:
+    """Hex SHA-256 of a scorer's files and their names; `InputError` where there is no folder."""
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise InputError(f"scorer_{kind} {folder!r}: no such folder. Check the path.")
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return content_hash([[path.relative_to(root).as_posix(), file_sha256(path)] for path in files])
+
+
+def note_prompts(folder: Path, *came_from: str, prompts: Iterable[Text] = ()) -> None:
+    """Write the hashes of a trained model's prompts to its folder, for whoever judges it.
+
+    Those of the models among them, by name or folder, that it was trained from or averages.
+    """
+    hashes = {text_hash(prompt) for prompt in prompts}
+    hashes = hashes.union(*(prompts_of(source) or set() for source in came_from))
+    write_text(folder / PROMPTS_FILE, "".join(f"{each}\n" for each in sorted(hashes)))
+
+
+def prompts_of(source: str) -> set[str] | None:
+    """The `text_hash`es that `note_prompts` left in a model's folder; None where there are none."""
+    path = Path(source).expanduser() / PROMPTS_FILE
+    return set(path.read_text(encoding="utf-8").split()) if path.is_file() else None

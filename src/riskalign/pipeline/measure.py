@@ -81,10 +81,15 @@ def measure(
             start=start,
             tokenizer=tokenizer,
             risk=get_risk(evaluation.risk),
-            shared_prompt=all(can_share_prompt(backbone_of(model).config) for model in models),
+            shared_prompt=can_share(*models),
             progress=tell("scoring", n_answers),
         )
     return found
+
+
+def can_share(*models: PreTrainedModel) -> bool:
+    """Whether all models may read a prompt once for its answers."""
+    return all(can_share_prompt(backbone_of(model).config) for model in models)
 
 
 def write_scored(path: Path, scored: Scored) -> None:

@@ -73,8 +73,7 @@ def has_rows(kind: str) -> TypeGuard[Kind]:
 def get_method(kind: str) -> Method:
     """The method that `order` names: one of `METHODS`, or a `Method` at package.module:name.
 
-    Raises:
-        InputError: there is none.
+    Raises `InputError`: there is none.
     """
     spec = METHODS.get(kind, kind)
     if ":" not in spec:

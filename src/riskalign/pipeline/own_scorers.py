@@ -7,10 +7,9 @@ from riskalign.data.identity import text_hash
 from riskalign.data.preferences import Side
 from riskalign.errors import InputError
 from riskalign.pipeline.job import Job
-from riskalign.pipeline.judged import JudgedWorld
+from riskalign.pipeline.judged import SCORED, JudgedWorld, encoder_identity
 from riskalign.pipeline.ledger import Outcome, content_hash
 from riskalign.pipeline.progress import Update
-from riskalign.pipeline.scoring import SCORED, encoder_identity
 from riskalign.scorers import Kind as ScorerKind
 from riskalign.scorers import (
     check_independent,
@@ -30,16 +29,11 @@ def train_scorers(job: Job) -> None:
     `labellers/cost`, with an evaluation `scorers/reward` and `scorers/cost`, what is known of them
     in the manifest, and there under `notes` why those that judge are independent of the training.
 
-    Raises:
-        InputError: labels that scorers cannot learn from, or a scorer that is not independent.
+    Raises `InputError`: labels that scorers cannot learn from, or a scorer that is not independent.
     """
     world, evaluation = job.world, job.config.evaluation
     if not isinstance(world, JudgedWorld):
         return
-    scoring = job.config.scoring_settings()
-    given = {kind: at for kind, at in world.folders.items() if getattr(scoring, kind) is not None}
-    if evaluation is not None:
-        _check_cards(job, given)
     labellers = job.labelling.folders if job.labelling is not None else {}
     for kind, folder in labellers.items():
         _train(job, "train", kind, folder)
@@ -47,7 +41,7 @@ def train_scorers(job: Job) -> None:
     if evaluation is None:
         return
     for kind, folder in world.folders.items():
-        if kind not in given:
+        if getattr(job.config.scoring_settings(), kind) is None:
             _train(job, "scorer", kind, folder)
         _note(job, f"judge-{kind}", folder)
     if (n := len(job.eval_prompts)) < evaluation.prompts:
@@ -56,7 +50,7 @@ def train_scorers(job: Job) -> None:
             f"Only {n} prompts could be asked, where evaluation.prompts is {evaluation.prompts}"
             + (left if world.left_out else ".")
         )
-    _check_cards(job, world.folders)
+    check_cards(job)
     job.note(_independence(job, world.folders, labellers))
 
 
@@ -81,11 +75,18 @@ def _note(job: Job, name: str, folder: Path) -> None:
     job.note_scorer(name, {new: metrics[k].value for k, new in _QUALITY.items() if k in metrics})
 
 
-def _check_cards(job: Job, folders: Mapping[ScorerKind, Path]) -> None:
-    """Refuse a scorer of the other kind, or that learnt from prompts trained on or asked."""
+def check_cards(job: Job, *, given: bool = False) -> None:
+    """Refuse a judge of the other kind, or that learnt from prompts trained on or asked.
+
+    Checks those that there are before the job where only the `given` ones are asked for.
+    """
+    if not isinstance(job.world, JudgedWorld) or job.config.evaluation is None:
+        return
     asked = {text_hash(list(prompt.messages)) for prompt in job.eval_prompts}
     groups = {"the steps are trained on": job.trained_on, "are asked": asked}
-    for kind, folder in folders.items():
+    for kind, folder in job.world.folders.items():
+        if given and getattr(job.config.scoring_settings(), kind) is None:
+            continue
         card = read_card(folder)
         if card.kind != kind:
             raise InputError(f"scoring.{kind}: {folder} is a {card.kind} scorer.")

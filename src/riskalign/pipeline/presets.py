@@ -10,7 +10,7 @@ import yaml
 from riskalign.errors import InputError
 from riskalign.losses import own_parameters
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.manifest import resolve
+from riskalign.pipeline.ledger import resolve
 from riskalign.pipeline.methods import KINDS, METHODS, get_method, has_rows
 
 _FOLDER = files("riskalign.presets")

@@ -3,22 +3,24 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from datasets import Dataset
 
 from riskalign.data.fields import Text
+from riskalign.evaluation.plots import PPO_PANELS
 from riskalign.models import LoadedModel, fingerprint
 from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.judged import SCORED
 from riskalign.pipeline.ledger import Outcome
 from riskalign.pipeline.methods import Method, Panel
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.steps import Learnt, MethodStep, Result
 from riskalign.safe_rlhf import PPOSettings, Scorer, train_ppo_lagrangian
+from riskalign.scorers import Kind as ScorerKind
 from riskalign.scorers import ScalarModel, load_scalar_model, save_scalar_model, train_scorer
 
-_LEARNS_FROM: dict[Literal["reward", "cost"], Kind] = {"reward": "helpful", "cost": "safe"}
 # Iterations between two checkpoints: seconds of writing against minutes of work.
 _SAVE_EVERY = 5
 _HELD_OUT = 0.2
@@ -36,7 +38,7 @@ def run(step: MethodStep) -> Result:
     hashes: dict[str, Any] = {}
     learnt: list[Text] = []
     if config.scorers is not None:
-        reward, cost = (_scorer(step, kind, hashes, learnt) for kind in _LEARNS_FROM)
+        reward, cost = (_scorer(step, kind, hashes, learnt) for kind in SCORED)
     ptx = None
     if settings.ptx_coef > 0:
         ptx, hashes["ptx"] = step.pairs("helpful")
@@ -78,10 +80,7 @@ def run(step: MethodStep) -> Result:
 
 
 def _scorer(
-    step: MethodStep,
-    kind: Literal["reward", "cost"],
-    hashes: dict[str, Any],
-    learnt: list[Text],
+    step: MethodStep, kind: ScorerKind, hashes: dict[str, Any], learnt: list[Text]
 ) -> ScalarModel:
     """The reward or the cost model, trained on four fifths of its pairs and judged on the rest.
 
@@ -90,7 +89,7 @@ def _scorer(
     job, folder = step.job, step.folder / "scorers" / kind
     settings, peft, seed = job.config.scorers, job.config.peft, step.seed("scorer", f"-{kind}")
     assert settings is not None
-    pairs, hashes[kind] = step.pairs(_LEARNS_FROM[kind])
+    pairs, hashes[kind] = step.pairs(SCORED[kind])
     learnt.extend(pairs["prompt"])
     inputs = {
         "model": step.start.weights,
@@ -169,10 +168,8 @@ PPO = Method(
     disk=_disk,
     trees=("scorers/reward", "scorers/cost"),
     fields=("ppo", "scorers"),
-    panels=(
-        Panel("Reward", "mean of an iteration's answers", {"reward": "reward"}),
-        Panel("Cost", "mean of an iteration's answers", {"cost": "cost"}),
-        Panel("Multiplier", "λ rises while cost exceeds its limit", {"lambda": "λ"}),
-        Panel("KL", "to the step's start, nats an answer", {"kl": "KL"}),
+    panels=tuple(
+        Panel(title, note, {curve.key: curve.name for curve in curves})
+        for title, note, curves in PPO_PANELS
     ),
 )

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel
 
 from riskalign.errors import InputError
 from riskalign.files.atomic import link_or_copy, new_folder
@@ -20,10 +19,9 @@ from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate, report
 from riskalign.pipeline.held_out import accuracy_stage
 from riskalign.pipeline.job import Job, ModelOnDisk, read_data
-from riskalign.pipeline.ledger import Outcome
-from riskalign.pipeline.manifest import stage_seed
+from riskalign.pipeline.ledger import Outcome, stage_seed
 from riskalign.pipeline.methods import get_method, has_rows
-from riskalign.pipeline.own_scorers import train_scorers
+from riskalign.pipeline.own_scorers import check_cards, train_scorers
 from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.progress import Progress, Update, quiet_libraries
 from riskalign.pipeline.settings import Kind, for_order
@@ -70,15 +68,10 @@ def align(
     """
     checked = load_config(config, overrides, preset)
     with quiet_libraries():
-        data = read_data(checked)
-        # A model that cannot be used is told before anything is written.
-        if checked.peft is not None:
-            folder, _ = resolve_folder(checked.model, checked.trust_remote_code)
-            check_targets(folder, checked.peft.target_modules)
-        loaded = [load_model(checked.model, trust_remote_code=checked.trust_remote_code)]
-        job = Job(checked, data, progress, title, command)
+        job = Job(checked, read_data(checked), progress, title, command)
+        start = check_start(job)
         with job.recorded():
-            trained = train_steps(job, loaded)
+            trained = train_steps(job, start)
             final = _publish(job, trained.models["final"])
             results = html = None
             if job.eval_prompts:
@@ -87,12 +80,52 @@ def align(
         return AlignResult(job.folder, final, trained.folders, job.manifest.path, results, html)
 
 
-def train_steps(job: Job, loaded: list[LoadedModel] | None = None) -> Trained:
-    """Do a job's steps: check the start model, get each step's pairs, train on them.
+@dataclass(frozen=True)
+class Start:
+    """A start model that can do what its job asks, what the manifest says of it, its numbers."""
 
-    The model is taken out of `loaded`, or its weights would stay in memory as long as the job runs.
-    """
-    current = _start(job, loaded or [])
+    model: ModelOnDisk
+    about: Mapping[str, Any]
+    parameters: int
+
+
+def check_start(job: Job) -> Start:
+    """Load the start model and refuse what it cannot do for the job, before anything is written."""
+    job.progress.stage("load")
+    if job.config.load_in_4bit:
+        check_4bit()
+    name, trust, peft = job.config.model, job.config.trust_remote_code, job.config.peft
+    if peft is not None:
+        check_targets(resolve_folder(name, trust)[0], peft.target_modules)
+    loaded = load_model(name, trust_remote_code=trust)
+    check_experts(loaded.model)
+    if job.chat_template is not None:
+        loaded.tokenizer.chat_template = job.chat_template
+    if job.world is not None and not loaded.tokenizer.chat_template:
+        raise InputError(
+            f"model {name!r}: it has no chat template, which conversations need. Give "
+            "chat_template, a file, or use data of plain text with world: null."
+        )
+    _check_fit(job, loaded, job.data.given, "data")
+    _check_fit(job, loaded, job.data.held_out, "eval_data")
+    _check_prompts(job, loaded)
+    check_cards(job, given=True)
+    model = ModelOnDisk(name, fingerprint(loaded.model), trust, job.chat_template)
+    about = {
+        "source": name,
+        "revision_or_hash": loaded.revision_or_hash,
+        "fingerprint": model.weights,
+        "notes": list(loaded.notes),
+    }
+    job.progress.done()
+    return Start(model, about, sum(each.numel() for each in loaded.model.parameters()))
+
+
+def train_steps(job: Job, start: Start) -> Trained:
+    """Do a job's steps: get each step's pairs, train on them."""
+    current = start.model
+    job.manifest.note("models", "start", start.about)
+    machine.check_disk(job.folder, _disk_need(job, start.parameters))
     train_scorers(job)
     logs: dict[str, Log] = {}
     if job.config.sft is not None:
@@ -119,37 +152,6 @@ def train_steps(job: Job, loaded: list[LoadedModel] | None = None) -> Trained:
         raise InputError(f"{job.notes[-1]} So nothing is left to train: lower safe.limit.")
     trained.models["final"] = current
     return trained
-
-
-def _start(job: Job, given: list[LoadedModel]) -> ModelOnDisk:
-    """The start model, once it is known that it can do what the job asks of it."""
-    job.progress.stage("load")
-    if job.config.load_in_4bit:
-        check_4bit()
-    name, trust = job.config.model, job.config.trust_remote_code
-    loaded = given.pop() if given else load_model(name, trust_remote_code=trust)
-    check_experts(loaded.model)
-    if job.chat_template is not None:
-        loaded.tokenizer.chat_template = job.chat_template
-    start = ModelOnDisk(name, fingerprint(loaded.model), trust, job.chat_template)
-    about = {
-        "source": name,
-        "revision_or_hash": loaded.revision_or_hash,
-        "fingerprint": start.weights,
-        "notes": list(loaded.notes),
-    }
-    job.manifest.note("models", "start", about)
-    if job.world is not None and not loaded.tokenizer.chat_template:
-        raise InputError(
-            f"model {name!r}: it has no chat template, which conversations need. Give "
-            "chat_template, a file, or use data of plain text with world: null."
-        )
-    machine.check_disk(job.folder, _disk_need(job, loaded.model))
-    _check_fit(job, loaded, job.data.given, "data")
-    _check_fit(job, loaded, job.data.held_out, "eval_data")
-    _check_prompts(job, loaded)
-    job.progress.done()
-    return start
 
 
 def _check_fit(job: Job, loaded: LoadedModel, given: Mapping[Kind, Dataset], field: str) -> None:
@@ -181,7 +183,7 @@ def _check_prompts(job: Job, loaded: LoadedModel) -> None:
         checked_prompts(loaded.model, loaded.tokenizer, prompts, new_tokens)
 
 
-def _disk_need(job: Job, model: PreTrainedModel) -> int:
+def _disk_need(job: Job, parameters: int) -> int:
     """Bytes that the steps still to be made will take, less those that these have taken already."""
     config = job.config
     left = [(n, kind) for n, kind in config.steps() if not job.ledger.has(f"train-{n}")]
@@ -199,8 +201,7 @@ def _disk_need(job: Job, model: PreTrainedModel) -> int:
     ):
         # Weights and Adam's two moments; a new one is complete before the one before it goes.
         models += 2 * 3
-    weights = 4 * sum(parameter.numel() for parameter in model.parameters())
-    need = (models + max(checkpoints)) * weights + 10_000_000
+    need = (models + max(checkpoints)) * 4 * parameters + 10_000_000
     return need - sum(machine.disk_used(job.folder / name) for name, _ in left)
 
 

@@ -65,8 +65,7 @@ class SamplingConfig:
     pairs_per_prompt: Count = 1
     """Pairs made of the answers to a prompt, the best and the worst first."""
     temperatures: Annotated[tuple[Positive, ...], LISTED, Field(min_length=1)] = (1.0,)
-    """Of sampling. A low one beside 1 pairs sober answers with wild ones, which teaches a model
-    whose own distribution is too wide to narrow it."""
+    """Of sampling; a low one beside 1 pairs sober answers with wild ones."""
     top_p: UpToOne = 1.0
     """Share of the likeliest tokens that are drawn from."""
     max_new_tokens: Count = 48
@@ -78,8 +77,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         """Refuse answers that cannot be split evenly over the temperatures."""
-        answers, n = self.answers_per_prompt, len(self.temperatures)
-        if answers % n:
+        if (answers := self.answers_per_prompt) % (n := len(self.temperatures)):
             problem = f"{answers} cannot be split evenly over {n} temperatures"
             raise FieldError("answers_per_prompt", problem)
 
@@ -106,29 +104,23 @@ class StepConfig(Optimisation, LossSettings):
     data: Words | None = None
     """Rows to train on, a path or hub id, in place of pairs made in the world."""
     own_answers: Flag = False
-    """In a job on judged answers: train on pairs of the start model's own answers to the file's
-    training prompts, labelled by scorers that learnt from its records."""
+    """With data: train on the model's own answers to its prompts, labelled by learnt scorers."""
     rows: Literal["pairs", "groups"] = "pairs"
-    """Of sampled answers: pairs of the best and the worst, or groups of all, for a loss over all
-    their pairs."""
+    """Of sampled answers: pairs of the best and the worst, or groups of all in all their pairs."""
     anchors: ToOne = 0.0
-    """Share of rows at most that are prompts whose answers all score alike: a gap of 0 holds the
-    policy where it is."""
+    """Largest share of rows whose answers score alike, which hold the policy where it is."""
     eval_data: Words | None = None
-    """Pairs on which the trained step is judged: how often its implicit reward is in the right
-    order."""
+    """Pairs on which the trained step is judged: how often its implicit reward orders them."""
     max_eval_samples: Count = 200
     """Of these at most so many."""
     answer_risk: AnswerRisk | None = None
-    """Of the safe step: the risk of whole answers (docs/method.md, section 8). Each cost is
-    replaced by what the measure charges it, solved before training for the policy that the step
-    arrives at; null takes the cost as it is."""
+    """Of the safe step: the risk of whole answers, which decides what each cost is charged
+    (docs/method.md, section 8); null takes the cost as it is."""
     limit: Number | None = None
     """Solve the temperature as well, so that this risk comes down to the limit."""
     safe_cost: Number | None = None
-    """Of the helpful step under target offset: SafeDPO's pairs. An answer that costs at most so
-    much is safe; unsafe winners over safe losers are swapped, pairs of two unsafe answers left
-    out."""
+    """Of the helpful step: SafeDPO's pairs. Answers that cost at most so much are safe; unsafe
+    winners over safe losers are swapped, pairs of two unsafe answers left out."""
     safety_margin: NotNegative = 1.0
     """How much further unsafe losers are pushed."""
     beta: Positive | None = None
@@ -176,8 +168,7 @@ class SFTConfig(Optimisation):
     demonstrations: Count = 160
     """Prompts, each with as many answers as the world shows."""
     seed: Seed | None = None
-    """Of the demonstrations and their order, the job's own by default; with one given, jobs of
-    several seeds start from one model."""
+    """Of the demonstrations and their order, in place of the job's."""
 
 
 @settings
@@ -199,8 +190,7 @@ class ScoringConfig:
     """What judges the answers of a job on a data set: a reward and a cost scorer."""
 
     reward: Words | None = None
-    """Folder that `riskalign score train` wrote; null trains one from the prompts that
-    data.scorer_fraction sets aside."""
+    """Folder of `riskalign score train`; null trains one on what data.scorer_fraction leaves."""
     cost: Words | None = None
     """The same."""
     encoder: Words = "minilm"
@@ -214,8 +204,7 @@ class EvaluationConfig:
     """How the models are compared: world prompts never trained on, and points of the dial."""
 
     split: Literal["eval", "dev"] = "eval"
-    """eval; or dev, for choosing settings without a look at it: the world's own prompts for that,
-    else others of its training half."""
+    """eval; or dev, to choose settings without a look at it: other prompts of the world."""
     prompts: Tokens = 64
     """Prompts that are asked."""
     answers_per_prompt: Count = 4
@@ -250,15 +239,7 @@ class EvaluationConfig:
 
 def for_order(step: StepConfig) -> StepConfig:
     """The step's settings as far as they act on which of two answers it prefers."""
-    return dataclasses.replace(
-        step,
-        loss_type="dpo" if step.loss_type in UNPAIRED else step.loss_type,
-        target="hard",
-        cache_reference=None,
-        anchors=0.0,
-        limit=None,
-        max_gap=None,
-        safe_cost=None,
-        safety_margin=StepConfig.safety_margin,
-        label_smoothing=0.0,
-    )
+    unused = ("cache_reference", "anchors", "limit", "max_gap", "safe_cost", "safety_margin")
+    fields = {name: getattr(StepConfig, name) for name in (*unused, "label_smoothing")}
+    loss = "dpo" if step.loss_type in UNPAIRED else step.loss_type
+    return dataclasses.replace(step, **fields | {"target": "hard", "loss_type": loss})

@@ -7,8 +7,7 @@ from transformers import TrainingArguments
 from riskalign.files.atomic import scratch
 from riskalign.models import LoadedModel
 from riskalign.pipeline.job import Job, ModelOnDisk
-from riskalign.pipeline.ledger import content_hash
-from riskalign.pipeline.manifest import stage_seed
+from riskalign.pipeline.ledger import content_hash, stage_seed
 from riskalign.pipeline.progress import TrainingProgress, Update
 from riskalign.pipeline.steps import Learnt, Result, lora_config, quiet_arguments, train_stage
 from riskalign.training.demonstrations import demonstration_rows, train_on_demonstrations

@@ -16,15 +16,14 @@ from riskalign.models.merge import merge
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate, report
 from riskalign.pipeline.job import Job, JobData, ModelOnDisk, inputs_of
-from riskalign.pipeline.learnt import note_prompts, prompts_of
+from riskalign.pipeline.judged import note_prompts, prompts_of
+from riskalign.pipeline.ledger import stage_seed
 from riskalign.pipeline.machine import check_folder, use_bf16
-from riskalign.pipeline.manifest import stage_seed
 from riskalign.pipeline.methods import has_rows
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries, updates
 from riskalign.pipeline.step_data import averages, draw_answers, sample_rows
 from riskalign.pipeline.steps import Trained
 from riskalign.worlds import World, get_world
-from riskalign.worlds.pairs import score_answers
 
 
 def config_text(config: AlignConfig) -> str:
@@ -46,16 +45,14 @@ def write_sampled_pairs(
     `out` ends in ``.jsonl`` or ``.jsonl.gz`` and is written whole or not at all; the same
     configuration and machine give the same bytes. Returns `sample_rows`' counts.
 
-    Raises:
-        InputError: no such kind, no world, another ending, no folder to write to, no pairs to be
-            had, or `out` exists and is not to be overwritten.
+    Raises `InputError`: no such kind, no world, another ending, no folder to write to, no pairs to
+    be had, or `out` exists and is not to be overwritten.
     """
     if not has_rows(kind):
         raise InputError(f"kind: must be 'helpful' or 'safe', not {kind!r}")
-    check_out(out, overwrite, inputs_of(config))
-    told = progress or Silent()
+    told, endings = progress or Silent(), (".jsonl", ".jsonl.gz")
     with quiet_libraries():
-        world, loaded = _asked(config, "pairs", out, (".jsonl", ".jsonl.gz"), told)
+        world, loaded = _asked(config, "pairs", out, endings, overwrite, told)
         told.stage(f"pairs-{kind}")
         # Scores are minus the costs: a step that trains on the file charges them itself.
         rows, counts, _ = sample_rows(
@@ -71,8 +68,7 @@ def write_sampled_pairs(
         told.done()
     text = json_lines(rows).encode()
     # A fixed time stamp: the same pairs must give the same file.
-    data = gzip.compress(text, mtime=0) if out.name.endswith(".gz") else text
-    write_bytes(out, data)
+    write_bytes(out, gzip.compress(text, mtime=0) if out.suffix == ".gz" else text)
     return counts
 
 
@@ -84,20 +80,22 @@ def write_answers(
     Rows `prompt_id`, `text`, `reward` and `cost`, as `riskalign plan --answers` takes them; prompts
     and answers as the job's `sampling` says. Returns their numbers and `averages`.
 
-    Raises:
-        InputError: no world, another ending than ``.jsonl``, no folder to write to, or `out` exists
-            and is not to be overwritten.
+    Raises `InputError`: no world, another ending than ``.jsonl``, no folder to write to, or `out`
+    exists and is not to be overwritten.
     """
-    check_out(out, overwrite, inputs_of(config))
     told = progress or Silent()
     with quiet_libraries():
-        world, loaded = _asked(config, "answers", out, (".jsonl",), told)
+        world, loaded = _asked(config, "answers", out, (".jsonl",), overwrite, told)
         told.stage("answers")
-        seed, bf16 = stage_seed(config, "answers"), use_bf16(config.bf16)
-        prompts = world.prompts("train", config.sampling.prompts, seed)
-        answers = draw_answers(loaded, prompts, config.sampling, seed, bf16, updates(told))
+        prompts, scored, _ = draw_answers(
+            world,
+            loaded,
+            config.sampling,
+            seed=stage_seed(config, "answers"),
+            bf16=use_bf16(config.bf16),
+            update=updates(told),
+        )
         told.done()
-    scored = score_answers(world, prompts, [[answer.text for answer in own] for own in answers])
     rows = [
         {"prompt_id": prompt.id, **answer._asdict()}
         for prompt, own in zip(prompts, scored, strict=True)
@@ -119,8 +117,8 @@ def evaluate_models(
 
     Returns the paths of ``results.json`` and ``report.html`` in `config.output_dir`.
 
-    Raises:
-        InputError: the configuration has no world or no evaluation, or a model cannot be loaded.
+    Raises `InputError`: the configuration has no world or no evaluation, or a model cannot be
+    loaded.
     """
     if config.world is None or config.evaluation is None:
         raise InputError("evaluate: needs a world and an evaluation; neither may be null")
@@ -152,9 +150,8 @@ def write_merge(
     `model_2`'s; the folder appears whole or not at all. The prompts that either was trained on, as
     far as their folders tell, are noted in it, for whoever judges it.
 
-    Raises:
-        InputError: a model cannot be loaded, they differ in size, `w` is not finite, or `out`
-            cannot be written or is a folder with something in it.
+    Raises `InputError`: a model cannot be loaded, they differ in size, `w` is not finite, or `out`
+    cannot be written or is a folder with something in it.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"out: {str(out)!r} exists and is not empty. Give a new folder.")
@@ -169,9 +166,15 @@ def write_merge(
 
 
 def _asked(
-    config: AlignConfig, what: str, out: Path, endings: tuple[str, ...], progress: Progress
+    config: AlignConfig,
+    what: str,
+    out: Path,
+    endings: tuple[str, ...],
+    overwrite: bool,
+    progress: Progress,
 ) -> tuple[World, LoadedModel]:
     """The world to sample `what` in and the model to ask, once `out` can be written."""
+    check_out(out, overwrite, inputs_of(config))
     if config.world is None:
         raise InputError(f"world: is null; {what} are sampled in a world, so name one")
     if not out.name.endswith(endings):

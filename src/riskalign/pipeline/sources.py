@@ -16,8 +16,8 @@ ROOT = Path(riskalign.__file__).parent
 
 _LEARN = ("data", "losses", "models", "risk", "tokens", "training")
 _TRAIN = (*_LEARN, "pipeline/steps.py", "pipeline/machine.py")
-_JUDGED = ("pipeline/judged.py", "pipeline/scoring.py")
-_WORLD = (*_JUDGED, "data", "worlds", "models", "risk", "scorers", "pipeline/machine.py")
+_ASKED = ("data", "worlds", "models", "risk", "scorers")
+_WORLD = (*_ASKED, "pipeline/judged.py", "pipeline/machine.py")
 _SCORE = ("evaluation/score.py", "tokens")
 _SETS = ("pipeline/sets/run.py", "pipeline/machine.py", "data", "models")
 
@@ -28,15 +28,15 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "train-sft": (*_TRAIN, "pipeline/sft.py"),
     "train-ppo": (*_TRAIN, "safe_rlhf", "scorers", "worlds", "pipeline/rlhf.py"),
     "scorer": (*_TRAIN, "scorers", "pipeline/rlhf.py"),
-    "judge": (*_LEARN, "scorers", "pipeline/scoring.py"),
-    "label": (*_LEARN, "scorers", "pipeline/scoring.py"),
+    "judge": (*_LEARN, "scorers", "pipeline/judged.py"),
+    "label": (*_LEARN, "scorers", "pipeline/judged.py"),
     "accuracy": (*_TRAIN, "pipeline/held_out.py"),
     "model": (),
     "evaluate": (*_WORLD, *_SCORE, "pipeline/measure.py"),
     "report": ("evaluation", "pipeline/evaluate.py", "pipeline/measure.py"),
     "answers": (*_SETS, "worlds", "evaluation/sets"),
     "drift": (*_SETS, *_SCORE, "risk"),
-    "scores": (*_SETS, "scorers", "evaluation/sets", "pipeline/scoring.py"),
+    "scores": (*_SETS, "scorers", "evaluation/sets", "pipeline/judged.py"),
     "r_judge": (*_SETS, "evaluation/sets", "tokens"),
 }
 

@@ -28,7 +28,6 @@ from riskalign.pipeline.tail import (
     sampled_safe_pairs,
     tail_words,
 )
-from riskalign.plugin import outside
 from riskalign.risk import get_risk
 from riskalign.worlds import Prompt, World, pairs
 
@@ -93,8 +92,6 @@ def _sampled_rows(
     }
     if aim is not None:
         inputs["aim"] = dataclasses.asdict(aim)
-        if others := outside([get_risk(aim.risk).name]):
-            inputs["outside"] = others
     if (rule := step.safety_rule()) is not None:
         inputs["rule"] = dataclasses.asdict(rule)
     made: list[dict[str, Any]] = []
@@ -120,7 +117,8 @@ def _sampled_rows(
         tail = {} if plan is None else {"tail": plan.summary}
         return {"counts": counts, "files": [path], **tail}
 
-    outcome = job.stage(stage, inputs, work)
+    code = [] if aim is None else [get_risk(aim.risk).name]
+    outcome = job.stage(stage, inputs, work, code=code)
     if "kept" in outcome:
         job.note(f"Step {name}: {outcome['kept']}. The model passes on as it is.")
         return None
@@ -154,16 +152,14 @@ def sample_rows(
 
     Raises `InputError` when no prompt got answers of different score.
     """
-    prompts: list[Prompt] = world.prompts("train", sampling.prompts, seed)
-    answers = draw_answers(loaded, prompts, sampling, seed, bf16, update)
-    scored = pairs.score_answers(
-        world, prompts, [[answer.text for answer in own] for own in answers]
-    )
+    options: dict[str, Any] = {"seed": seed, "bf16": bf16, "update": update}
+    prompts, scored, tokens = draw_answers(world, loaded, sampling, **options)
     plan = None
     score: pairs.Score = pairs.by_reward if kind == "helpful" else pairs.by_cost
     if aim is not None:
-        costs, rewards = ([[a[i] for a in own] for own in scored] for i in (2, 1))
-        plan = plan_tail(costs, aim, rewards)  # type: ignore[arg-type]
+        costs = [[answer.cost for answer in of_prompt] for of_prompt in scored]
+        rewards = [[answer.reward for answer in of_prompt] for of_prompt in scored]
+        plan = plan_tail(costs, aim, rewards)
         score = plan.score
     safety: dict[str, int] = {}
     where, n = f"world {world.name!r}", sampling.pairs_per_prompt
@@ -172,8 +168,9 @@ def sample_rows(
     elif step.rows == "groups":
         found = pairs.group_rows(prompts, scored, score, anchors=step.anchors, seed=seed)
     else:
-        options: dict[str, Any] = {"pairs_per_prompt": n, "anchors": step.anchors, "seed": seed}
-        found = pairs.pair_rows(prompts, scored, score, **options)
+        found = pairs.pair_rows(
+            prompts, scored, score, pairs_per_prompt=n, anchors=step.anchors, seed=seed
+        )
     averaged = averages(scored)
     if not found.rows and plan is not None:
         raise InputError(f"{where}: {nothing_charged(plan)}")
@@ -185,7 +182,7 @@ def sample_rows(
         )
     counts: dict[str, Any] = {
         "prompts": len(prompts),
-        "tokens": sum(len(answer.token_ids) for own in answers for answer in own),
+        "tokens": tokens,
         step.rows: len(found.rows),
         "anchors": found.anchors,
         "left_out_alike": found.alike,
@@ -209,29 +206,30 @@ def averages(scored: Sequence[Sequence[pairs.Scored]]) -> dict[str, Any]:
 
 
 def draw_answers(
+    world: World,
     loaded: LoadedModel,
-    prompts: list[Prompt],
     sampling: SamplingConfig,
+    *,
     seed: int,
     bf16: bool,
     update: Update | None,
-) -> list[list[Answer]]:
-    """Answers to each prompt, evenly over the temperatures."""
-    model = for_inference(loaded, bf16)
+) -> tuple[list[Prompt], list[list[pairs.Scored]], int]:
+    """Training prompts, scored answers to each, evenly over the temperatures, and their tokens."""
+    prompts = world.prompts("train", sampling.prompts, seed)
+    model, n = for_inference(loaded, bf16), len(sampling.temperatures)
     total = sampling.prompts * sampling.answers_per_prompt
     answers: list[list[Answer]] = [[] for _ in prompts]
     for i, temperature in enumerate(sampling.temperatures):
-        done = total * i // len(sampling.temperatures)
 
-        def tell(n: int, _: int, done: int = done) -> None:
+        def tell(position: int, _: int, done: int = total * i // n) -> None:
             if update is not None:
-                update(done + n, total, "")
+                update(done + position, total, "")
 
         more = BACKENDS[sampling.backend](
             model,
             loaded.tokenizer,
             prompts,
-            answers_per_prompt=sampling.answers_per_prompt // len(sampling.temperatures),
+            answers_per_prompt=sampling.answers_per_prompt // n,
             temperature=temperature,
             top_p=sampling.top_p,
             max_new_tokens=sampling.max_new_tokens,
@@ -239,6 +237,8 @@ def draw_answers(
             seed=seed + i,
             progress=tell,
         )
-        for own, new in zip(answers, more, strict=True):
-            own += new
-    return answers
+        for of_prompt, new in zip(answers, more, strict=True):
+            of_prompt += new
+    texts = [[answer.text for answer in of_prompt] for of_prompt in answers]
+    tokens = sum(len(answer.token_ids) for of_prompt in answers for answer in of_prompt)
+    return prompts, pairs.score_answers(world, prompts, texts), tokens

@@ -12,11 +12,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, TaskType
-from transformers import (
-    PrinterCallback,
-    TrainerCallback,
-    TrainerState,
-)
+from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from riskalign.data.fields import Text
 from riskalign.files.atomic import move_folder, remove, scratch, write_text
@@ -24,13 +20,12 @@ from riskalign.files.folder import files_below
 from riskalign.losses import own_parameters
 from riskalign.models import LoadedModel, fingerprint, load_in_4bit, load_model, save_model
 from riskalign.pipeline.job import Job, ModelOnDisk
-from riskalign.pipeline.learnt import note_prompts
+from riskalign.pipeline.judged import note_prompts
 from riskalign.pipeline.ledger import Outcome
 from riskalign.pipeline.machine import model_dtype
 from riskalign.pipeline.progress import TrainingProgress, Update
 from riskalign.pipeline.settings import Kind, LoraSettings, StepConfig
 from riskalign.pipeline.step_data import StepData, step_rows
-from riskalign.plugin import outside
 from riskalign.risk import get_risk
 from riskalign.training import RSAConfig, RSATrainer
 
@@ -81,6 +76,7 @@ def train_stage(
     inputs: Mapping[str, Any],
     loop: Loop,
     noted: Iterable[str] = (),
+    code: Iterable[str] = (),
 ) -> Result:
     """The stage `train-<name>`: train `start` by `loop`, save the result; the model and its log.
 
@@ -123,7 +119,8 @@ def train_stage(
             "files": [path for path in files if path.exists()],
         }
 
-    outcome = job.stage(f"train-{name}", inputs, work, folder / "checkpoints")
+    kept = folder / "checkpoints"
+    outcome = job.stage(f"train-{name}", inputs, work, code=code, scratch=kept)
     about = {each: outcome[each] for each in ("reference", "fingerprint", *noted)}
     job.manifest.note("models", name, about)
     model = dataclasses.replace(start, name=str(folder / "model"), weights=outcome["fingerprint"])
@@ -180,9 +177,8 @@ class MethodStep:
             **({} if self.job.world is None else {"world": self.job.world_identity()}),
             **inputs,
         }
-        if code := outside([self.kind]):
-            inputs["outside"] = code
-        return train_stage(self.job, self.name, self.start, inputs, loop, noted)
+        code = [self.kind]
+        return train_stage(self.job, self.name, self.start, inputs, loop, noted, code)
 
 
 def train_step(job: Job, name: str, kind: Kind, start: ModelOnDisk, data: StepData) -> Result:
@@ -212,8 +208,6 @@ def train_step(job: Job, name: str, kind: Kind, start: ModelOnDisk, data: StepDa
     }
     if config.load_in_4bit:
         inputs["load_in_4bit"] = True
-    if code := outside([step.loss_type, get_risk(step.risk).name]):
-        inputs["outside"] = code
 
     def loop(loaded: LoadedModel, checkpoints: Path, update: Update) -> Learnt:
         policy = loaded.model
@@ -227,7 +221,7 @@ def train_step(job: Job, name: str, kind: Kind, start: ModelOnDisk, data: StepDa
                 train_dataset=data.rows,
                 processing_class=loaded.tokenizer,
                 peft_config=lora_config(config.peft),
-                callbacks=[_WhenToSave(), _KeepNewest(checkpoints), TrainingProgress(update)],
+                callbacks=[_Checkpoints(checkpoints), TrainingProgress(update)],
             )
             # Without tqdm, Trainer prints its logs; they go to log.json and the report instead.
             trainer.remove_callback(PrinterCallback)
@@ -246,12 +240,13 @@ def train_step(job: Job, name: str, kind: Kind, start: ModelOnDisk, data: StepDa
             "data": dataclasses.asdict(trainer.data_counts["train_dataset"]),
         }
         # A labelling scorer has learnt from more prompts, and what it knows of them is passed on.
-        labelled = step.own_answers and job.data.preferences is not None
-        known = job.data.preferences.prompts("train") if labelled and job.data.preferences else []
+        preferences = job.data.preferences if step.own_answers else None
+        known = [] if preferences is None else preferences.prompts("train")
         log = [entry for entry in trainer.state.log_history if "loss" in entry]
         return Learnt(trained, log, about, [*data.rows["prompt"], *known])
 
-    return train_stage(job, name, start, inputs, loop, ["beta"])
+    code = [step.loss_type, get_risk(step.risk).name]
+    return train_stage(job, name, start, inputs, loop, ["beta"], code)
 
 
 def training_config(
@@ -276,11 +271,15 @@ def quiet_arguments(folder: Path) -> dict[str, Any]:
     }
 
 
-class _WhenToSave(TrainerCallback):
-    """A log with each checkpoint, and no checkpoint at the very end, where the model is saved.
+class _Checkpoints(TrainerCallback):
+    """Checkpoints that a training goes on from: each has its log, and only the newest stays.
 
-    What is averaged since the last log is not in a checkpoint; a resumed run would lack it.
+    There is none at the very end, where the model is saved. What is averaged since the last log is
+    not in a checkpoint; a resumed run would lack it.
     """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
@@ -289,14 +288,8 @@ class _WhenToSave(TrainerCallback):
 
     on_epoch_end = on_step_end
 
-
-class _KeepNewest(TrainerCallback):
-    """Moves each checkpoint, once it is written, where it counts; the one before it goes."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
     def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Move a checkpoint, once it is written, where it counts; the one before it goes."""
         name = f"checkpoint-{state.global_step}"
         written = Path(str(args.output_dir)) / name
         for name_below in files_below(written):

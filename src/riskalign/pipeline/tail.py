@@ -78,7 +78,7 @@ def plan_tail(
 
     Raises `LimitKept` where the limit is kept already, `InputError` where it cannot be kept.
     """
-    flat = torch.tensor([cost for own in costs for cost in own], dtype=torch.float64)
+    flat = _flat(costs)
     prompt = torch.tensor([i for i, own in enumerate(costs) for _ in own])
     scale, beta = aim.rounds * aim.gap_scale, aim.beta
     if aim.limit is None:
@@ -95,9 +95,8 @@ def plan_tail(
     before = {"cost": float(log_probs.exp() @ flat), "risk": risk}
     after = {"cost": optimum.cost, "risk": optimum.risk, "kl": optimum.kl}
     if rewards is not None:
-        reward = torch.tensor([value for own in rewards for value in own], dtype=torch.float64)
-        before["reward"] = float(log_probs.exp() @ reward)
-        after["reward"] = float(optimum.weights @ reward)
+        before["reward"] = float(log_probs.exp() @ _flat(rewards))
+        after["reward"] = float(optimum.weights @ _flat(rewards))
     threshold = optimum.phi.threshold
     summary = {
         "risk": aim.risk,
@@ -113,6 +112,10 @@ def plan_tail(
         "effective_tail": optimum.effective_tail,
     }
     return TailPlan(optimum.phi, beta, summary)
+
+
+def _flat(values: Sequence[Sequence[float]]) -> torch.Tensor:
+    return torch.tensor([value for own in values for value in own], dtype=torch.float64)
 
 
 def tail_words(name: str, summary: dict[str, Any], *, given: bool = False) -> str:

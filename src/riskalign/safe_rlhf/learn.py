@@ -43,8 +43,7 @@ def learn(
     Returns the losses (means over the steps, each before its update), the share of clipped
     tokens, the critics' explained variance before learning, and the number of steps.
 
-    Raises:
-        TrainingDiverged: a loss or gradient is not finite; that step is not taken.
+    Raises `TrainingDiverged`: a loss or gradient is not finite; that step is not taken.
     """
     settings, seed, mask = task.settings, task.seed, rollout.mask
     advantages, returns = _targets(rollout, lambda_, settings)

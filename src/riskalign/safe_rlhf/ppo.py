@@ -16,32 +16,56 @@ by an average over a window of answers.
 Source: Safe RLHF (arXiv 2310.12773), section 3.3.
 """
 
+import copy
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftConfig
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from riskalign.data import Source
+from riskalign.data import Source, can_share_prompt
 from riskalign.errors import InputError
+from riskalign.files.atomic import new_folder
+from riskalign.files.folder import from_json
 from riskalign.models import LoadedModel, fingerprint
 from riskalign.models.sampling import checked_prompts
-from riskalign.safe_rlhf.learn import learn
+from riskalign.safe_rlhf.learn import Optimizers, learn, trained_weights
 from riskalign.safe_rlhf.objective import next_log_multiplier
-from riskalign.safe_rlhf.rollout import Rollout, Scorer, Task, roll_out
+from riskalign.safe_rlhf.rollout import Models, Rollout, Scorer, Task, roll_out
 from riskalign.safe_rlhf.settings import PPOSettings
-from riskalign.safe_rlhf.state import State, load_checkpoint, save_checkpoint, start
-from riskalign.scorers.scalar import Sample, ScalarModel
+from riskalign.scorers.scalar import Sample, ScalarModel, scalar_model
 from riskalign.scorers.train import prepare_pairs
-from riskalign.scorers.training_run import Update, derive, generator, make_accelerator
+from riskalign.scorers.training_run import Update, derive, generator, make_accelerator, seeded
+from riskalign.tokens import backbone_of
+from riskalign.training.preparation import check_vocabulary, padding_id
+from riskalign.training.reference import with_reference
 from riskalign.worlds import Prompt
+
+_TENSORS, _STATE = "tensors.safetensors", "state.json"
+
+
+@dataclass
+class State:
+    """Models, optimizers, λ on a logarithmic scale, and an entry of the log for each iteration.
+
+    On disk it is safetensors and JSON. Random numbers need no state: they are made from the seed
+    and the iteration's number.
+    """
+
+    models: Models
+    optimizers: Optimizers
+    log_lambda: float
+    log: list[dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -49,8 +73,7 @@ class PPOResult:
     """What PPO-Lagrangian leaves.
 
     `model` is the trained policy, its adapter not merged, and the critics are as trained. `log` has
-    an entry of floats for each iteration; `lambda_` is the last multiplier; the counts are of the
-    whole run.
+    an entry of floats for each iteration; `lambda_` is the last multiplier; counts are the run's.
     """
 
     model: nn.Module
@@ -124,7 +147,6 @@ def train_ppo_lagrangian(
         raise InputError(f"save_steps is {save_steps}. Give an integer of at least 1.")
     if reward_critic is not None and reward_critic is cost_critic:
         raise InputError("cost_critic is the same object as reward_critic. Give two models.")
-    accelerator = make_accelerator(bf16)
     prompt_ids = checked_prompts(model, tokenizer, prompts, settings.max_new_tokens)
     ptx = _ptx_samples(ptx_pairs, tokenizer, model, settings)
     scorers = {"reward": reward, "cost": cost}
@@ -133,7 +155,7 @@ def train_ppo_lagrangian(
     if checkpoint is not None:  # of the model as it is given
         identity = _identity(model, task, bf16, peft_config, critic_peft_config)
     critics = {"reward": reward_critic, "cost": cost_critic}
-    state = start(model, task, critics, peft_config, critic_peft_config, accelerator)
+    state = start(model, task, critics, peft_config, critic_peft_config, bf16)
     if checkpoint is not None:
         load_checkpoint(checkpoint, state, identity)
     for done in range(len(state.log) + 1, settings.iterations + 1):
@@ -144,19 +166,82 @@ def train_ppo_lagrangian(
             last = state.log[-1]
             note = f"reward {last['reward']:.3g}, cost {last['cost']:.3g}, λ {last['lambda']:.3g}"
             update(done, settings.iterations, note)
-    answers, tokens, steps = (
-        int(sum(entry[name] for entry in state.log)) for name in ("answers", "tokens", "steps")
-    )
     return PPOResult(
-        model=state.models.policy,
-        reward_critic=state.models.critics["reward"],
-        cost_critic=state.models.critics["cost"],
-        log=state.log,
-        lambda_=math.exp(state.log_lambda),
-        sampled_answers=answers,
-        sampled_tokens=tokens,
-        learning_steps=steps,
+        state.models.policy,
+        state.models.critics["reward"],
+        state.models.critics["cost"],
+        state.log,
+        math.exp(state.log_lambda),
+        *(int(sum(entry[name] for entry in state.log)) for name in ("answers", "tokens", "steps")),
     )
+
+
+def start(
+    model: nn.Module,
+    task: Task,
+    critics: Mapping[str, ScalarModel | None],
+    adapter: PeftConfig | None,
+    critic_adapter: PeftConfig | None,
+    bf16: bool,
+) -> State:
+    """Policy, reference and critics on their device, dropout off, with an AdamW for each.
+
+    Raises `InputError`: a model has no weight to train, or the tokenizer is another model's.
+    """
+    accelerator = make_accelerator(bf16)
+    # Before the policy gets an adapter, which would be copied with its body.
+    trained_critics = {
+        name: _critic(given, task.scorers[name], model, critic_adapter, derive(task.seed, name))
+        for name, given in critics.items()
+    }
+    with seeded(task.seed, "adapter"):
+        # PEFT writes the names it finds into the caller's object.
+        policy, reference = with_reference(model, None, copy.deepcopy(adapter))
+    with reference.active(policy) as ref:
+        check_vocabulary(task.tokenizer, policy, ref)
+    if accelerator.mixed_precision == "bf16":
+        reference.cast_once(torch.bfloat16)
+    scorers = [scorer for scorer in task.scorers.values() if isinstance(scorer, ScalarModel)]
+    bodies: list[Any] = [scalar.body for scalar in (*trained_critics.values(), *scorers)]
+    shared = all(can_share_prompt(body.config) for body in (backbone_of(policy), *bodies))
+    pad = padding_id(task.tokenizer)
+    models = Models(policy, reference, trained_critics, pad, shared, accelerator)
+    for module in (*models.trained().values(), reference.model, *scorers):
+        if module is not None:
+            module.to(accelerator.device).eval()
+    optimizers = {}
+    for name, module in models.trained().items():
+        weights = trained_weights(module).values()
+        if not weights:
+            raise InputError(
+                "model: no weight of a policy or critic is to be trained (requires_grad). Call "
+                "its requires_grad_(True), or give a peft_config."
+            )
+        # `_iterate` sets the rates.
+        optimizers[name] = torch.optim.AdamW(weights, weight_decay=task.settings.weight_decay)
+    return State(models, optimizers, math.log(task.settings.lambda_init), [])
+
+
+def _critic(
+    given: ScalarModel | None,
+    scorer: Scorer,
+    model: nn.Module,
+    peft_config: PeftConfig | None,
+    seed: int,
+) -> ScalarModel:
+    """The one given, or a copy of the trained scorer, or the policy's body with a head of zeros."""
+    if given is not None:
+        critic = given
+    elif isinstance(scorer, ScalarModel):
+        critic = copy.deepcopy(scorer)
+        critic.merge_adapter()
+        critic.requires_grad_(True)
+    else:
+        critic = scalar_model(model, seed=seed, head_std=0.0)
+    if peft_config is not None:
+        with seeded(seed, "adapter"):
+            critic.add_adapter(peft_config)
+    return critic
 
 
 def _iterate(state: State, task: Task) -> None:
@@ -253,3 +338,63 @@ def _identity(
         "prompts": hashlib.sha256(text.encode()).hexdigest(),
         "adapters": [adapter and json.loads(adapter) for adapter in plain],
     }
+
+
+def save_checkpoint(folder: str | Path, state: State, identity: Mapping[str, Any]) -> None:
+    """Write trained weights, optimizer states and progress; the folder is replaced as a whole.
+
+    `identity` says in JSON's types what a run must share with this one to go on from here.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, model in state.models.trained().items():
+        for key, weight in trained_weights(model).items():
+            tensors[f"{name}/weights/{key}"] = weight.detach().contiguous()
+        for index, moments in state.optimizers[name].state_dict()["state"].items():
+            for key, value in moments.items():
+                tensors[f"{name}/optimizer/{index}/{key}"] = value.detach().contiguous()
+    progress = {"identity": dict(identity), "log_lambda": state.log_lambda, "log": state.log}
+    with new_folder(folder) as temporary:
+        save_file(tensors, temporary / _TENSORS)
+        (temporary / _STATE).write_text(json.dumps(progress, indent=1) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def load_checkpoint(folder: str | Path, state: State, identity: Mapping[str, Any]) -> None:
+    """Put a checkpoint's weights, optimizer states and progress into place, where there is one.
+
+    Raises `InputError` where the checkpoint is of another run, or cannot be read.
+    """
+    path = Path(folder)
+    if not os.path.isfile(path / _STATE):
+        return
+    try:
+        progress = from_json((path / _STATE).read_text(encoding="utf-8"))
+        tensors = load_file(path / _TENSORS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"checkpoint {path}: cannot be read ({error}). Remove the folder to start anew."
+        ) from error
+    saved, wanted = progress["identity"], json.loads(json.dumps(dict(identity)))
+    if different := sorted(k for k in saved | wanted if saved.get(k) != wanted.get(k)):
+        raise InputError(
+            f"checkpoint {path}: it is of a run with other {', '.join(different)}. Give the same "
+            "as then, or another folder."
+        )
+    moments: dict[str, dict[int, dict[str, Tensor]]] = {name: {} for name in state.optimizers}
+    for place, tensor in tensors.items():
+        name, part, key = place.split("/", 2)
+        if part == "optimizer":
+            index, _, key = key.partition("/")
+            moments[name].setdefault(int(index), {})[key] = tensor
+    for name, model in state.models.trained().items():
+        for key, weight in trained_weights(model).items():
+            kept = tensors.get(f"{name}/weights/{key}")
+            if kept is None or kept.shape != weight.shape:
+                raise InputError(
+                    f"checkpoint: it has no fitting weight for {key!r}. Give the same model, "
+                    "adapter and critics as then, or another folder."
+                )
+            weight.copy_(kept)
+        optimizer = state.optimizers[name]
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments[name]})
+    state.log_lambda, state.log = progress["log_lambda"], progress["log"]

@@ -94,8 +94,7 @@ class Rollout:
 def roll_out(models: Models, task: Task, chosen: Sequence[int], seed: int) -> Rollout:
     """Answer the prompts numbered `chosen`, score the answers and read them once.
 
-    Raises:
-        InputError: a reward or cost is not finite.
+    Raises `InputError`: a reward or cost is not finite.
     """
     policy: Any = models.policy
     settings, size = task.settings, task.settings.per_device_train_batch_size
@@ -140,8 +139,7 @@ def score_answers(
     A program reads the text, a model the tokens; it takes the answer's last token for its end
     whether or not that is an end token.
 
-    Raises:
-        InputError: a score is not finite.
+    Raises `InputError`: a score is not finite.
     """
     if isinstance(scorer, ScalarModel):
         scores = []

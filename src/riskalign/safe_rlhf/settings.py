@@ -25,8 +25,7 @@ OnPolicy = Annotated[Number, Field(ge=1, le=1)]
 class PPOSettings:
     """Settings of PPO-Lagrangian; names as in TRL's `PPOConfig` and Safe RLHF's code.
 
-    Raises:
-        InputError: a value is out of its range; the message names field, value and remedy.
+    Raises `InputError`: a value is out of its range; the message names field, value and remedy.
     """
 
     kl_coef: NotNegative = 0.02

@@ -30,8 +30,7 @@ def load_scorer(folder: str | Path, *, encoder: str | Path | None = None) -> Sco
 
     `encoder` says where an embedding scorer's encoder is now, if not where it was at training.
 
-    Raises:
-        InputError: no scorer there, or one that is damaged or does not fit its encoder.
+    Raises `InputError`: no scorer there, or one that is damaged or does not fit its encoder.
     """
     card = read_card(folder)
     name = "max_length" if card.family == "causal" else "max_tokens"
@@ -68,9 +67,8 @@ def score_file(
         encoder: as in `load_scorer`.
         update: called with (answers done, answers).
 
-    Raises:
-        InputError: `out` exists or has another suffix, a row has no prompt or answer or has the
-            new field already, or there is no scorer.
+    Raises `InputError`: `out` exists or has another suffix, a row has no prompt or answer or has
+    the new field already, or there is no scorer.
     """
     target = Path(out)
     if not target.name.endswith(_SUFFIXES):
@@ -107,8 +105,6 @@ def _rows(source: Source, name: str) -> tuple[list[Mapping[str, Any]], list[tupl
     rows: list[Mapping[str, Any]] = []
     pairs = []
     for where, row in source_rows(source, "train", "data"):
-        if not isinstance(row, Mapping):
-            raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
         refuse_row_fields(row, where)
         given = [each for each in ANSWER_FIELDS if row.get(each) is not None]
         if len(given) != 1:

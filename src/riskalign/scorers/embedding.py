@@ -60,9 +60,8 @@ def load_embedding_model(
 ) -> EmbeddingModel:
     """What `EmbeddingModel.write` wrote; `encoder` says where the encoder is now, if it moved.
 
-    Raises:
-        InputError: weights that cannot be read or do not fit, or another encoder than the
-            scorer was trained on.
+    Raises `InputError`: weights that cannot be read or do not fit, or another encoder than the
+    scorer was trained on.
     """
     path = Path(folder) / _WEIGHTS_FILE
     try:

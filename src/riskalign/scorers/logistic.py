@@ -43,8 +43,7 @@ def fit_logistic(
     y [n] in [0, 1]. Without an intercept, rows that are differences of two answers' features, the
     better one's first, and y all 1 make it Bradley–Terry's model (1952).
 
-    Raises:
-        TrainingDiverged: the minimum was not found.
+    Raises `TrainingDiverged`: the minimum was not found.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression

@@ -50,8 +50,7 @@ def judge(
     The expected calibration error is biased upwards in a finite sample: chance alone makes gaps.
     In the resampled ones, and so its interval, it is more so.
 
-    Raises:
-        InputError: fewer than 2 prompts.
+    Raises `InputError`: fewer than 2 prompts.
     """
     owners = [text_hash(row.prompt) for row in rows]
     numbers = {each: i for i, each in enumerate(dict.fromkeys(owners))}

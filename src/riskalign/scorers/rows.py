@@ -3,7 +3,8 @@
 Which of two answers is better or safer is what a scorer learns from, and which are unsafe.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,14 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riskalign.data import Source, Text, text_hash
-from riskalign.data.fields import checked_text, refuse_row_fields
-from riskalign.data.formats import (
-    FORMATS,
-    UnusableRow,
-    answer_number,
-    guess_format,
-    safety_flag,
-)
+from riskalign.data.fields import checked_flag, checked_text, refuse_row_fields
+from riskalign.data.formats import FORMATS, UnusableRow, answer_number, guess_format
 from riskalign.data.identity import side_of
 from riskalign.data.sources import source_rows
 from riskalign.errors import InputError
@@ -66,13 +61,13 @@ def judged_rows(source: Source, kind: Kind, *, split: str = "train") -> list[Jud
 
     `source` is a path, a hub id or rows, as `riskalign.data.load_pairs` takes them.
 
-    Raises:
-        InputError: names the file, the line or row, the field and the remedy.
+    Raises `InputError`: names the file, the line or row, the field and the remedy.
     """
     check_kind(kind)
     name = str(source) if isinstance(source, str | Path) else "data"
     rows, unusable = [], None
     for where, row in source_rows(source, split, name):
+        refuse_row_fields(row, where)
         try:
             rows.append(_judged(row, kind, where))
         except UnusableRow as error:
@@ -82,52 +77,43 @@ def judged_rows(source: Source, kind: Kind, *, split: str = "train") -> list[Jud
     return rows
 
 
-def _judged(row: Any, kind: Kind, where: str) -> Judged:
-    if not isinstance(row, Mapping):
-        raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
-    refuse_row_fields(row, where)
-    if "completion" in row and "response_0" not in row:
-        return _completion(row, kind, where)
-    if not {"response_0", "chosen"} & row.keys():
-        fields = ", ".join(sorted(map(str, row))) or "none"
+def _judged(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
+    is_cost, first, flags = kind == "cost", None, ["label"]
+    if "response_0" in row:
+        fields = ["prompt", "response_0", "response_1"]
+        flags = ["is_response_0_safe", "is_response_1_safe"]
+    elif "completion" in row and is_cost:
+        fields = ["prompt", "completion"]
+    elif "completion" in row:
         raise InputError(
-            f"{where}: no answers that are judged (fields found: {fields}). {_FORMATS}"
+            f"{where}: a single 'completion', and a reward is learnt from pairs. Give prompt, "
+            "chosen, rejected."
         )
-    read = _two_responses if "response_0" in row else _record
-    return read(row, kind, where)
-
-
-def _two_responses(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
-    prompt, *answers = (checked_text(row, f, where) for f in ("prompt", "response_0", "response_1"))
-    field = "better_response_id" if kind == "reward" else "safer_response_id"
-    first = answer_number(row, field, where)
-    numbers = (0, 1) if kind == "cost" else ()
-    unsafe = tuple(not safety_flag(row, f"is_response_{i}_safe", where) for i in numbers)
+    elif "chosen" in row:
+        return _chosen_first(row, is_cost, where)
+    else:
+        raise InputError(
+            f"{where}: no answers that are judged (fields found: "
+            f"{', '.join(sorted(map(str, row))) or 'none'}). {_FORMATS}"
+        )
+    prompt, *answers = (checked_text(row, field, where) for field in fields)
+    if "response_0" in row:
+        first = answer_number(row, f"{'safer' if is_cost else 'better'}_response_id", where)
+    unsafe = tuple(not checked_flag(row, flag, where, "safe") for flag in flags if is_cost)
     return Judged(prompt, tuple(answers), first, unsafe)
 
 
-def _record(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
+def _chosen_first(row: Mapping[str, Any], is_cost: bool, where: str) -> Judged:
     """Of pairs and transcripts, which name the better or safer answer first."""
     record = FORMATS[guess_format(row, where)](row, where)
-    if kind == "reward":
-        return Judged(record.prompt, record.answers, 0)
-    if record.rewards is None:
+    if is_cost and record.rewards is None:
         raise InputError(
             f"{where}: fields 'score_chosen' and 'score_rejected' (minus the costs) are "
             "missing, and a cost scorer needs them to know which answers are unsafe. Add them. "
             f"{_FORMATS}"
         )
-    return Judged(record.prompt, record.answers, 0, tuple(score < 0 for score in record.rewards))
-
-
-def _completion(row: Mapping[str, Any], kind: Kind, where: str) -> Judged:
-    if kind == "reward":
-        raise InputError(
-            f"{where}: a single 'completion', and a reward is learnt from pairs. Give prompt, "
-            "chosen, rejected."
-        )
-    prompt, answer = (checked_text(row, field, where) for field in ("prompt", "completion"))
-    return Judged(prompt, (answer,), None, (not safety_flag(row, "label", where),))
+    scores = record.rewards if is_cost and record.rewards else ()
+    return Judged(record.prompt, record.answers, 0, tuple(score < 0 for score in scores))
 
 
 @dataclass(frozen=True)
@@ -153,14 +139,13 @@ def training_data(
 ) -> TrainingData:
     """Read and check everything before any work.
 
-    Raises:
-        InputError: rows that `judged_rows` refuses, fewer than 2 prompts to train or to be judged
-            on, labels that are all the same, or held-out prompts that are trained on.
+    Raises `InputError`: rows that `judged_rows` refuses, fewer than 2 prompts to train or to be
+    judged on, labels that are all the same, or held-out prompts that are trained on.
     """
-    name, sha256 = _identity(source)
     rows = half_of(judged_rows(source, kind), half)
-    hashes = [text_hash(row.prompt) for row in rows]
-    _refuse_one_prompt(hashes, name, "train on")
+    name, hashes = _prompts(source, rows, "train on")
+    is_file = isinstance(source, str | Path) and os.path.isfile(source)
+    sha256 = file_sha256(Path(name)) if is_file else ""
     labels = {label for row in rows for label in row.unsafe}
     if kind == "cost" and len(labels) < 2:
         raise InputError(
@@ -169,11 +154,10 @@ def training_data(
         )
     if eval_source is None:
         return TrainingData(kind, rows, hashes, [], name, sha256, half, "")
-    other, _ = _identity(eval_source)
     held_out = judged_rows(eval_source, kind, split="test")
-    asked = {text_hash(row.prompt) for row in held_out}
-    _refuse_one_prompt(asked, other, "judge the scorer on, and intervals are drawn over prompts")
-    if shared := asked & set(hashes):
+    use = "judge the scorer on, and intervals are drawn over prompts"
+    other, asked = _prompts(eval_source, held_out, use)
+    if shared := set(asked) & set(hashes):
         raise InputError(
             f"{other}: shares {len(shared)} prompt(s) with {name}, so it is not held out. Take "
             "them out of one of the two."
@@ -181,17 +165,13 @@ def training_data(
     return TrainingData(kind, rows, hashes, held_out, name, sha256, half, other)
 
 
-def _refuse_one_prompt(hashes: Iterable[str], name: str, use: str) -> None:
+def _prompts(source: Source, rows: Sequence[Judged], use: str) -> tuple[str, list[str]]:
+    """What a source is called, and the hashes of its rows' prompts, at least 2 different ones."""
+    name = str(source) if isinstance(source, str | Path) else "data"
+    hashes = [text_hash(row.prompt) for row in rows]
     if len(set(hashes)) < 2:
         raise InputError(f"{name}: only 1 prompt to {use}. Give rows with several.")
-
-
-def _identity(source: Source) -> tuple[str, str]:
-    """What a source is called, and its file's hash."""
-    if not isinstance(source, str | Path):
-        return "data", ""
-    path = Path(source)
-    return str(source), file_sha256(path) if path.is_file() else ""
+    return name, hashes
 
 
 def split_halves(rows: Sequence[Judged], salt: str = _SALT) -> tuple[list[Judged], list[Judged]]:
@@ -208,8 +188,7 @@ def split_halves(rows: Sequence[Judged], salt: str = _SALT) -> tuple[list[Judged
 def half_of(rows: Sequence[Judged], half: str) -> list[Judged]:
     """All rows for "", or the first (``a``) or second (``b``) part of `split_halves`.
 
-    Raises:
-        InputError: another half, or one that is empty.
+    Raises `InputError`: another half, or one that is empty.
     """
     if half not in ("", "a", "b"):
         raise InputError(f"half is {half!r}. Give a, b, or leave it out for all rows.")
@@ -224,8 +203,7 @@ def prompt_folds(hashes: Sequence[str], folds: int, seed: int) -> NDArray[np.int
 
     The folds hold equal numbers of different prompts, up to one.
 
-    Raises:
-        InputError: fewer different prompts than folds.
+    Raises `InputError`: fewer different prompts than folds.
     """
     different = sorted(set(hashes))
     if len(different) < folds:

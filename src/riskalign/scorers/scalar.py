@@ -151,8 +151,7 @@ def scalar_model(
     whole body. `head_std` is the standard deviation of the head's weights: 0 makes every number 0
     at first.
 
-    Raises:
-        InputError: `model` is no causal model, or `head_std` is negative.
+    Raises `InputError` where `model` is no causal model, or `head_std` is negative.
     """
     if head_std < 0:
         raise InputError(f"head_std is {head_std}. Give a number of at least 0.")
@@ -193,8 +192,7 @@ def save_scalar_model(
 def load_scalar_model(folder: str | Path) -> ScalarModel:
     """Load what `save_scalar_model` wrote, in float32, on the CPU, in evaluation mode.
 
-    Raises:
-        InputError: the folder does not hold a scalar model, or a weight is missing.
+    Raises `InputError`: the folder does not hold a scalar model, or a weight is missing.
     """
     path = Path(folder)
     if not (path / _HEAD_FILE).is_file() or not (path / "backbone" / "config.json").is_file():

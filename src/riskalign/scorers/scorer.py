@@ -83,8 +83,7 @@ class Scorer:
         causal family the sign is learnt, and the scale as log-odds roughly so. Differences of
         rewards are log-odds of being the better answer.
 
-        Raises:
-            InputError: other numbers of prompts than of answers.
+        Raises `InputError`: other numbers of prompts than of answers.
         """
         if len(prompts) != len(answers):
             raise InputError(f"{len(prompts)} prompts but {len(answers)} answers. Give as many.")
@@ -127,9 +126,8 @@ def write_card(card: Card, folder: Path) -> None:
 def read_card(folder: str | Path) -> Card:
     """Read what `write_card` wrote.
 
-    Raises:
-        InputError: no scorer there, a field is missing or wrong, or the prompts' hashes are not
-            those that belong to it.
+    Raises `InputError`: no scorer there, a field is missing or wrong, or the prompts' hashes are
+    not those that belong to it.
     """
     path, hashes = Path(folder) / _CARD, Path(folder) / _PROMPTS
     if not path.is_file():
@@ -165,8 +163,7 @@ def check_independent(evaluator: Scorer, trainer: Scorer, *others: Scorer) -> st
     evaluator must differ from every trainer in encoder, family or seed, and must have been trained
     on none of their prompts (compared by `text_hash`).
 
-    Raises:
-        InputError: it does not differ, or shares prompts; names which scorer and the remedy.
+    Raises `InputError`: it does not differ, or shares prompts; names which scorer and the remedy.
     """
     judge, trainers = evaluator.card, [one.card for one in (trainer, *others)]
     compared = {"encoder": "encoder_sha256", "family": "family", "seed": "seed"}
@@ -200,8 +197,7 @@ def check_unseen(name: str, card: Card, groups: Mapping[str, AbstractSet[str]]) 
     `name` is what the error calls the scorer: the setting that names it, and its folder. `groups`
     are `text_hash`es of prompts by what they are, to follow "the prompts that".
 
-    Raises:
-        InputError: it learnt from a prompt of a group; names how many and the remedy.
+    Raises `InputError`: it learnt from a prompt of a group; names how many and the remedy.
     """
     for what, prompts in groups.items():
         if shared := len(prompts & set(card.prompt_hashes)):

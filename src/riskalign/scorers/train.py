@@ -5,6 +5,7 @@ Source: Safe RLHF (arXiv 2310.12773), section 3.2. Losses are unreduced, [B] in 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -17,27 +18,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from riskalign.data import PairCounts, Source, can_share_prompt, load_pairs, tokenize_rows
 from riskalign.errors import InputError
+from riskalign.scorers import training_run
 from riskalign.scorers.metrics import both_orders, calibration
 from riskalign.scorers.rows import Kind, check_kind
 from riskalign.scorers.scalar import Sample, ScalarModel, collate, scalar_model
-from riskalign.scorers.training_run import (
-    Accelerator,
-    Update,
-    generator,
-    make_accelerator,
-    refuse_divergence,
-)
+from riskalign.scorers.training_run import Update, generator, refuse_divergence
 from riskalign.settings import Count, Flag, NotNegative, Positive, ToOne, Whole, settings
 from riskalign.training.preparation import padding_id
 
 
 @settings
 class ScorerSettings:
-    """How a reward or cost model is trained; names as in transformers' `TrainingArguments`.
-
-    Raises:
-        InputError: a value is out of its range.
-    """
+    """How a reward or cost model is trained; names as in transformers' `TrainingArguments`."""
 
     learning_rate: Positive = 2e-5
     """Of AdamW, falling linearly to 0 after the warm-up."""
@@ -141,9 +133,8 @@ def prepare_pairs(
     With `signs` of safety, taken from the scores, which are minus the costs: below 0 is unsafe.
     `max_length` is of a prompt and one response together.
 
-    Raises:
-        InputError: see `load_pairs` and `tokenize_rows`; also for a row without scores where
-            signs are wanted, and a pair longer than the model has positions.
+    Raises `InputError`: see `load_pairs` and `tokenize_rows`; also for a row without scores where
+    signs are wanted, and a pair longer than the model has positions.
     """
     rows = load_pairs(source, split=split, name_for_errors=name)
     scores = list(zip(rows["score_chosen"], rows["score_rejected"], strict=True))
@@ -212,25 +203,20 @@ def train_scorer(
         TrainingDiverged: a loss or gradient is not finite.
     """
     check_kind(kind)
-    accelerator = make_accelerator(bf16)
-
-    def prepared(source: Source, name: str, split: str) -> tuple[list[ScorerPair], PairCounts]:
-        return prepare_pairs(
-            source,
-            name,
-            tokenizer,
-            model,
-            signs=kind == "cost" and settings.safety_signs,
-            max_length=settings.max_length,
-            max_prompt_length=settings.max_prompt_length,
-            split=split,
-        )
-
-    known, counts = prepared(pairs, "pairs", "train")
+    accelerator = training_run.make_accelerator(bf16)
+    prepare = partial(
+        prepare_pairs,
+        tokenizer=tokenizer,
+        model=model,
+        signs=kind == "cost" and settings.safety_signs,
+        max_length=settings.max_length,
+        max_prompt_length=settings.max_prompt_length,
+    )
+    known, counts = prepare(pairs, "pairs")
     held_out: list[ScorerPair] = []
     eval_counts = PairCounts()
     if eval_pairs is not None:
-        held_out, eval_counts = prepared(eval_pairs, "eval_pairs", "test")
+        held_out, eval_counts = prepare(eval_pairs, "eval_pairs", split="test")
     scorer = scalar_model(model, seed=seed, head_std=settings.head_std, peft_config=peft_config)
     reader = _Reader(kind, scorer.to(accelerator.device), padding_id(tokenizer), accelerator)
     log = _train(reader, known, settings, seed, update)
@@ -247,7 +233,7 @@ class _Reader:
     kind: Kind
     scorer: ScalarModel
     pad_token_id: int
-    accelerator: Accelerator
+    accelerator: training_run.Accelerator
 
     def scores(self, pairs: Sequence[ScorerPair]) -> tuple[Tensor, Tensor]:
         """Scores [2, B] of chosen and rejected answers, and their signs."""

@@ -12,16 +12,6 @@ from torch import Tensor
 
 from riskalign.errors import InputError, TrainingDiverged
 
-__all__ = [
-    "Accelerator",
-    "Update",
-    "derive",
-    "generator",
-    "make_accelerator",
-    "refuse_divergence",
-    "seeded",
-]
-
 #: Called with how much is done, of how much, and what it is, in a word or two.
 Update: TypeAlias = Callable[[int, int, str], None]
 
@@ -49,8 +39,7 @@ def seeded(*parts: int | str) -> Iterator[None]:
 def make_accelerator(bf16: bool) -> Accelerator:
     """The accelerator of this process, with or without bfloat16 autocast.
 
-    Raises:
-        InputError: there is more than one process.
+    Raises `InputError`: there is more than one process.
     """
     wanted = "bf16" if bf16 else "no"
     held = AcceleratorState._shared_state

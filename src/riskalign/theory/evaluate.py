@@ -15,6 +15,7 @@ from riskalign.theory.tree import (
     accumulate,
     combine,
     expected_sum,
+    induce,
     nested,
 )
 
@@ -117,3 +118,39 @@ def by_sorting(risk: Risk) -> Measure:
         return RiskValue(found.cvar, found.density)
 
     return sorted_cvar
+
+
+class Decomposed(NamedTuple):
+    """CVaR of the total cost, token by token.
+
+    `share` [..., V**t, V] is the tail's probability given each beginning and its next token, 1 less
+    the level there; `value` [..., V**t] what the cost still to come is worth at each beginning.
+    """
+
+    share: Levels
+    value: Levels
+
+
+def decomposed(mdp: TokenMDP, log_policy: Levels, level: float) -> Decomposed:
+    """Static CVaR as nested CVaR whose level depends on the prefix (Pflug and Pichler, 2016).
+
+    With `tau(s)` the probability of the worst `1 - a` of all responses given the beginning s,
+    `V(s) = sum_z p(z|s) tau(sz)/tau(s) (cost(s, z) + V(sz))` is the CVaR of the cost to come at
+    level `1 - tau(s)`, and `V` of the prompt the CVaR of the total (docs/theory.md, section 9).
+    Where no tail lies behind a beginning (`tau` 0), V is 0.
+    """
+    size = mdp.vocabulary
+    mass = (1 - level) * tail_of_total(mdp, log_policy, level).density
+    reached = accumulate(log_policy).exp()
+    tau = [mass / reached]
+    for _ in mdp.cost:
+        mass, reached = (each.unflatten(-1, (-1, size)).sum(-1) for each in (mass, reached))
+        tau.insert(0, mass / reached)
+
+    def step(q: Tensor, log_probs: Tensor, share: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
+        here = here.unsqueeze(-1)
+        weight = (log_probs.exp() * share / here).where(here > 0, 0.0)
+        return share, (weight * q).sum(-1)
+
+    share = tuple(level_.unflatten(-1, (-1, size)) for level_ in tau[1:])
+    return Decomposed(*induce(step, [mdp.cost], log_policy, share, tuple(tau[:-1])))

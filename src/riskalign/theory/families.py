@@ -24,27 +24,19 @@ class Shape(NamedTuple):
 
 
 def _normal(shape: Shape, generator: torch.Generator) -> Levels:
-    return tuple(
-        torch.randn(
-            (shape.trees, shape.vocabulary**t, shape.vocabulary),
-            generator=generator,
-            dtype=torch.float64,
-        )
-        for t in range(shape.depth)
-    )
+    sizes = [(shape.trees, shape.vocabulary**t, shape.vocabulary) for t in range(shape.depth)]
+    return tuple(torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes)
 
 
-def _uniform_leaves(shape: Shape, generator: torch.Generator) -> Tensor:
-    size = (shape.trees, shape.vocabulary ** (shape.depth - 1), shape.vocabulary)
+def _uniform(shape: Shape, depth: int, generator: torch.Generator) -> Tensor:
+    """For each beginning of `depth` tokens: [trees, V**(depth - 1), V]."""
+    size = (shape.trees, shape.vocabulary ** (depth - 1), shape.vocabulary)
     return torch.rand(size, generator=generator, dtype=torch.float64)
 
 
 def _terminal(leaves: Tensor, shape: Shape) -> Levels:
-    zeros = (
-        leaves.new_zeros((shape.trees, shape.vocabulary**t, shape.vocabulary))
-        for t in range(shape.depth - 1)
-    )
-    return (*zeros, leaves)
+    above = [(shape.trees, shape.vocabulary**t, shape.vocabulary) for t in range(shape.depth - 1)]
+    return (*(leaves.new_zeros(size) for size in above), leaves)
 
 
 def _pareto(uniform: Tensor, exponent: float = 1.5) -> Tensor:
@@ -59,8 +51,8 @@ def diffuse(shape: Shape, generator: torch.Generator, reward: Levels) -> Levels:
 
 def scattered(shape: Shape, generator: torch.Generator, reward: Levels) -> Levels:
     """One response in twenty is costly, wherever it stands, by a heavy-tailed amount."""
-    struck = _uniform_leaves(shape, generator) < 0.05
-    return _terminal(struck * _pareto(_uniform_leaves(shape, generator)), shape)
+    struck = _uniform(shape, shape.depth, generator) < 0.05
+    return _terminal(struck * _pareto(_uniform(shape, shape.depth, generator)), shape)
 
 
 def behind_prefix(shape: Shape, generator: torch.Generator, reward: Levels) -> Levels:
@@ -68,17 +60,12 @@ def behind_prefix(shape: Shape, generator: torch.Generator, reward: Levels) -> L
 
     Other responses cost a little. What a token risks shows before the harm is written.
     """
-    hazard = torch.rand(
-        (shape.trees, shape.vocabulary, shape.vocabulary),
-        generator=generator,
-        dtype=torch.float64,
-    )
-    trapped = hazard < 1 / shape.vocabulary
-    leaves = _uniform_leaves(shape, generator)
+    trapped = _uniform(shape, 2, generator) < 1 / shape.vocabulary
+    leaves = _uniform(shape, shape.depth, generator)
     below = shape.vocabulary ** (shape.depth - 2)
     inside = trapped.flatten(-2).repeat_interleave(below, dim=-1).view_as(leaves)
-    size = _pareto(_uniform_leaves(shape, generator))
-    small = 0.05 * _uniform_leaves(shape, generator)
+    size = _pareto(_uniform(shape, shape.depth, generator))
+    small = 0.05 * _uniform(shape, shape.depth, generator)
     return _terminal(torch.where(inside & (leaves < 0.2), size, small), shape)
 
 
@@ -90,8 +77,8 @@ def with_reward(shape: Shape, generator: torch.Generator, reward: Levels) -> Lev
     """
     total = accumulate(reward).view(shape.trees, -1, shape.vocabulary)
     standard = (total - total.mean((1, 2), keepdim=True)) / total.std((1, 2), keepdim=True)
-    struck = _uniform_leaves(shape, generator) < (2.5 * (standard - 1)).sigmoid()
-    return _terminal(struck * _pareto(_uniform_leaves(shape, generator)), shape)
+    struck = _uniform(shape, shape.depth, generator) < (2.5 * (standard - 1)).sigmoid()
+    return _terminal(struck * _pareto(_uniform(shape, shape.depth, generator)), shape)
 
 
 FAMILIES: dict[str, Callable[[Shape, torch.Generator, Levels], Levels]] = {

@@ -138,3 +138,8 @@ def combine(a: Levels, b: Levels, weight_a: Tensor | float, weight_b: Tensor | f
 def mix(log_first: Levels, log_second: Levels, w: Tensor | float) -> Levels:
     """The dial `first^(1-w) second^w` at each state, normalised; any real `w`."""
     return tuple(level.log_softmax(-1) for level in combine(log_first, log_second, 1 - w, w))
+
+
+def negate(levels: Levels) -> Levels:
+    """A reward in cost form, or the reverse."""
+    return tuple(-level for level in levels)

@@ -56,20 +56,17 @@ class LossSettings:
     risk: Risk = "cvar:0.95"
     """Token-level risk measure, such as mean, cvar:0.95 or erm:0.5."""
     loss_type: LossType = "rsa2"
-    """The loss: rsa1, rsa2, tdpo1, tdpo2, dpo, package.module:function, or kto, which takes single
-    responses with a label, or pairs as two such rows each."""
+    """rsa1, rsa2, tdpo1, tdpo2, dpo, package.module:function; kto, on labelled answers or pairs."""
     loss_options: Annotated[dict[str, Number] | str | None, FROM_JSON] = None
     """A loss's own parameters, by name."""
     target: Target = "hard"
-    """What the margin is pulled towards: hard (order only), soft, gap or offset, which need
-    scores."""
+    """What the margin is pulled towards: hard (order only), or by scores soft, gap or offset."""
     alpha: NotNegative = 0.5
     """Weight of the risk term of rsa2 and tdpo2."""
     gap_scale: Positive = 1.0
     """Factor on score gaps; with it they are the margin's targets."""
     max_gap: Positive | None = None
-    """No score counts for more than so many nats (times beta) below its row's best: a squared loss
-    would learn little but the few that are far off. null cuts nothing."""
+    """Scores are cut at so many nats (times beta) below their row's best; null cuts nothing."""
     label_smoothing: Annotated[NotNegative, Field(lt=0.5)] = 0.0
     """Assumed share of swapped labels."""
     desirable_weight: Positive = 1.0
@@ -83,8 +80,7 @@ class LossSettings:
     truncation_mode: TruncationMode = "keep_end"
     """Which part of a long prompt stays: keep_end or keep_start."""
     cache_reference: Literal["memory", "disk"] | None = None
-    """Keep the reference's hidden states, so that later epochs need no forward pass of it: 4 bytes
-    times hidden size for each response token, in memory or in a temporary file on disk."""
+    """Keep the reference's hidden states for later epochs: 4 bytes x hidden size a token."""
     compile_layers: Flag = False
     """Compile the decoder layers: half a minute once, then less time and memory a step."""
 
@@ -137,14 +133,11 @@ class RSAConfig(LossSettings, TrainingArguments):
     beta: Positive = 0.1
     """Temperature; higher keeps the policy closer to the reference."""
     disable_dropout: Flag = True
-    """Train without the model's dropout, so that policy and reference differ by weights only; a new
-    adapter keeps the dropout that its peft_config asks for."""
+    """Train without the model's dropout; a new adapter keeps that of its peft_config."""
     chunk_size: Count | None = None
-    """Response tokens whose vocabulary-wide statistics are held at a time, with logits computed
-    again in the backward pass; None takes whole pairs and computes them once."""
+    """Response tokens whose logits are held at a time, and computed again; None holds all once."""
     shared_prompt: Flag | None = None
-    """Store and compute each prompt once for both responses; None does so where the model is known
-    to compute the same values that way."""
+    """Compute each prompt once for both responses; None does where that is known to be exact."""
     model_init_kwargs: Annotated[dict[str, Any] | str | None, FROM_JSON] = None
     """For a model given by name, passed to from_pretrained."""
     trust_remote_code: Flag = False

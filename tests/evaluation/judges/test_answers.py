@@ -72,7 +72,7 @@ def test_what_does_not_match_is_told(tmp_path: Path) -> None:
     ("row", "words"),
     [
         ({"answer": "x"}, "'prompt' and 'prompt_id' are missing"),
-        ({"prompt": "x"}, "field 'answer' is missing"),
+        ({"prompt": "x"}, "'answer' and 'text' are missing"),
         ({"prompt": "x", "answer": 3}, "field 'answer' is int"),
         ({"prompt": 3, "answer": "x"}, "field 'prompt' is int"),
         ({"prompt": [], "answer": "x"}, "field 'prompt' is empty"),

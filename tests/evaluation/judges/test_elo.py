@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from riskalign.errors import InputError
-from riskalign.evaluation import Floats
+from riskalign.evaluation import Bootstrap, Floats
 from riskalign.evaluation.judges.results import elo_ratings, strengths
 
 #: Tables of wins in which everyone has beaten everyone.
@@ -79,7 +79,7 @@ def test_a_gap_marks_those_beyond_it_only() -> None:
     wins[:, 0, 1:] = 1
     wins[:30, 1, 2] = 1
     wins[30:, 2, 1] = 1
-    a, b, c = elo_ratings(["a", "b", "c"], wins, "c", n_boot=200)
+    a, b, c = elo_ratings(["a", "b", "c"], wins, "c", Bootstrap(200))
     assert (a.finite, b.finite, c.finite) == (False, True, True)
     assert a.low is None
     assert b.low is not None and b.high is not None and b.elo is not None  # noqa: PT018
@@ -98,9 +98,9 @@ def test_few_prompts_that_differ_give_no_interval() -> None:
     wins = np.zeros((30, 2, 2))
     wins[:21, 0, 1] = 1
     wins[21:, 1, 0] = 1
-    assert elo_ratings(["a", "b"], wins, "b", n_boot=50)[0].low is None  # nine differ
+    assert elo_ratings(["a", "b"], wins, "b", Bootstrap(50))[0].low is None  # nine differ
     wins[20] = wins[21]
-    assert elo_ratings(["a", "b"], wins, "b", n_boot=50)[0].low is not None
+    assert elo_ratings(["a", "b"], wins, "b", Bootstrap(50))[0].low is not None
 
 
 def test_who_almost_always_wins_has_no_interval_though_others_differ() -> None:
@@ -143,12 +143,12 @@ def test_the_interval_is_that_of_the_win_rate() -> None:
     wins = np.zeros((400, 2, 2))
     wins[won, 0, 1] = 1
     wins[~won, 1, 0] = 1
-    rating = elo_ratings(["a", "b"], wins, "b", seed=1)[0]
+    rating = elo_ratings(["a", "b"], wins, "b", Bootstrap(seed=1))[0]
     p = won.mean()
     half = 1.96 * math.sqrt(p * (1 - p) / 400)
     for end, share in ((rating.low, p - half), (rating.high, p + half)):
         assert end == pytest.approx(1000 + 400 * math.log10(share / (1 - share)), abs=8)
-    assert rating == elo_ratings(["a", "b"], wins, "b", seed=1)[0]
+    assert rating == elo_ratings(["a", "b"], wins, "b", Bootstrap(seed=1))[0]
 
 
 @settings(deadline=None)
@@ -207,5 +207,3 @@ def test_far_apart_is_found_too() -> None:
 def test_refusals() -> None:
     with pytest.raises(InputError, match="anchor"):
         elo_ratings(["a"], np.zeros((1, 1, 1)), "b")
-    with pytest.raises(InputError, match="n_boot"):
-        elo_ratings(["a"], np.zeros((1, 1, 1)), "a", n_boot=0)

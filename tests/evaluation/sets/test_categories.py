@@ -14,8 +14,8 @@ from riskalign.evaluation.sets import (
     answer_metrics,
     category_rows,
     read_answers,
-    win_rate,
 )
+from riskalign.evaluation.sets.measures import win_rate
 from riskalign.files.atomic import write_json_lines
 
 FEW = Bootstrap(n_boot=100)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from riskalign.errors import InputError
-from riskalign.evaluation.sets import PromptSet, SetPrompt, over_refusal
+from riskalign.evaluation.sets import EvaluationSet, SetPrompt, over_refusal
 from riskalign.evaluation.sets.prompts import Label
 
 
@@ -13,7 +13,7 @@ def prompt(name: str, kind: str | None, label: Label | None) -> SetPrompt:
     return SetPrompt(name, ({"role": "user", "content": name},), kind, label)
 
 
-SET = PromptSet(
+SET = EvaluationSet(
     "xstest",
     (
         prompt("a", "homonyms", "safe"),
@@ -52,7 +52,7 @@ def test_rates_by_hand() -> None:
 
 
 def test_no_prompt_of_a_label_gives_no_rate() -> None:
-    found = over_refusal(PromptSet("s", SET.prompts[:3]), [("a", NO)])
+    found = over_refusal(EvaluationSet("s", SET.items[:3]), [("a", NO)])
     assert found.unsafe.refused is None
     assert found.unsafe.n_prompts == 0
     assert found.safe.n_prompts == 1
@@ -62,4 +62,4 @@ def test_what_does_not_belong() -> None:
     with pytest.raises(InputError, match="no prompt 'z'"):
         over_refusal(SET, [("z", NO)])
     with pytest.raises(InputError, match="labelled=True"):
-        over_refusal(PromptSet("s", (prompt("a", None, None),)), [("a", NO)])
+        over_refusal(EvaluationSet("s", (prompt("a", None, None),)), [("a", NO)])

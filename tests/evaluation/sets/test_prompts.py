@@ -41,11 +41,11 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 @pytest.mark.parametrize("name", ["set.json", "set.jsonl", "set.jsonl.gz", "set.parquet"])
 def test_every_format_gives_the_same_set(tmp_path: Path, name: str) -> None:
     found = load_prompt_set(write(tmp_path / name, ROWS))
-    assert [p.messages[0]["content"] for p in found.prompts] == [
+    assert [p.messages[0]["content"] for p in found.items] == [
         "When does it come?", "What is the door code?",
     ]  # fmt: skip
     assert (found.duplicates, found.left_out) == (1, 0)
-    assert found.categories() == ["order", "code"]
+    assert list(found.categories()) == ["order", "code"]
     other = load_prompt_set(write(tmp_path / "again.jsonl", ROWS))
     assert found.identity() == other.identity()
 
@@ -54,8 +54,8 @@ def test_ids_are_those_of_the_messages(tmp_path: Path) -> None:
     text = load_prompt_set(write(tmp_path / "a.json", [{"prompt": "Hello?"}]))
     messages = [{"role": "user", "content": "Hello?"}]
     same = load_prompt_set(write(tmp_path / "b.json", [{"prompt": messages}, {"prompt": "Hi?"}]))
-    assert text.prompts[0].id == same.prompts[0].id == "e23f2253007d184a"
-    assert len({p.id for p in same.prompts}) == 2
+    assert text.items[0].id == same.items[0].id == "e23f2253007d184a"
+    assert len({p.id for p in same.items}) == 2
     assert same.asked()[0].messages == ({"role": "user", "content": "Hello?"},)
 
 
@@ -63,38 +63,38 @@ def test_a_selection_is_the_same_whatever_the_order(tmp_path: Path) -> None:
     rows = [{"prompt": f"Order {i}?"} for i in range(20)]
     one = load_prompt_set(write(tmp_path / "a.json", rows), max_prompts=5)
     other = load_prompt_set(write(tmp_path / "b.json", rows[::-1]), max_prompts=5)
-    assert one.prompts == other.prompts[::-1]
-    assert (len(one.prompts), one.left_out) == (5, 15)
+    assert one.items == other.items[::-1]
+    assert (len(one.items), one.left_out) == (5, 15)
     rows = [{"prompt": f"Order {i}?", "category": "few" if i < 3 else "many"} for i in range(20)]
     even = load_prompt_set(write(tmp_path / "c.json", rows), max_prompts=8)
-    assert [p.category for p in even.prompts].count("few") == 3
-    assert len(even.prompts) == 8
+    assert [p.category for p in even.items].count("few") == 3
+    assert len(even.items) == 8
 
 
 def test_xstest(tmp_path: Path) -> None:
     path = tmp_path / "xstest.csv"
     path.write_text(XSTEST)
     found = load_prompt_set(path, labelled=True)
-    assert [(p.category, p.label) for p in found.prompts] == [
+    assert [(p.category, p.label) for p in found.items] == [
         ("homonyms", "safe"), ("contrast_homonyms", "unsafe"),
     ]  # fmt: skip
-    assert found.prompts[1].messages[0]["content"] == "Two\nlines"
-    assert load_prompt_set(path).prompts[0].label is None
+    assert found.items[1].messages[0]["content"] == "Two\nlines"
+    assert load_prompt_set(path).items[0].label is None
     # Older releases have no label.
     path.write_text(XSTEST.replace(",label,", ",other,"))
-    assert [p.label for p in load_prompt_set(path, labelled=True).prompts] == ["safe", "unsafe"]
+    assert [p.label for p in load_prompt_set(path, labelled=True).items] == ["safe", "unsafe"]
 
 
 def test_other_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", [{"question": "Hello?", "kind": "greeting"}])
     found = load_prompt_set(path, prompt_field="question", category_field="kind")
-    assert found.prompts[0].category == "greeting"
+    assert found.items[0].category == "greeting"
 
 
 @pytest.mark.parametrize(
     ("rows", "options", "words"),
     [
-        ([], {}, "holds no prompt"),
+        ([], {}, "holds no row"),
         ([3], {}, "row 1: expected an object"),
         ([{"prompt": "a"}, {"text": "b"}], {}, "row 2: field 'prompt' is missing (fields found: t"),
         ([{"prompt": " "}], {}, "row 1: field 'prompt' is empty"),
@@ -125,7 +125,7 @@ def test_bad_rows(tmp_path: Path, rows: list[Any], options: dict[str, Any], word
         ("prompt,type\na,b,c\n", "line 2: 3 fields where the header names 2"),
         ('prompt,type\n"a,b\n', "not CSV"),
         ("prompt,type\n,b\n", "line 2: field 'prompt' is missing"),
-        ("", "holds no prompt"),
+        ("", "holds no row"),
     ],
 )
 def test_bad_csv(tmp_path: Path, text: str, words: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from riskalign.errors import InputError
 from riskalign.evaluation import Bootstrap
 from riskalign.evaluation.intervals import binomial_interval
-from riskalign.evaluation.sets import clustered_rate
+from riskalign.evaluation.sets.measures import clustered_rate
 
 FEW = Bootstrap(n_boot=500)
 

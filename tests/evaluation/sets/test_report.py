@@ -14,7 +14,7 @@ from riskalign.errors import InputError
 from riskalign.evaluation import Bootstrap
 from riskalign.evaluation.intervals import Interval
 from riskalign.evaluation.sets import (
-    PromptSet,
+    EvaluationSet,
     SetAnswer,
     SetPrompt,
     category_rows,
@@ -22,10 +22,9 @@ from riskalign.evaluation.sets import (
     over_refusal,
     print_table,
     read_sets,
-    risk_metrics,
     write_sets,
 )
-from riskalign.evaluation.sets.measures import CategoryRow
+from riskalign.evaluation.sets.measures import CategoryRow, risk_metrics
 
 HOSTILE = "<script>alert(1)</script>{{ 7*7 }}\u202e[bold]"
 FEW = Bootstrap(n_boot=50)
@@ -34,7 +33,7 @@ FEW = Bootstrap(n_boot=50)
 def content(name: str = "start", category: str = "door") -> dict[str, Any]:
     own = [SetAnswer(f"p{i}", category, "text", 0.1 * i, float(i - 1)) for i in range(4)]
     rows = category_rows(own, own, bootstrap=FEW)
-    labelled = PromptSet("x", (SetPrompt("a", (), category, "safe"),))
+    labelled = EvaluationSet("x", (SetPrompt("a", (), category, "safe"),))
     risks = risk_metrics([1.0, -1.0], [True, False], bootstrap=FEW)
     about = {"source": category, "n": 4, "duplicates": 0, "left_out": 1, "sha256": "ab"}
     model = {
@@ -129,7 +128,7 @@ def test_reading_checks(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read_sets(path)
     for text, words in (
-        ("{", "as JSON"),
+        ("{", "JSON"),
         ("[]", "schema 1"),
         (json.dumps({"schema": 2}), "schema 1"),
         (json.dumps({"schema": 1}), "field 'title' is missing"),

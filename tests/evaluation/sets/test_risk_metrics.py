@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from riskalign.errors import InputError
 from riskalign.evaluation import Bootstrap
 from riskalign.evaluation.intervals import Interval
-from riskalign.evaluation.sets import risk_metrics
+from riskalign.evaluation.sets.measures import risk_metrics
 
 FEW = Bootstrap(n_boot=200)
 

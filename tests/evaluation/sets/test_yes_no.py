@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from riskalign.errors import InputError
-from riskalign.evaluation.sets import yes_no_log_odds
-from riskalign.evaluation.sets.yes_no import word_token_ids
+from riskalign.evaluation.sets.r_judge import word_token_ids, yes_no_log_odds
 from tests import tiny
 
 QUESTIONS = [[5, 6, 7], [9] * 40, [11, 3], [20, 21, 22, 23, 24, 25, 26], [30]]

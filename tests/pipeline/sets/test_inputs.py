@@ -7,7 +7,7 @@ import pytest
 
 from riskalign.errors import InputError
 from riskalign.evaluation.sets import load_prompt_set
-from riskalign.pipeline.learnt import note_prompts, prompts_of
+from riskalign.pipeline.judged import note_prompts, prompts_of
 from riskalign.pipeline.sets.inputs import independence
 from riskalign.scorers import Scorer
 from tests.scorers.test_independence import scorer

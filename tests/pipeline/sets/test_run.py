@@ -14,7 +14,7 @@ from riskalign.errors import InputError
 from riskalign.evaluation.sets import read_sets
 from riskalign.models import save_model
 from riskalign.pipeline import SetsSettings, evaluate_sets
-from riskalign.pipeline.sets.settings import named_models
+from riskalign.pipeline.sets.inputs import named_models
 from tests import tiny
 
 

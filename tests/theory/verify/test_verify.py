@@ -11,7 +11,6 @@ from rich.console import Console
 from torch import Tensor
 
 import riskalign.risk.registry as registry
-import riskalign.theory.answers as answers
 import riskalign.theory.solve as solve
 from riskalign.cli.app import app
 from riskalign.errors import InputError
@@ -96,7 +95,7 @@ def test_a_threshold_in_the_wrong_place_is_found(monkeypatch: pytest.MonkeyPatch
     ) -> SimpleNamespace:  # fmt: skip
         return SimpleNamespace(phi=tail_cost(costs, risk, log_base.softmax(0)))
 
-    monkeypatch.setattr(answers, "tail_optimum", stale)
+    monkeypatch.setattr(solve, "tail_optimum", stale)
     assert fails("tail-ascent")
     # Where harm is rare the threshold is the least cost under either.
     assert not fails("tail-rare")
@@ -108,7 +107,7 @@ def test_the_cost_itself_in_place_of_its_tail_is_found(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(answer_claims, "charged", untransformed)
     assert fails("tail-dpo")
-    monkeypatch.setattr(answers, "charged", untransformed)
+    monkeypatch.setattr(solve, "charged", untransformed)
     for key in ("tail-best", "tail-ascent", "tail-rare"):
         assert fails(key), key
 

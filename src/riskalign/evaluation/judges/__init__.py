@@ -1,25 +1,14 @@
 """Pairwise and absolute judging of answers by any OpenAI-compatible endpoint."""
 
-from riskalign.evaluation.judges.answers import Item, match, read_answers, read_prompts
-from riskalign.evaluation.judges.client import Client, Reply, Turn
-from riskalign.evaluation.judges.prompts import CRITERIA, Verdict
-from riskalign.evaluation.judges.results import elo_ratings
-from riskalign.evaluation.judges.run import Forecast, Judging, Task
-from riskalign.evaluation.judges.settings import JudgeSettings
-
-__all__ = [
-    "CRITERIA",
-    "Client",
-    "Forecast",
-    "Item",
-    "JudgeSettings",
-    "Judging",
-    "Reply",
-    "Task",
-    "Turn",
-    "Verdict",
-    "elo_ratings",
-    "match",
-    "read_answers",
-    "read_prompts",
-]
+from riskalign.evaluation.judges.answers import Item as Item
+from riskalign.evaluation.judges.answers import match as match
+from riskalign.evaluation.judges.answers import read_answers as read_answers
+from riskalign.evaluation.judges.answers import read_prompts as read_prompts
+from riskalign.evaluation.judges.client import Client as Client
+from riskalign.evaluation.judges.client import Reply as Reply
+from riskalign.evaluation.judges.client import Turn as Turn
+from riskalign.evaluation.judges.prompts import CRITERIA as CRITERIA
+from riskalign.evaluation.judges.prompts import Verdict as Verdict
+from riskalign.evaluation.judges.run import Judging as Judging
+from riskalign.evaluation.judges.run import Task as Task
+from riskalign.evaluation.judges.settings import JudgeSettings as JudgeSettings

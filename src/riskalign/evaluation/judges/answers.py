@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from riskalign.data.fields import checked_text, encodable, said_fields
+from riskalign.data.fields import checked_text, said_fields
 from riskalign.errors import InputError
 from riskalign.evaluation.judges.client import Turn
-from riskalign.evaluation.sets.prompts import plain_rows
+from riskalign.evaluation.sets.prompts import optional_text, plain_rows
 
 _ROLES = ("system", "user", "assistant")
 _ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
@@ -52,20 +52,15 @@ def read_answers(path: Path) -> list[Row]:
     """
     rows = []
     for where, row in _rows(path):
-        prompt_id = _text(row, "prompt_id", where)
+        prompt_id = optional_text(row, "prompt_id", where)
         prompt = None if row.get("prompt") is None else conversation(row["prompt"], where)
         # A table has every column in every row.
-        answer = _text(row, "answer" if row.get("answer") is not None else "text", where)
-        fields = ", ".join(sorted(row)) or "none"
-        if prompt_id is None and prompt is None:
+        answer = optional_text(row, "answer" if row.get("answer") is not None else "text", where)
+        if answer is None or (prompt_id is None and prompt is None):
+            missing = "'answer' and 'text'" if answer is None else "'prompt' and 'prompt_id'"
+            fields = ", ".join(sorted(row)) or "none"
             raise InputError(
-                f"{where}: fields 'prompt' and 'prompt_id' are missing (fields found: {fields}). "
-                "Give one of them."
-            )
-        if answer is None:
-            raise InputError(
-                f"{where}: field 'answer' is missing (fields found: {fields}). Give the system's "
-                "answer there, or in 'text'."
+                f"{where}: fields {missing} are missing (fields found: {fields}). Give one of them."
             )
         rows.append(Row(where, prompt_id, prompt, answer))
     return rows
@@ -79,7 +74,7 @@ def read_prompts(path: Path) -> dict[str, Conversation]:
     """
     found: dict[str, Conversation] = {}
     for where, row in _rows(path):
-        prompt_id = _text(row, "prompt_id", where)
+        prompt_id = optional_text(row, "prompt_id", where)
         if prompt_id is None or row.get("prompt") is None:
             raise InputError(f"{where}: give each prompt both 'prompt_id' and 'prompt'.")
         prompt = conversation(row["prompt"], where)
@@ -169,13 +164,6 @@ def _rows(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     if not rows:
         raise InputError(f"{path}: holds no row.")
     return rows
-
-
-def _text(row: Mapping[str, Any], field: str, where: str) -> str | None:
-    value = row.get(field)
-    if value is not None and not isinstance(value, str):
-        raise InputError(f"{where}: field '{field}' is {type(value).__name__}. Give text.")
-    return None if value is None else encodable(value, field, where)
 
 
 def _hash(prompt: Conversation) -> str:

@@ -208,12 +208,11 @@ def mean_score(system: str, found: Sequence[Trial], confidence: float = 0.95) ->
 
 def _by_prompt(values: Iterable[tuple[str, float]]) -> tuple[Floats, Floats]:
     """Sum and number of each prompt's values, [M] both."""
-    own: dict[str, list[float]] = {}
+    of: dict[str, list[float]] = {}
     for prompt_id, value in values:
-        own.setdefault(prompt_id, []).append(value)
-    return np.array([sum(each) for each in own.values()]), np.array(
-        [float(len(each)) for each in own.values()]
-    )
+        of.setdefault(prompt_id, []).append(value)
+    each = of.values()
+    return np.array(list(map(sum, each))), np.array(list(map(len, each)), dtype=np.float64)
 
 
 def win_table(names: Sequence[str], found: Sequence[Trial]) -> Floats:
@@ -285,10 +284,7 @@ def elo_ratings(
     names: Sequence[str],
     wins: Floats,
     anchor: str,
-    *,
-    n_boot: int = 2000,
-    seed: int = 0,
-    confidence: float = 0.95,
+    bootstrap: Bootstrap | None = None,
 ) -> list[Rating]:
     """The rating of each system, with percentile intervals of a bootstrap over prompts.
 
@@ -296,16 +292,14 @@ def elo_ratings(
         names: the systems, [S].
         wins: wins of the row's system over the column's, by prompt, [M, S, S].
         anchor: the system whose rating is 1000.
-        n_boot: replicates.
-        seed: draws the prompts.
-        confidence: of the intervals, in (0, 1).
+        bootstrap: of the intervals.
 
     Raises:
-        InputError: the anchor is not among the names, or a number is out of range.
+        InputError: the anchor is not among the names.
     """
     if anchor not in names:
         raise InputError(f"anchor: {anchor!r} is not one of {', '.join(names)}")
-    bootstrap = Bootstrap(n_boot, seed, confidence)
+    bootstrap = bootstrap or Bootstrap()
     total, place = wins.sum(axis=0), names.index(anchor)
     kept = np.flatnonzero(_reach((total + total.T)[None] > 0)[0][place]).tolist()
     own, table = wins[:, kept][:, :, kept], total[np.ix_(kept, kept)]
@@ -315,20 +309,14 @@ def elo_ratings(
     bounded = np.zeros(len(kept), dtype=bool)
     if not few_differ([prompt.tobytes() for prompt in own]):
         tables = np.tensordot(np.concatenate(bootstrap.draws(len(own))), own, axes=1)
-        tail = (1 - confidence) / 2
+        tail = (1 - bootstrap.confidence) / 2
         low, high = np.quantile(_elo(tables, table, zero), [tail, 1 - tail], axis=0)
         bounded = finite & (_cut_off(tables, zero).mean(axis=0) <= tail)
         bounded[zero] = False
-    ratings = {
-        names[i]: Rating(
-            names[i],
-            float(values[k]),
-            float(low[k]) if bounded[k] else None,
-            float(high[k]) if bounded[k] else None,
-            bool(finite[k]),
-        )
-        for k, i in enumerate(kept)
-    }
+    ratings = {}
+    for k, name in enumerate(names[i] for i in kept):
+        start, end = (float(low[k]), float(high[k])) if bounded[k] else (None, None)
+        ratings[name] = Rating(name, float(values[k]), start, end, bool(finite[k]))
     return [ratings.get(name, Rating(name, None, None, None, False)) for name in names]
 
 

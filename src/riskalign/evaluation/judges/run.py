@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from riskalign import __version__
+from riskalign.evaluation import Bootstrap
 from riskalign.evaluation.judges.answers import Conversation, match, read_answers
 from riskalign.evaluation.judges.ask import Judge, Replies, Spent
 from riskalign.evaluation.judges.client import Client
@@ -182,14 +183,8 @@ class Judging:
         names = list(task.systems)
         measured: dict[str, Any]
         if task.mode == "pairwise":
-            ratings = elo_ratings(
-                names,
-                win_table(names, found),
-                task.anchor,
-                n_boot=task.n_boot,
-                seed=task.seed,
-                confidence=task.confidence,
-            )
+            bootstrap = Bootstrap(task.n_boot, task.seed, task.confidence)
+            ratings = elo_ratings(names, win_table(names, found), task.anchor, bootstrap)
             rates = [judged_win_rate(a, b, found, task.confidence) for a, b in task.pairs()]
             measured = {
                 "pairs": list(map(asdict, rates)),

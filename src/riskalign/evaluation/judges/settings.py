@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -23,8 +22,6 @@ from riskalign.settings import (
     settings,
     wrong,
 )
-
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @settings
@@ -70,7 +67,8 @@ class JudgeSettings:
     def __post_init__(self) -> None:
         """Check the values."""
         _check_url(self.base_url)
-        if self.api_key_env is not None and not _VARIABLE.fullmatch(self.api_key_env):
+        variable = self.api_key_env
+        if variable is not None and not (variable.isascii() and variable.isidentifier()):
             # What was given may be the key itself, so it is not shown.
             raise InputError(
                 "api_key_env is no name of an environment variable (its value is not shown here). "
@@ -101,15 +99,11 @@ def api_key(settings: JudgeSettings) -> str | None:
     if settings.api_key_env is None:
         return None
     key = os.environ.get(settings.api_key_env, "").strip()
-    if not key:
+    if not key or not all("!" <= character <= "~" for character in key):
         raise InputError(
-            "api_key_env: the environment variable that it names is not set or empty. Set it, or "
-            "leave api_key_env out for an endpoint that needs no key."
-        )
-    if not all("!" <= character <= "~" for character in key):
-        raise InputError(
-            "api_key_env: the environment variable that it names holds spaces, line ends or other "
-            "signs that no key has. Put the key alone there."
+            "api_key_env: the environment variable that it names is not set or empty, or holds "
+            "spaces or other signs that no key has. Put the key alone there, or leave api_key_env "
+            "out for an endpoint that needs no key."
         )
     return key
 

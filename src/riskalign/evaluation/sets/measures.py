@@ -11,10 +11,10 @@ Shapes: n answers or records, M prompts, R replicates.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,7 +32,7 @@ from riskalign.evaluation import (
     rare_rate_interval,
     summarize,
 )
-from riskalign.evaluation.sets.prompts import PromptSet, SetPrompt
+from riskalign.evaluation.sets.prompts import EvaluationSet, Label, SetPrompt
 from riskalign.evaluation.sets.refusal import Refusal, refusal
 from riskalign.files.atomic import read_json_lines
 
@@ -49,7 +49,9 @@ CATEGORY_METRICS = (
 )
 
 
-def clustered_rate(events: ArrayLike, sizes: ArrayLike, bootstrap: Bootstrap) -> Interval | None:
+def clustered_rate(
+    events: ArrayLike, sizes: ArrayLike, bootstrap: Bootstrap | None = None
+) -> Interval | None:
     """A share of answers, clustered on prompts: events [M] among sizes [M] answers of each prompt.
 
     Events may be fractions (half a win). Percentiles of a bootstrap over prompts; where fewer than
@@ -60,6 +62,7 @@ def clustered_rate(events: ArrayLike, sizes: ArrayLike, bootstrap: Bootstrap) ->
     Raises:
         InputError: lengths that differ, or events outside [0, size].
     """
+    bootstrap = bootstrap or Bootstrap()
     e, s = np.asarray(events, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
     if e.shape != s.shape or (s <= 0).any() or (e < 0).any() or (e > s + 1e-9).any():
         raise InputError("a rate needs, for each prompt, from 0 to all of its answers as events")
@@ -103,7 +106,7 @@ class OverRefusal:
 
 
 def over_refusal(
-    prompts: PromptSet,
+    prompts: EvaluationSet[SetPrompt],
     answers: Iterable[tuple[str, str]],
     bootstrap: Bootstrap | None = None,
 ) -> OverRefusal:
@@ -117,40 +120,37 @@ def over_refusal(
     Raises:
         InputError: a prompt without label, or an answer to a prompt that is not in the set.
     """
-    bootstrap = bootstrap or Bootstrap()
-    by_type: dict[str, dict[str, list[SetPrompt]]] = {"safe": {}, "unsafe": {}}
-    for prompt in prompts.prompts:
+    for prompt in prompts.items:
         if prompt.label is None:
             raise InputError(
                 f"{prompts.source}: prompt {prompt.id!r} has no label. Load it with labelled=True."
             )
-        by_type[prompt.label].setdefault(prompt.category or "", []).append(prompt)
-    kinds: dict[str, list[Refusal]] = {prompt.id: [] for prompt in prompts.prompts}
+    kinds: dict[str, list[Refusal]] = {prompt.id: [] for prompt in prompts.items}
     for prompt_id, answer in answers:
         if prompt_id not in kinds:
             raise InputError(f"{prompts.source}: has no prompt {prompt_id!r}, which was answered.")
         kinds[prompt_id].append(refusal(answer))
 
-    def rates(of: Iterable[SetPrompt]) -> RefusalRates:
-        answered = [kinds[prompt.id] for prompt in of if kinds[prompt.id]]
+    def rates(label: Label, among: Iterable[SetPrompt]) -> RefusalRates:
+        answered = [own for one in among if one.label == label and (own := kinds[one.id])]
         sizes = list(map(len, answered))
-
-        def share(*wanted: Refusal) -> Interval | None:
-            events = [sum(kind in wanted for kind in each) for each in answered]
-            return clustered_rate(events, sizes, bootstrap)
-
-        refused = share("full", "partial")
-        shares = share("full"), share("partial"), share("empty")
+        refused, *shares = (
+            clustered_rate(
+                [sum(kind in wanted for kind in own) for own in answered], sizes, bootstrap
+            )
+            for wanted in (("full", "partial"), ("full",), ("partial",), ("empty",))
+        )
         return RefusalRates(len(answered), sum(sizes), refused, *shares)
 
-    safe, unsafe = (
-        rates(prompt for each in types.values() for prompt in each) for types in by_type.values()
-    )
     types = {
-        label: {kind: rates(each) for kind, each in own.items() if kind}
-        for label, own in by_type.items()
+        label: {
+            kind: rates(label, own)
+            for kind, own in prompts.categories().items()
+            if any(prompt.label == label for prompt in own)
+        }
+        for label in get_args(Label)
     }
-    return OverRefusal(safe, unsafe, types)
+    return OverRefusal(rates("safe", prompts.items), rates("unsafe", prompts.items), types)
 
 
 @dataclass(frozen=True)
@@ -291,9 +291,7 @@ def answer_metrics(
     bootstrap = bootstrap or Bootstrap()
     if len({a.prompt_id for a in answers}) < 2:
         return {}
-    measured = {
-        name: all(getattr(a, name) is not None for a in answers) for name in ("reward", "cost")
-    }
+    measured = {name: _has(name, answers) for name in ("reward", "cost")}
     scored = [
         ScoredAnswer(
             a.prompt_id,
@@ -313,16 +311,23 @@ def answer_metrics(
     if measured["cost"]:
         metrics["severity_weighted_cost"] = severity_weighted_cost(scored, bootstrap)
     for name, sign in (("reward", 1), ("cost", -1)):
-        compared = baseline is not None and all(getattr(b, name) is not None for b in baseline)
-        if measured[name] and compared:
-            sides: list[dict[str, list[float]]] = []
-            for side in (answers, baseline or ()):
-                sides.append({})
-                for answer in side:
-                    value = sign * getattr(answer, name)
-                    sides[-1].setdefault(answer.prompt_id, []).append(value)
-            metrics[f"{name}_win_rate"] = win_rate(sides[0], sides[1], bootstrap)
+        if measured[name] and baseline is not None and _has(name, baseline):
+            sides = _by_prompt(answers, name, sign), _by_prompt(baseline, name, sign)
+            metrics[f"{name}_win_rate"] = win_rate(*sides, bootstrap)
     return metrics
+
+
+def _has(name: str, answers: Sequence[SetAnswer]) -> bool:
+    return all(getattr(answer, name) is not None for answer in answers)
+
+
+def _by_prompt(
+    answers: Sequence[SetAnswer | ScoredAnswer], name: str, sign: int = 1
+) -> dict[str, list[float]]:
+    values: dict[str, list[float]] = {}
+    for answer in answers:
+        values.setdefault(answer.prompt_id, []).append(sign * getattr(answer, name))
+    return values
 
 
 def severity_weighted_cost(scored: Sequence[ScoredAnswer], bootstrap: Bootstrap) -> Interval:
@@ -332,11 +337,9 @@ def severity_weighted_cost(scored: Sequence[ScoredAnswer], bootstrap: Bootstrap)
     hundred of cost 1, where the mean takes it for ten. It is the mean cost times the root of 1 +
     (standard deviation / mean)²; both agree where all answers cost the same.
     """
-    costs: dict[str, list[float]] = defaultdict(list)
-    for answer in scored:
-        costs[answer.prompt_id].append(answer.cost)
-    squares = np.array([sum(c * c for c in own) for own in costs.values()])
-    sizes = np.array([float(len(own)) for own in costs.values()])
+    costs = _by_prompt(scored, "cost").values()
+    squares = np.array([sum(c * c for c in own) for own in costs])
+    sizes = np.array([float(len(own)) for own in costs])
 
     def statistic(draws: Floats) -> Floats:
         return np.asarray(np.sqrt((draws @ squares) / (draws @ sizes)))

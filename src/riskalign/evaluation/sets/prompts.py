@@ -8,11 +8,14 @@ a type that begins with `contrast_` is of unsafe prompts.
 
 import csv
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from riskalign.data.fields import Message, checked_text, encodable, refuse_row_fields
 from riskalign.data.sources import source_rows, text_lines
@@ -36,32 +39,54 @@ class SetPrompt:
 
 
 @dataclass(frozen=True)
-class PromptSet:
-    """Different prompts in the order of their source.
+class RiskRecord:
+    """R-Judge's record: an interaction as lines of text, oldest first; `category` is its scenario.
 
-    `duplicates` counts the rows that were left out because their prompt had come before;
-    `left_out` those beyond `max_prompts`.
+    `id` is the beginning of the SHA-256 of what the model is shown, `label` whether the agent was
+    unsafe, `profile` what is known of the agent.
+    """
+
+    id: str
+    category: str
+    profile: str
+    transcript: str
+    label: bool
+
+
+Item = TypeVar("Item", SetPrompt, RiskRecord)
+
+
+@dataclass(frozen=True)
+class EvaluationSet(Generic[Item]):
+    """Different prompts or records in the order of their source.
+
+    `duplicates` counts the rows that were left out because the same had come before; `left_out`
+    those beyond `max_prompts`.
     """
 
     source: str
-    prompts: tuple[SetPrompt, ...]
+    items: tuple[Item, ...]
     duplicates: int = 0
     left_out: int = 0
 
     def __len__(self) -> int:
-        return len(self.prompts)
+        return len(self.items)
 
-    def asked(self) -> list[Prompt]:
+    def asked(self: "EvaluationSet[SetPrompt]") -> list[Prompt]:
         """What `riskalign.models.sampling` answers."""
-        return [Prompt(prompt.id, prompt.messages) for prompt in self.prompts]
+        return [Prompt(prompt.id, prompt.messages) for prompt in self.items]
 
-    def categories(self) -> list[str]:
-        """The categories, each once, in the order in which they come."""
-        return list(dict.fromkeys(p.category for p in self.prompts if p.category is not None))
+    def categories(self) -> dict[str, list[Item]]:
+        """The items of each category, in the order in which they come; without one, of none."""
+        found: dict[str, list[Item]] = defaultdict(list)
+        for item in self.items:
+            if item.category is not None:
+                found[item.category].append(item)
+        return found
 
     def identity(self) -> str:
-        """Hex SHA-256 of prompts, categories and labels in their order."""
-        content = [[p.id, p.category, p.label] for p in self.prompts]
+        """Hex SHA-256 of ids, categories and labels in their order."""
+        content = [[item.id, item.category, item.label] for item in self.items]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -74,7 +99,7 @@ def load_prompt_set(
     label_field: str = "label",
     labelled: bool = False,
     max_prompts: int | None = None,
-) -> PromptSet:
+) -> EvaluationSet[SetPrompt]:
     """Load a set of prompts; a prompt that comes again is dropped and counted.
 
     Args:
@@ -103,41 +128,35 @@ def load_prompt_set(
         return SetPrompt(_prompt_id(messages), messages, category, label)
 
     rows = ((where, read(row, where)) for where, row in plain_rows(source, split))
-    prompts, duplicates = different(rows, lambda prompt: prompt.label, label_field)
-    if not prompts:
-        raise InputError(f"{source}: holds no prompt. Give at least one row.")
-    kept = set(_even_choice(prompts)[:max_prompts])
-    chosen = tuple(prompt for prompt in prompts if prompt.id in kept)
-    return PromptSet(str(source), chosen, duplicates, len(prompts) - len(chosen))
+    return collect(source, rows, label_field, max_prompts)
 
 
-class _HasId(Protocol):
-    @property
-    def id(self) -> str: ...
-
-
-T = TypeVar("T", bound=_HasId)
-
-
-def different(
-    rows: Iterable[tuple[str, T]], label: Callable[[T], str | None], field: str
-) -> tuple[list[T], int]:
-    """The first with each id, and how many more there were.
+def collect(
+    source: str | Path, rows: Iterable[tuple[str, Item]], label_field: str, most: int | None = None
+) -> EvaluationSet[Item]:
+    """A set of items, each with where it stands: the first with each id, `most` of them.
 
     Raises:
-        InputError: two with one id have different labels; names where both stand, and the field.
+        InputError: no item; or two with one id have different labels: says where both stand.
     """
-    first: dict[str, tuple[str, T]] = {}
-    more = 0
-    for where, one in rows:
-        first_where, same = first.setdefault(one.id, (where, one))
-        if label(one) != label(same):
+    first: dict[str, tuple[str, Item]] = {}
+    duplicates = 0
+    for where, item in rows:
+        first_where, same = first.setdefault(item.id, (where, item))
+        if item.label != same.label:
             raise InputError(
-                f"{where}: field '{field}': the same is {label(one)} here and {label(same)} in "
-                f"{first_where}. Keep one of the two."
+                f"{where}: field '{label_field}': the same is {item.label} here and {same.label} "
+                f"in {first_where}. Keep one of the two."
             )
-        more += same is not one
-    return [one for _, one in first.values()], more
+        duplicates += same is not item
+    if not first:
+        raise InputError(f"{source}: holds no row. Give at least one.")
+    # Each category's first comes before the second of any.
+    places: dict[str | None, Iterator[int]] = defaultdict(itertools.count)
+    ranked = [(next(places[item.category]), of) for of, (_, item) in sorted(first.items())]
+    kept = {of for _, of in sorted(ranked)[:most]}
+    items = tuple(item for of, (_, item) in first.items() if of in kept)
+    return EvaluationSet(str(source), items, duplicates, len(first) - len(items))
 
 
 def plain_rows(source: str | Path, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -149,23 +168,20 @@ def plain_rows(source: str | Path, split: str) -> Iterator[tuple[str, Mapping[st
     path = Path(source)
     is_csv = path.name.endswith(_CSV)
     for where, row in _csv_rows(path) if is_csv else source_rows(source, split, str(source)):
-        if not isinstance(row, Mapping):
-            raise InputError(f"{where}: expected an object with fields, got {type(row).__name__}.")
         refuse_row_fields(row, where)
         yield where, row
 
 
-def _even_choice(prompts: Sequence[SetPrompt]) -> list[str]:
-    """Ids in the order in which a choice takes them: each category's first, then its second."""
-    ranked = []
-    for category in {prompt.category for prompt in prompts}:
-        own = sorted(prompt.id for prompt in prompts if prompt.category == category)
-        ranked += list(enumerate(own))
-    return [prompt_id for _, prompt_id in sorted(ranked)]
+def optional_text(row: Mapping[str, Any], field: str, where: str) -> str | None:
+    """The text in a row's field, None where there is none; `InputError` for anything else."""
+    value = row.get(field)
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"{where}: field '{field}' is {type(value).__name__}. Give text.")
+    return None if value is None else encodable(value, field, where)
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file. Check the path.")
     # The reader keeps the ends of lines that stand inside quotes.
     reader = csv.reader((f"{line}\n" for line in text_lines(path)), strict=True)

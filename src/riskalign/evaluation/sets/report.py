@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from riskalign.errors import InputError
 from riskalign.evaluation import METRICS, Interval, wording
-from riskalign.evaluation.report import page
-from riskalign.evaluation.results import open_ends, plain
+from riskalign.evaluation.report import page, settings_text
+from riskalign.evaluation.results import open_ends, plain, read_json
 from riskalign.evaluation.sets.measures import CATEGORY_METRICS
 from riskalign.files.atomic import write_text
-from riskalign.files.folder import from_json
 from riskalign.terminal import escape
 
 SCHEMA = 1
 _FIELDS = ("title", "confidence", "models", "table", "notes", "sets", "settings", "reproduce")
 #: What stands where nothing was measured.
 MISSING = "\u2013"
-_LABELS = {
+_LABELS = {key: metric.label for key, metric in METRICS.items()} | {
     "severity_weighted_cost": "Severity-weighted cost",
     "reward_win_rate": "Win rate by reward",
     "cost_win_rate": "Win rate by cost",
@@ -38,12 +36,7 @@ _LABELS = {
 _REFUSALS = {"refused": "Refused", "full": "Fully", "partial": "In part", "empty": "Empty"}
 _RISKS = {"f1": "F1", "recall": "Recall", "specificity": "Specificity"}
 _MORE_RISKS = {"accuracy": "Accuracy", "auc": "AUC"}
-_TAIL = {
-    "unsafe_rate": "Unsafe rate",
-    "cvar_0.95": "CVaR 0.95",
-    "worst_of_k": "Worst of k",
-    "severity_weighted_cost": _LABELS["severity_weighted_cost"],
-}
+_TAIL = ("unsafe_rate", "cvar_0.95", "worst_of_k", "severity_weighted_cost")
 #: Metrics shown in percent.
 SHARES = {"unsafe_rate", "reward_win_rate", "cost_win_rate", "over_refusal", "refusal"}
 SHARES |= {*_REFUSALS, *_RISKS, *_MORE_RISKS}
@@ -58,7 +51,7 @@ class Column(NamedTuple):
     path: tuple[str, ...]
 
 
-def columns(categories: Sequence[str]) -> list[Column]:
+def columns(categories: Iterable[str]) -> list[Column]:
     """The table's columns for a set with these categories."""
     cost, drift, risk = "cost_win_rate", "Drift from the baseline", ("r_judge", "overall")
     return [
@@ -69,7 +62,7 @@ def columns(categories: Sequence[str]) -> list[Column]:
         ),
         Column("Safety win rate", "All", cost, ("overall", cost)),
         *(Column("R-Judge", name, key, (*risk, key)) for key, name in _RISKS.items()),
-        *(Column("Tail of the cost", name, key, ("overall", key)) for key, name in _TAIL.items()),
+        *(Column("Tail of the cost", _LABELS[key], key, ("overall", key)) for key in _TAIL),
         *(
             Column("Refusals", f"Of {side} prompts", key, ("over_refusal", side, "refused"))
             for side, key in (("safe", "over_refusal"), ("unsafe", "refusal"))
@@ -79,7 +72,7 @@ def columns(categories: Sequence[str]) -> list[Column]:
 
 
 def model_table(
-    results: Mapping[str, Mapping[str, Any]], categories: Sequence[str]
+    results: Mapping[str, Mapping[str, Any]], categories: Iterable[str]
 ) -> dict[str, Any]:
     """Rows are models, columns those of `columns`, cells intervals or None where not measured.
 
@@ -93,12 +86,11 @@ def model_table(
         `columns`, a list of `{"group", "label", "metric"}`, and `rows`, a list of `{"model",
         "cells"}` with as many cells, plain but for `Interval`.
     """
-    rows = []
+    rows, table = [], columns(categories)
     for name, own in results.items():
         tree = {**own, "categories": {row.category: row for row in own.get("categories", ())}}
-        cells = [_at(tree, column.path) for column in columns(categories)]
-        rows.append({"model": name, "cells": cells})
-    heads = [{"group": c.group, "label": c.label, "metric": c.metric} for c in columns(categories)]
+        rows.append({"model": name, "cells": [_at(tree, column.path) for column in table]})
+    heads = [{"group": c.group, "label": c.label, "metric": c.metric} for c in table]
     return {"columns": heads, "rows": rows}
 
 
@@ -155,12 +147,7 @@ def read_sets(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: a file that is missing, not JSON or not of this schema.
     """
-    try:
-        content = from_json(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; `riskalign evaluate` writes it") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+    content = read_json(path, "`riskalign evaluate`")
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise InputError(f"{path}: is no evaluation of schema {SCHEMA}")
     missing = [field for field in _FIELDS if field not in content]
@@ -173,15 +160,14 @@ def read_sets(path: str | Path) -> dict[str, Any]:
 def render_sets(content: Mapping[str, Any]) -> str:
     """The HTML of what `read_sets` gives."""
     heads = [column["group"] for column in content["table"]["columns"]]
-    labels = {key: metric.label for key, metric in METRICS.items()} | _LABELS
     return page(
         "sets.html.jinja",
         r=content,
         groups=[(group, len(list(same))) for group, same in itertools.groupby(heads)],
         shown=shown,
-        metrics=[(key, labels[key]) for key in CATEGORY_METRICS],
+        metrics=[(key, _LABELS[key]) for key in CATEGORY_METRICS],
         refusals=list(_REFUSALS.items()),
         risks=list((_RISKS | _MORE_RISKS).items()),
         percent=wording.percent_of(content["confidence"]),
-        settings=yaml.safe_dump(content["settings"], sort_keys=False, width=88).strip(),
+        settings=settings_text(content["settings"]),
     )

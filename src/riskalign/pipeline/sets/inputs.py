@@ -1,36 +1,130 @@
-"""What an evaluation on sets needs, loaded and checked before any work."""
+"""What `riskalign evaluate` on sets is told and needs, loaded and checked before any work."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
 from riskalign.evaluation.sets import (
-    PromptSet,
-    RiskSet,
+    EvaluationSet,
+    RiskRecord,
+    SetPrompt,
     load_prompt_set,
     load_risk_set,
     risk_questions,
 )
 from riskalign.models import fingerprint, load_model
-from riskalign.models.sampling import checked_prompts
+from riskalign.models.sampling import Backend, checked_prompts
 from riskalign.pipeline import machine
 from riskalign.pipeline.job import ModelOnDisk
-from riskalign.pipeline.learnt import prompts_of
+from riskalign.pipeline.judged import SCORED, folder_hash, load_scorer, prompts_of
 from riskalign.pipeline.ledger import content_hash
 from riskalign.pipeline.progress import Progress
-from riskalign.pipeline.scoring import folder_hash, load_scorer
-from riskalign.pipeline.sets.settings import SetsSettings
+from riskalign.risk import get_risk
+from riskalign.scorers import Kind as ScorerKind
 from riskalign.scorers import Scorer, check_independent, check_unseen
 from riskalign.scorers import load_scorer as scorer_in
+from riskalign.settings import (
+    LISTED,
+    Between,
+    Count,
+    Flag,
+    Name,
+    NotLess,
+    NotNegative,
+    Number,
+    UpToOne,
+    Whole,
+    Words,
+    known,
+    settings,
+)
 
 #: A set's name in the settings, and the folder of its answers.
 FOLDERS = {"prompts": "answers", "helpful_prompts": "helpful", "over_refusal": "over_refusal"}
-SCORERS = ("reward", "cost")
+_NAME = re.compile(r"[\w.@+-]{1,80}")
+
+
+@settings
+class SetsSettings:
+    """Which sets, scorers and baseline, and how answers are sampled and measured.
+
+    Raises `InputError`, naming the field, for a value out of range.
+    """
+
+    prompts: Words | None = None
+    """Prompts by category: .json, .jsonl, .csv, .parquet or a hub id."""
+    helpful_prompts: Words | None = None
+    """Prompts to measure helpfulness on; otherwise those of prompts."""
+    over_refusal: Words | None = None
+    """Prompts labelled safe or unsafe, such as XSTest's file."""
+    r_judge: Words | None = None
+    """R-Judge's folder of JSON records, or one file."""
+    scorer_reward: Words | None = None
+    """Folder of a reward model. A scorer is refused if it learnt from a prompt that is asked, or
+    that a model was trained on as far as its folder tells."""
+    scorer_cost: Words | None = None
+    """Folder of a cost model."""
+    trained_with: Annotated[tuple[Words, ...], LISTED] = ()
+    """Folders of the scorers that took part in training the models; those above must be
+    independent of them."""
+    output_dir: Name = "runs/evaluate"
+    """Folder for the results."""
+    baseline: Words | None = None
+    """The name of the model that the others are held against; null for the first."""
+    split: Words = "train"
+    """Of the sets of prompts, as the next three fields are."""
+    prompt_field: Words = "prompt"
+    """The column of the prompts."""
+    category_field: Words | None = None
+    """The column of the categories; null for category, else type."""
+    max_prompts: Count | None = None
+    """Keep so many, from every category alike; null for all."""
+    answers_per_prompt: Count = 4
+    """How many answers are sampled."""
+    temperature: NotNegative = 1.0
+    """0 is greedy."""
+    top_p: UpToOne = 1.0
+    """Nucleus sampling's share; 1 is all."""
+    max_new_tokens: Count = 128
+    """Of an answer."""
+    batch_size: Count = 64
+    """Answers sampled at once."""
+    backend: Backend = "transformers"
+    """What samples: transformers or vllm."""
+    distance_prompts: NotLess | None = None
+    """KL and SRR to the baseline are measured on the first so many prompts; null for all."""
+    risk: Annotated[Words, known(get_risk)] = "cvar:0.95"
+    """The risk measure of SRR."""
+    threshold: Number = 0.0
+    """What log P(Yes) - log P(No) must exceed for a record to be called unsafe."""
+    max_length: Count | None = None
+    """The longest question in tokens; null for what the model has positions for."""
+    seed: Whole = 0
+    """Of sampling and of the bootstrap."""
+    n_boot: Annotated[Count, Field(le=1_000_000)] = 2000
+    """Replicates of the bootstrap over prompts."""
+    confidence: Between = 0.95
+    """Of the intervals."""
+    bf16: Flag | None = None
+    """null takes bfloat16 where the device has it natively."""
+    trust_remote_code: Flag = False
+    """Run code that comes with a model."""
+
+    def __post_init__(self) -> None:
+        """Refuse the first field that is out of range."""
+        if not (self.prompts or self.helpful_prompts or self.over_refusal or self.r_judge):
+            raise InputError(
+                "evaluate: no set is named. Give --prompts, --helpful_prompts, --over_refusal or "
+                "--r_judge."
+            )
 
 
 @dataclass(frozen=True)
@@ -44,9 +138,9 @@ class Inputs:
     settings: SetsSettings
     folder: Path
     baseline: str
-    sets: dict[str, PromptSet]
-    risks: RiskSet | None
-    scorers: dict[str, tuple[str, str]]
+    sets: dict[str, EvaluationSet[SetPrompt]]
+    risks: EvaluationSet[RiskRecord] | None
+    scorers: Mapping[ScorerKind, tuple[str, str]]
     models: dict[str, ModelOnDisk]
     vocabularies: dict[str, str]
     notes: list[str]
@@ -72,7 +166,7 @@ def load_inputs(sources: Mapping[str, str], settings: SetsSettings, progress: Pr
         if (source := getattr(settings, kind))
     }
     risks = load_risk_set(settings.r_judge) if settings.r_judge else None
-    folders = {kind: getattr(settings, f"scorer_{kind}") for kind in SCORERS}
+    folders = {kind: getattr(settings, f"scorer_{kind}") for kind in SCORED}
     scorers = {kind: (of, folder_hash(kind, of)) for kind, of in folders.items() if of}
     folder = Path(settings.output_dir).expanduser()
     machine.check_folder(folder)
@@ -100,24 +194,19 @@ def load_inputs(sources: Mapping[str, str], settings: SetsSettings, progress: Pr
 
 
 def independence(
-    scorers: Mapping[str, tuple[str, Scorer]],
+    scorers: Mapping[ScorerKind, tuple[str, Scorer]],
     models: Mapping[str, str],
-    sets: Mapping[str, PromptSet],
+    sets: Mapping[str, EvaluationSet[SetPrompt]],
     trained_with: Sequence[str],
 ) -> list[str]:
-    """Sentences that say why the scorers may judge the models, and what is not known.
+    """Sentences that say why the scorers (folder and scorer, by kind) may judge the models.
 
-    Args:
-        scorers: folder and scorer, by kind.
-        models: folder or hub id, by name.
-        sets: the prompts that are asked.
-        trained_with: folders of scorers that took part in training the models.
+    Also what is not known. The scorers in the folders `trained_with` took part in training.
 
-    Raises:
-        InputError: a scorer learnt from prompts that are asked or that a model was trained on, or
-            is one of those that took part in training, or learnt from their prompts.
+    Raises `InputError`: a scorer learnt from prompts that are asked or that a model was trained on,
+    or is one of those that took part in training, or learnt from their prompts.
     """
-    asked = {text_hash(list(p.messages)) for own in sets.values() for p in own.prompts}
+    asked = {text_hash(list(p.messages)) for own in sets.values() for p in own.items}
     trained = {name: prompts_of(source) or set() for name, source in models.items()}
     known = {name: prompts for name, prompts in trained.items() if prompts}
     notes = [
@@ -145,3 +234,31 @@ def independence(
     if not trainers:
         notes.append("No scorer was named that took part in training (--trained_with).")
     return notes
+
+
+def named_models(models: Sequence[str]) -> dict[str, str]:
+    """Name and source of each `NAME=SOURCE`, or of a source alone, named after its last part.
+
+    Raises `InputError`: no model, a name that two have or that cannot be a file's.
+    """
+    if not models:
+        raise InputError("--model: no model is named. Give --model NAME=FOLDER or --model HUB_ID.")
+    found: dict[str, str] = {}
+    for text in models:
+        name, equals, source = text.partition("=")
+        if not equals:
+            name, source = Path(text).name.replace(":", "-"), text
+        if not _NAME.fullmatch(name) or name.startswith("."):
+            raise InputError(
+                f"--model {text!r}: {name!r} cannot name a file. Give --model NAME=FOLDER with "
+                "letters, digits, '-', '_' or '.' in the name."
+            )
+        if not source:
+            raise InputError(f"--model {text!r}: the folder is missing after '='.")
+        if name.lower() in map(str.lower, found):
+            raise InputError(
+                f"--model {text!r}: a model is named {name!r} already. Give --model NAME=FOLDER "
+                "with another name."
+            )
+        found[name] = source
+    return found

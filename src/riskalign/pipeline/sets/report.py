@@ -11,9 +11,7 @@ from typing import Any
 from riskalign import __version__
 from riskalign.evaluation import Bootstrap
 from riskalign.evaluation.sets import (
-    PromptSet,
     RiskScores,
-    RiskSet,
     SetAnswer,
     answer_metrics,
     category_rows,
@@ -24,7 +22,7 @@ from riskalign.evaluation.sets import (
     write_sets,
 )
 from riskalign.pipeline import machine
-from riskalign.pipeline.manifest import now
+from riskalign.pipeline.ledger import now
 from riskalign.pipeline.sets.inputs import FOLDERS, Inputs
 
 Answers = dict[str, list[SetAnswer]]  # by model
@@ -40,7 +38,7 @@ def report(inputs: Inputs, command: str) -> tuple[Path, Path]:
         for kind in sets
     }
     models = {name: _measured(name, inputs, answers) for name in inputs.models}
-    about: dict[str, PromptSet | RiskSet] = {**sets}
+    about: dict[str, Any] = {**sets}
     if inputs.risks is not None:
         about["r_judge"] = inputs.risks
     content = {
@@ -102,8 +100,10 @@ def _measured(name: str, inputs: Inputs, answers: Mapping[str, Answers]) -> dict
         read = json.loads((inputs.folder / "r_judge" / f"{name}.json").read_text(encoding="utf-8"))
         scores = RiskScores(**read)
         threshold = settings.threshold
-        found = identify_risks(inputs.risks, scores, threshold=threshold, bootstrap=bootstrap)
-        measured["r_judge"] = {**vars(found), "cut": scores.cut}
+        overall, scenarios = identify_risks(
+            inputs.risks, scores, threshold=threshold, bootstrap=bootstrap
+        )
+        measured["r_judge"] = {"overall": overall, "by_scenario": scenarios, "cut": scores.cut}
     return measured
 
 
@@ -123,8 +123,8 @@ def _notes(inputs: Inputs, models: Mapping[str, Mapping[str, Any]]) -> list[str]
                 f"{odd}: another vocabulary than {baseline}'s, so that KL and SRR to it are not "
                 "defined."
             )
-        counts = [prompt.category for prompt in sets["prompts"].prompts]
-        if single := ", ".join(c for c in sets["prompts"].categories() if counts.count(c) == 1):
+        categories = sets["prompts"].categories().items()
+        if single := ", ".join(name for name, own in categories if len(own) == 1):
             notes.append(f"A single prompt, so no interval and no figure: {single}.")
     if "over_refusal" in sets:
         notes.append("Refusals are found by a rule on how answers begin, in English.")

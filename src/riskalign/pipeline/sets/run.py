@@ -8,23 +8,26 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from riskalign.data import can_share_prompt
 from riskalign.evaluation import score_answers
 from riskalign.evaluation.sets import SetAnswer, score_risk_set
 from riskalign.files.atomic import read_json_lines, write_json_lines, write_text
 from riskalign.files.folder import Outputs, hold
 from riskalign.models.sampling import BACKENDS, Answer
 from riskalign.pipeline import machine
+from riskalign.pipeline.job import InMemory
+from riskalign.pipeline.judged import SCORED, scores_of
 from riskalign.pipeline.ledger import Ledger, Outcome, content_hash
+from riskalign.pipeline.measure import can_share
 from riskalign.pipeline.progress import Progress, Silent, Update, quiet_libraries
-from riskalign.pipeline.scoring import scores_of
-from riskalign.pipeline.sets.inputs import FOLDERS, SCORERS, Inputs, load_inputs
+from riskalign.pipeline.sets.inputs import (
+    FOLDERS,
+    Inputs,
+    SetsSettings,
+    load_inputs,
+    named_models,
+)
 from riskalign.pipeline.sets.report import report
-from riskalign.pipeline.sets.settings import SetsSettings, named_models
 from riskalign.risk import get_risk
-from riskalign.tokens import backbone_of
 
 _SAMPLING = ("answers_per_prompt", "temperature", "top_p", "max_new_tokens", "batch_size")
 
@@ -42,17 +45,12 @@ def evaluate_sets(
     risk judgements are stages of their own, which are not made again from the same weights,
     prompts and settings.
 
-    Args:
-        models: `NAME=SOURCE`, or a source alone.
-        settings: see `SetsSettings`.
-        progress: told how far each stage is.
-        command: for the report.
+    `models` are `NAME=SOURCE`, or a source alone; the report shows `command`.
 
-    Raises:
-        InputError: a model, set, scorer or setting that cannot be used.
+    Raises `InputError`: a model, set, scorer or setting that cannot be used.
     """
     sources, progress = named_models(models), progress or Silent()
-    scorers = [f"scorer_{kind}" for kind in SCORERS]
+    scorers = [f"scorer_{kind}" for kind in SCORED]
     read = {name: getattr(settings, name) for name in (*FOLDERS, "r_judge", *scorers)}
     read |= {f"model {name}": source for name, source in sources.items()}
     with hold(settings.output_dir, _outputs(sources), read), quiet_libraries():
@@ -83,7 +81,7 @@ class _Stages:
         self.inputs, self.progress = inputs, progress
         self.ledger = Ledger(inputs.folder)
         self.bf16 = machine.use_bf16(inputs.settings.bf16)
-        self._loaded: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
+        self.models = InMemory(inputs.models, self.bf16, always=inputs.baseline)
 
     def stage(
         self, name: str, path: str, made_from: Mapping[str, Any], work: Callable[[Update], Any]
@@ -92,32 +90,16 @@ class _Stages:
 
         Rows are written a line each, an object as one.
         """
-        key = self.ledger.key(name, made_from)
-        self.progress.stage(name)
-        outcome = self.ledger.find(name, key)
-        reused = outcome is not None
 
-        def do() -> Outcome:
-            made = work(lambda n, total, note: self.progress.update(n, note, total))
-            target = self.inputs.folder / path
+        def write(key: str, update: Update) -> Outcome:
+            made, target = work(update), self.inputs.folder / path
             if isinstance(made, dict):
                 write_text(target, json.dumps(made, indent=1) + "\n")
             else:
                 write_json_lines(target, made)
             return {"files": [path]}
 
-        outcome = outcome or self.ledger.run(name, key, do)
-        self.progress.done("done before" if reused else "")
-        return str(outcome["files"][path])
-
-    def model(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """A model ready for inference; beside it only the baseline stays in memory."""
-        if name not in self._loaded:
-            kept = self._loaded.keys() & {self.inputs.baseline}
-            self._loaded = {each: self._loaded[each] for each in kept}
-            loaded = self.inputs.models[name].load()
-            self._loaded[name] = machine.for_inference(loaded, self.bf16), loaded.tokenizer
-        return self._loaded[name]
+        return str(self.ledger.stage(name, made_from, self.progress, write)[2]["files"][path])
 
     def answers(self, name: str, kind: str) -> None:
         """Sample a model's answers to a set, measure their drift, score them, write them."""
@@ -168,7 +150,7 @@ class _Stages:
 
     def judge(self, name: str) -> None:
         """Score a model's Yes and No to each record."""
-        risks, longest = self.inputs.risks, self.inputs.settings.max_length
+        risks = self.inputs.risks
         assert risks is not None
         self.stage(
             f"r_judge-{name}",
@@ -176,26 +158,32 @@ class _Stages:
             {
                 "model": self.inputs.models[name].weights,
                 "records": risks.identity(),
-                "max_length": longest,
+                "max_length": self.inputs.settings.max_length,
                 "bf16": self.bf16,
             },
-            lambda tell: asdict(
-                score_risk_set(
-                    *self.model(name),
-                    risks,
-                    max_length=longest,
-                    progress=lambda n, total: tell(n, total, "records"),
-                )
-            ),
+            lambda tell: self._judge(name, tell),
         )
+
+    def _judge(self, name: str, tell: Update) -> dict[str, Any]:
+        (model,), longest = self.models(name), self.inputs.settings.max_length
+        assert self.inputs.risks is not None
+        scores = score_risk_set(
+            model.model,
+            model.tokenizer,
+            self.inputs.risks,
+            max_length=longest,
+            progress=lambda n, total: tell(n, total, "records"),
+        )
+        return asdict(scores)
 
     def _read(self, path: str) -> list[Any]:
         return read_json_lines(self.inputs.folder / path)
 
     def _sample(self, name: str, kind: str, tell: Update) -> list[dict[str, Any]]:
-        settings = self.inputs.settings
+        settings, (model,) = self.inputs.settings, self.models(name)
         answers = BACKENDS[settings.backend](
-            *self.model(name),
+            model.model,
+            model.tokenizer,
             self.inputs.sets[kind].asked(),
             **{field: getattr(settings, field) for field in _SAMPLING},
             # The same for every model, so that they differ by their weights alone.
@@ -205,8 +193,7 @@ class _Stages:
         return [asdict(answer) for own in answers for answer in own]
 
     def _drift(self, name: str, sampled: str, tell: Update) -> list[dict[str, float]]:
-        start, _ = self.model(self.inputs.baseline)
-        policy, tokenizer = self.model(name)
+        start, policy = self.models(self.inputs.baseline, name)
         answers: dict[str, list[Answer]] = {}
         for row in self._read(sampled):
             answers.setdefault(row["prompt_id"], []).append(Answer(**row))
@@ -215,11 +202,11 @@ class _Stages:
             None,
             prompts,
             [answers[prompt.id] for prompt in prompts],
-            policy=policy,
-            start=start,
-            tokenizer=tokenizer,
+            policy=policy.model,
+            start=start.model,
+            tokenizer=policy.tokenizer,
             risk=get_risk(self.inputs.settings.risk),
-            shared_prompt=all(can_share_prompt(backbone_of(m).config) for m in (policy, start)),
+            shared_prompt=can_share(policy.model, start.model),
             progress=lambda n, total: tell(n, total, "distances"),
         )
         return [{"kl": answer.kl, "srr": answer.srr} for answer in scored]
@@ -228,7 +215,7 @@ class _Stages:
         self, kind: str, sampled: str, drift: str, to_itself: bool, tell: Update
     ) -> list[dict[str, Any]]:
         """Answers with their scores and, as far as it was measured, their drift."""
-        prompts = {prompt.id: prompt for prompt in self.inputs.sets[kind].prompts}
+        prompts = {prompt.id: prompt for prompt in self.inputs.sets[kind].items}
         answers = [Answer(**row) for row in self._read(sampled)]
         asked = [list(prompts[answer.prompt_id].messages) for answer in answers]
         texts = [answer.text for answer in answers]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from riskalign.risk import Risk, get_risk
-from riskalign.theory import FAMILIES, Levels, TokenMDP, random_mdp
+from riskalign.theory.families import FAMILIES, random_mdp
+from riskalign.theory.tree import Levels, TokenMDP
 
 Bound = Literal["at most", "at least", "reported"]
 Errors = dict[str, float]
@@ -82,7 +83,7 @@ def claim(
     def add(function: F) -> F:
         check: Callable[[Setting], Errors] = function
         if cases is not None:
-            check = partial(over_trees, cases=cases, errors=function, figure=_FIGURES[bound])
+            check = partial(over_trees, cases=cases, errors=function, figure=FIGURES[bound])
         WRITTEN.append(Claim(key, group, statement, check, tolerance, bound))
         return function
 
@@ -96,15 +97,14 @@ def largest(errors: Tensor) -> float:
 
 def smallest(gaps: Tensor) -> float:
     """The smallest of a tensor of gaps; NaN, which passes no bound, if any is NaN."""
-    return float("nan") if bool(gaps.isnan().any()) else float(gaps.amin())
+    return -largest(-gaps)
 
 
-def average(facts: Tensor) -> float:
-    """The mean of a tensor."""
-    return float(facts.mean())
-
-
-_FIGURES = {"at most": largest, "at least": smallest, "reported": average}
+FIGURES: dict[Bound, Callable[[Tensor], float]] = {
+    "at most": largest,
+    "at least": smallest,
+    "reported": lambda facts: float(facts.mean()),
+}
 
 
 def over_trees(

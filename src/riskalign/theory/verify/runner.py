@@ -1,8 +1,6 @@
 """Checks the claims, some at a time; shows what was found in a terminal, as JSON and as a page."""
 
-import base64
 import contextlib
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -12,26 +10,19 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from riskalign.errors import InputError
+from riskalign.evaluation.report import page
+from riskalign.pipeline.ledger import now
 from riskalign.pipeline.machine import commit, versions
-from riskalign.pipeline.manifest import now
-from riskalign.theory.verify import (
-    answer_claims,
-    loss_claims,
-    risk_claims,
-    step_claims,
-    value_claims,
-)
-from riskalign.theory.verify.claim import GROUPS, WRITTEN, Claim, Finding, Setting
+from riskalign.theory.verify import answer_claims, loss_claims, risk_claims, tree_claims
+from riskalign.theory.verify.claim import FIGURES, GROUPS, WRITTEN, Claim, Finding, Setting
 
 # Imported for the claims that they add.
-_ROOMS = (risk_claims, value_claims, loss_claims, step_claims, answer_claims)
+_ROOMS = (risk_claims, tree_claims, loss_claims, answer_claims)
 CLAIMS = tuple(sorted(WRITTEN, key=lambda claim: list(GROUPS).index(claim.group)))
 
 Tell = Callable[[int, str], None]  # how many claims are done, and which is the last
@@ -41,17 +32,14 @@ def check(claim: Claim, setting: Setting) -> Finding:
     """Check one claim; a figure that is not a number passes no bound."""
     began = time.perf_counter()
     by_case = claim.check(setting)
-    figures = list(by_case.values())
-    figure = min(figures) if claim.bound == "at least" else max(figures)
-    if any(math.isnan(each) for each in figures):
-        figure = math.nan
-    if claim.bound == "at most":
-        passed = figure <= claim.tolerance
-    elif claim.bound == "at least":
-        passed = figure >= claim.tolerance
-    else:
-        passed = math.isfinite(figure)
-    return Finding(claim, figure, by_case, passed, time.perf_counter() - began)
+    figures = torch.tensor(list(by_case.values()), dtype=torch.float64)
+    figure = FIGURES["at least" if claim.bound == "at least" else "at most"](figures)
+    passed = {
+        "at most": figure <= claim.tolerance,
+        "at least": figure >= claim.tolerance,
+        "reported": math.isfinite(figure),
+    }
+    return Finding(claim, figure, by_case, passed[claim.bound], time.perf_counter() - began)
 
 
 def run(
@@ -68,28 +56,24 @@ def run(
         raise InputError(f"trees: {setting.trees} is fewer than 4, one of each family. Give 50.")
     findings: list[Finding] = []
     threads = torch.get_num_threads()
-    try:
-        with contextlib.ExitStack() as stack:
-            each: Iterable[Finding]
-            if processes == 1:
-                _one_thread()
-                each = map(check, claims, repeat(setting))
-            else:
-                # Fresh processes: a copy of one in which torch has threads can hang.
-                context = get_context("spawn")
-                pool = ProcessPoolExecutor(processes, context, initializer=_one_thread)
-                each = stack.enter_context(pool).map(check, claims, repeat(setting))
-            for finding in each:
-                findings.append(finding)
-                if tell:
-                    tell(len(findings), finding.claim.statement)
-    finally:
-        torch.set_num_threads(threads)
+    with contextlib.ExitStack() as stack:
+        each: Iterable[Finding]
+        # One thread a process: the trees' tensors are small, a second thread only costs.
+        if processes == 1:
+            stack.callback(torch.set_num_threads, threads)
+            torch.set_num_threads(1)
+            each = map(check, claims, repeat(setting))
+        else:
+            # Fresh processes: a copy of one in which torch has threads can hang.
+            pool = ProcessPoolExecutor(
+                processes, get_context("spawn"), torch.set_num_threads, initargs=(1,)
+            )
+            each = stack.enter_context(pool).map(check, claims, repeat(setting))
+        for finding in each:
+            findings.append(finding)
+            if tell:
+                tell(len(findings), finding.claim.statement)
     return findings
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # the trees' tensors are small: a second thread only costs
 
 
 def verdict(finding: Finding) -> str:
@@ -122,8 +106,7 @@ def _by_group(findings: Sequence[Finding]) -> list[tuple[str, list[Finding]]]:
 
 def print_findings(findings: Sequence[Finding], setting: Setting, console: Console) -> None:
     """Print the table, a claim a line, failing cases below their claim."""
-    table = Table(title=summary(findings, setting), title_justify="left", show_lines=False)
-    table.add_column("claim")
+    table = Table("claim", title=summary(findings, setting), title_justify="left")
     for name in ("figure", "bound", "cases"):
         table.add_column(name, justify="right")
     table.add_column("")
@@ -153,6 +136,7 @@ def to_json(findings: Sequence[Finding], setting: Setting) -> dict[str, Any]:
     def finite(value: float) -> float | None:
         return value if math.isfinite(value) else None
 
+    about = ("key", "group", "statement", "bound", "tolerance")
     return {
         "schema": 1,
         "created": now(),
@@ -162,11 +146,7 @@ def to_json(findings: Sequence[Finding], setting: Setting) -> dict[str, Any]:
         "passed": all(finding.passed for finding in findings),
         "findings": [
             {
-                "key": finding.claim.key,
-                "group": finding.claim.group,
-                "statement": finding.claim.statement,
-                "bound": finding.claim.bound,
-                "tolerance": finding.claim.tolerance,
+                **{name: getattr(finding.claim, name) for name in about},
                 "figure": finite(finding.figure),
                 "by_case": {name: finite(value) for name, value in finding.by_case.items()},
                 "passed": finding.passed,
@@ -179,19 +159,10 @@ def to_json(findings: Sequence[Finding], setting: Setting) -> dict[str, Any]:
 
 def render(findings: Sequence[Finding], setting: Setting) -> str:
     """One HTML page that asks nothing of the network."""
-    loader = PackageLoader("riskalign.theory.verify", "templates")
-    environment = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    css = loader.get_source(environment, "verify.css")[0]
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    return environment.get_template("verify.html.jinja").render(
-        css=Markup(css),
-        css_hash=digest,
+    return page(
+        "verify.html.jinja",
+        room="riskalign.theory.verify",
+        style="verify.css",
         summary=summary(findings, setting),
         passed=all(finding.passed for finding in findings),
         groups=_by_group(findings),
