@@ -200,6 +200,6 @@ def dial(model_1: nn.Module, model_2: nn.Module, w: float) -> DialModel:
 
 def _differ(*sizes: int) -> InputError:
     return InputError(
-        f"dial: the models' vocabularies differ in size {sizes}; both must come from the same "
-        "start model."
+        f"dial: the models' vocabularies differ ({sizes[0]} and {sizes[1]} tokens); both must come "
+        "from the same start model."
     )
