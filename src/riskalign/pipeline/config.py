@@ -215,7 +215,8 @@ def _step_rules(config: AlignConfig, kind: Kind) -> Rules:
         why = "is the risk of the model's own answers; sample with temperatures: [1.0], top_p: 1.0"
         yield "answer_risk", step.answer_risk is not None and others, why
     unlabelled = step.own_answers and (config.data is None or step.data is not None)
-    yield "own_answers", unlabelled, "is true, which needs the job's data for labels and no own"
+    lost = "needs the job's data to label answers by, and no data of its own"
+    yield "own_answers", unlabelled, lost
     nothing = wanted and step.data is None and config.world is None and config.data is None
     yield "data", nothing, "is null and there is no world for pairs; give either, or skip: true"
 
