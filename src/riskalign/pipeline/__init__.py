@@ -1,28 +1,68 @@
 """The whole job: two steps, each one's result the next one's reference, then the measurement."""
 
-from riskalign.pipeline.compare import CompareResult as CompareResult
-from riskalign.pipeline.compare import run_plan as run_plan
-from riskalign.pipeline.config import AlignConfig as AlignConfig
-from riskalign.pipeline.job import evaluation_prompts as evaluation_prompts
-from riskalign.pipeline.methods import Method as Method
-from riskalign.pipeline.methods import Panel as Panel
-from riskalign.pipeline.parse import Plan as Plan
-from riskalign.pipeline.parse import load_config as load_config
-from riskalign.pipeline.parse import load_plan as load_plan
-from riskalign.pipeline.parse import load_settings as load_settings
-from riskalign.pipeline.presets import preset_names as preset_names
-from riskalign.pipeline.presets import preset_text as preset_text
-from riskalign.pipeline.progress import Progress as Progress
-from riskalign.pipeline.run import AlignResult as AlignResult
-from riskalign.pipeline.run import align as align
-from riskalign.pipeline.sets import SetsSettings as SetsSettings
-from riskalign.pipeline.sets import evaluate_sets as evaluate_sets
-from riskalign.pipeline.settings import EvaluationConfig as EvaluationConfig
-from riskalign.pipeline.settings import StepConfig as StepConfig
-from riskalign.pipeline.single import config_text as config_text
-from riskalign.pipeline.single import evaluate_models as evaluate_models
-from riskalign.pipeline.single import write_answers as write_answers
-from riskalign.pipeline.single import write_merge as write_merge
-from riskalign.pipeline.single import write_sampled_pairs as write_sampled_pairs
-from riskalign.pipeline.steps import Learnt as Learnt
-from riskalign.pipeline.steps import MethodStep as MethodStep
+from riskalign.models.dial import DialLogitsProcessor, DialModel, dial
+from riskalign.models.merge import merge
+from riskalign.pipeline.compare import CompareResult, run_plan
+from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.job import evaluation_prompts
+from riskalign.pipeline.methods import Method, Panel
+from riskalign.pipeline.parse import Plan, load_config, load_plan, load_settings
+from riskalign.pipeline.presets import preset_names, preset_text
+from riskalign.pipeline.progress import Progress, Silent
+from riskalign.pipeline.run import AlignResult, align
+from riskalign.pipeline.schedule import Temperatures, temperatures
+from riskalign.pipeline.sets import SetsSettings, evaluate_sets
+from riskalign.pipeline.settings import (
+    EvaluationConfig,
+    LoraSettings,
+    SamplingConfig,
+    SFTConfig,
+    StepConfig,
+)
+from riskalign.pipeline.single import (
+    config_text,
+    evaluate_models,
+    write_answers,
+    write_merge,
+    write_sampled_pairs,
+)
+from riskalign.pipeline.steps import Learnt, MethodStep
+
+__all__ = [
+    "AlignConfig",
+    "AlignResult",
+    "CompareResult",
+    "DialLogitsProcessor",
+    "DialModel",
+    "EvaluationConfig",
+    "Learnt",
+    "LoraSettings",
+    "Method",
+    "MethodStep",
+    "Panel",
+    "Plan",
+    "Progress",
+    "SFTConfig",
+    "SamplingConfig",
+    "SetsSettings",
+    "Silent",
+    "StepConfig",
+    "Temperatures",
+    "align",
+    "config_text",
+    "dial",
+    "evaluate_models",
+    "evaluate_sets",
+    "evaluation_prompts",
+    "load_config",
+    "load_plan",
+    "load_settings",
+    "merge",
+    "preset_names",
+    "preset_text",
+    "run_plan",
+    "temperatures",
+    "write_answers",
+    "write_merge",
+    "write_sampled_pairs",
+]
