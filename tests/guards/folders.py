@@ -218,6 +218,7 @@ _WORLDS: dict[str, tuple[str, str]] = {
     "whose cost is text": (_world(cost="    def cost(self, prompt, answer):\n        return '1'\n"), "cost"),
     "whose cost is negative": (_world(cost="    def cost(self, prompt, answer):\n        return -1.0\n"), "cost"),
     "whose reward is NaN": (_world(reward="    def reward(self, prompt, answer):\n        return float('nan')\n"), "reward"),
+    "whose cost is of 400 digits": (_world(cost="    def cost(self, prompt, answer):\n        return 10 ** 400\n"), "cost"),
     "whose reward exits": (_world(reward="    def reward(self, prompt, answer):\n        raise SystemExit(0)\n"), "reward"),
     "whose reward takes less": (_world(reward="    def reward(self, prompt):\n        return 1.0\n"), "reward"),
 }  # fmt: skip

@@ -45,6 +45,7 @@ _PAIRS: dict[str, tuple[Any, str]] = {
     "a group a thousand deep": ('{"a":' * 5000 + "1" + "}" * 5000, "2"),
     "a key twice": (json.dumps(_ROW)[:-1] + ', "prompt": "b"}', "prompt"),
     "beyond floats": (json.dumps(_without("score_chosen"))[:-1] + ', "score_chosen": 1e999}', "score_chosen"),
+    "400 digits": (json.dumps(_without("score_chosen"))[:-1] + ', "score_chosen": ' + "9" * 400 + "}", "score_chosen"),
     "5000 digits": (json.dumps(_without("score_chosen"))[:-1] + ', "score_chosen": ' + "9" * 5000 + "}", "2"),
     "no chosen": (_without("chosen"), "chosen"),
     "no rejected": (_without("rejected"), "rejected"),

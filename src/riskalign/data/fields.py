@@ -6,7 +6,7 @@ further arguments of the template.
 """
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -182,8 +182,10 @@ def encodable(text: str, field: str, where: str) -> str:
 
 def checked_score(value: Any, field: str, where: str) -> float:
     """A finite number; `InputError` names `where`, field and remedy."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{where}: field '{field}' is {value!r}. Give a finite number.")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # Python's whole numbers go beyond what a float can be.
+    if not is_number or not abs(value) <= sys.float_info.max:
+        raise InputError(f"{where}: field '{field}' is {value!r:.60}. Give a finite number.")
     return float(value)
 
 

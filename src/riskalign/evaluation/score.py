@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -168,7 +169,7 @@ def _flatten(
 
 def _checked(world: World, name: str, prompt: Prompt, answer: Answer) -> float:
     score = getattr(world, name)(prompt, answer.text)
-    if not math.isfinite(score) or (name == "cost" and score < 0):
+    if not abs(score) <= sys.float_info.max or (name == "cost" and score < 0):
         least = ", 0 or more" if name == "cost" else ""
         raise InputError(
             f"world {world.name!r}: its {name} of an answer to {prompt.id!r} is {score}; "

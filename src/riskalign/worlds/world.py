@@ -5,6 +5,7 @@ A world needs no labels and no judge: programs score the answers. Implement the 
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -187,7 +188,8 @@ class Guarded:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
 
 
 def _fault(prompt: object) -> str:
@@ -226,7 +228,7 @@ def get_world(spec: str | World) -> World:
                 "or give package.module:Class"
             )
         module = world
-        world = load(module, "world", lambda made: made())  # type: ignore[operator]
+        world = load(module, "world", lambda made: made())  # type: ignore[arg-type]
         if spec not in WORLDS and isinstance(world, World):
             return Guarded(world, module)
     if not isinstance(world, World):
