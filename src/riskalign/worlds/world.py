@@ -228,7 +228,7 @@ def get_world(spec: str | World) -> World:
                 "or give package.module:Class"
             )
         module = world
-        world = load(module, "world", lambda made: made())  # type: ignore[arg-type]
+        world = load(module, "world", lambda made: made())  # type: ignore[operator]
         if spec not in WORLDS and isinstance(world, World):
             return Guarded(world, module)
     if not isinstance(world, World):
