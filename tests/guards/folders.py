@@ -164,6 +164,7 @@ _ADAPTERS: dict[str, dict[str, Any] | str] = {
     "of a null base": _adapter(base_model_name_or_path=None),
     "of a base's number": _adapter(base_model_name_or_path=3),
     "with an unknown field": _adapter(nothing=3),
+    "of a base with NUL": _adapter(base_model_name_or_path="a\0b"),
     "a list": "[]",
     "cut off": '{"peft_type"',
 }  # fmt: skip

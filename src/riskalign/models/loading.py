@@ -202,7 +202,9 @@ def _load_adapter(
             f"{folder / 'adapter_config.json'}: field base_model_name_or_path is {base_name!r}, so "
             "the adapter's base model is unknown; write its name or path there."
         )
-    if Path(base_name).expanduser().resolve() == folder.resolve():
+    with door(f"{folder / 'adapter_config.json'}: base_model_name_or_path", "Mend it."):
+        own = Path(base_name).expanduser().resolve() == folder.resolve()
+    if own:
         raise InputError(
             f"{folder / 'adapter_config.json'}: field base_model_name_or_path names the adapter's "
             "own folder; write its base model's name or path there."
@@ -216,8 +218,8 @@ def _load_adapter(
         tokenizer = load_tokenizer(folder, how["trust_remote_code"])
     base = load_model(base_name, tokenizer=tokenizer, options=how)
     with door(f"{folder}: the adapter does not fit {base_name!r}", "Save it again, or mend it."):
-        saved, own = _rows_saved(folder, base.model), base.model.get_input_embeddings().weight
-        if saved > own.shape[0]:  # type: ignore[index]
+        saved, rows = _rows_saved(folder, base.model), base.model.get_input_embeddings().weight
+        if saved > rows.shape[0]:  # type: ignore[index]
             base.model.resize_token_embeddings(saved)  # tokens were added when it was trained
         adapted = PeftModel.from_pretrained(base.model, str(folder))
     check_weights(adapted, str(folder))
