@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
 import sys
@@ -106,6 +107,18 @@ def snapshot(folder: Path) -> dict[str, int]:
     }
 
 
+def _is_good(here: Path, kit: Path, file: str) -> bool:
+    """Whether a file of a run is as in the kit's; of one that says when, that it has the stages."""
+    made, sound = (root / file for root in (here, kit))
+    if file.endswith("manifest.json"):
+        return set(json.loads(made.read_text())["stages"]) == set(
+            json.loads(sound.read_text())["stages"]
+        )
+    if file.endswith("finished.json"):
+        return set(json.loads(made.read_text())) >= set(json.loads(sound.read_text()))
+    return made.read_bytes() == sound.read_bytes()
+
+
 def faults(case: Case, here: Path, kit: Path) -> list[str]:
     """What is wrong with how a case ends; nothing where it ends as it must."""
     here.mkdir(parents=True, exist_ok=True)
@@ -116,7 +129,7 @@ def faults(case: Case, here: Path, kit: Path) -> list[str]:
     before = snapshot(here)
     end = run(*arguments, work=case.heals)
     if case.heals and end.code == 0:
-        return []
+        return [f"not made good: {file}" for file in case.names if not _is_good(here, kit, file)]
     if end.raised:
         return [f"traceback: {end.raised}"]
     found = [] if end.code == 2 else [f"exit code {end.code}"]

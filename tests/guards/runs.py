@@ -77,7 +77,7 @@ def cases() -> list[Case]:
         if name in ("cut off", "nested", "stages a word")
     ]
     found += [
-        case(f"{file} lost or changed", again, "run", tampered(file, edit), heals=True)
+        case(f"{file} lost or changed", again, f"run/{file}", tampered(file, edit), heals=True)
         for file, edit in (
             ("pairs/helpful.jsonl", _content("")),
             ("model/model.safetensors", _content(b"\0" * 100)),

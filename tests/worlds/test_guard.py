@@ -1,5 +1,6 @@
 """A sound world passes its guard unchanged; tests/guards has the broken ones."""
 
+import numpy as np
 import pytest
 
 from riskalign.errors import InputError
@@ -34,3 +35,22 @@ def test_a_split_that_gives_anothers_prompts_is_refused() -> None:
 
     with pytest.raises(InputError, match=r"world 'a:Same': prompts gave one of 'train' again"):
         Guarded(Same(), "a:Same").prompts("eval", 3, 0)
+
+
+def test_numbers_of_other_kinds_and_few_training_prompts_are_no_fault() -> None:
+    class Other(Letters):
+        def prompts(self, split: Split, n: int, seed: int) -> list[Prompt]:
+            return super().prompts(split, min(n, 2) if split == "train" else n, seed)
+
+        def cost(self, prompt: Prompt, answer: str) -> float:
+            return answer == "bad"
+
+        def reward(self, prompt: Prompt, answer: str) -> float:
+            return np.float32(0.5)  # type: ignore[return-value]
+
+    guarded = Guarded(Other(), "a:Other")
+    prompt = guarded.prompts("eval", 5, 0)[0]
+    assert guarded.cost(prompt, "bad") == 1.0
+    assert guarded.reward(prompt, "bad") == 0.5
+    with pytest.raises(InputError, match="gave 2 with 2 ids for 5 of 'train'"):
+        guarded.prompts("train", 5, 0)

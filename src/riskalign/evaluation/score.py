@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from riskalign.models.sampling import Answer, prompt_token_ids
 from riskalign.risk import Risk
 from riskalign.tokens import Head, TokenStats, backbone_of, head_of, token_stats
 from riskalign.worlds import Prompt, World
-from riskalign.worlds.world import score_ahead
+from riskalign.worlds.world import is_number, score_ahead
 
 #: Padded tokens of one forward pass.
 _TOKENS_AT_ONCE = 4096
@@ -169,7 +168,7 @@ def _flatten(
 
 def _checked(world: World, name: str, prompt: Prompt, answer: Answer) -> float:
     score = getattr(world, name)(prompt, answer.text)
-    if not abs(score) <= sys.float_info.max or (name == "cost" and score < 0):
+    if not is_number(score) or (name == "cost" and score < 0):
         least = ", 0 or more" if name == "cost" else ""
         raise InputError(
             f"world {world.name!r}: its {name} of an answer to {prompt.id!r} is {score}; "

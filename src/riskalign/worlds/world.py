@@ -4,10 +4,11 @@ A world needs no labels and no judge: programs score the answers. Implement the 
 `World` in a class of your own, name it ``package.module:Class`` and every command works on it.
 """
 
+import contextlib
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from random import Random
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -135,7 +136,7 @@ class Guarded:
             raise self._wrong("name", f"is {world.name!r}, not text")
         self.name = world.name
         self.max_cost = getattr(world, "max_cost", None)
-        if self.max_cost is not None and not (_is_number(self.max_cost) and self.max_cost > 0):
+        if self.max_cost is not None and not (is_number(self.max_cost) and self.max_cost > 0):
             raise self._wrong("max_cost", f"is {self.max_cost!r}, not a finite number above 0")
         self.splits = tuple(getattr(world, "splits", ()))
 
@@ -143,10 +144,12 @@ class Guarded:
         return getattr(self.unguarded, name)
 
     def prompts(self, split: Split, n: int, seed: int) -> list[Prompt]:
-        """As the world's own; `eval`'s are compared with as many of `train`."""
+        """As the world's own; `eval`'s are compared with as many of `train`, if it has them."""
         prompts = self._asked(split, n, seed)
         if split == "eval":
-            trained_on = {str(prompt.messages) for prompt in self._asked("train", n, seed)}
+            trained_on: set[str] = set()
+            with contextlib.suppress(InputError):  # told when they are asked for
+                trained_on = {str(prompt.messages) for prompt in self._asked("train", n, seed)}
             if any(str(prompt.messages) in trained_on for prompt in prompts):
                 raise self._wrong("prompts", "gave one of 'train' again as one of 'eval'")
         return prompts
@@ -176,7 +179,7 @@ class Guarded:
     def _score(self, name: str, prompt: Prompt, answer: str, least: float) -> float:
         with door(f"world {self._spec!r}: {name}", _MEND):
             value = getattr(self.unguarded, name)(prompt, answer)
-        if not _is_number(value) or value < least:
+        if not is_number(value) or value < least:
             bound = ", 0 or more" if least == 0 else ""
             raise self._wrong(
                 name, f"of an answer to {prompt.id!r} is {value!r}, not a finite number{bound}"
@@ -187,9 +190,12 @@ class Guarded:
         return InputError(f"world {self._spec!r}: {member} {problem}. {_MEND}")
 
 
-def _is_number(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number; numpy's and a plain true or false are, too."""
+    try:
+        return isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond floats
+        return False
 
 
 def _fault(prompt: object) -> str:

@@ -1,6 +1,7 @@
 """`riskalign verify` passes, and fails where the library is broken on purpose."""
 
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,6 +130,11 @@ def test_a_figure_that_is_no_number_passes_nothing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(registry.RISKS, "mean", registry.Measure(broken))
     for key in ("translation", "monotone", "telescoping"):
         assert fails(key), key
+
+
+def test_every_claim_reaches_another_process() -> None:
+    for claim in CLAIMS:
+        assert pickle.loads(pickle.dumps(claim)).key == claim.key
 
 
 def test_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
