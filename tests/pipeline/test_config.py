@@ -8,6 +8,7 @@ import pytest
 
 from riskalign.errors import InputError
 from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.settings import StepConfig
 
 
@@ -94,3 +95,46 @@ def test_rounds_share_one_tilt() -> None:
     once, twice = AlignConfig(), AlignConfig(order=("helpful", "safe", "safe"))
     assert 2 / twice.step_beta("safe") == pytest.approx(1 / once.step_beta("safe"))
     assert twice.step_beta("helpful") == once.step_beta("helpful")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"world": "vault"}, "world: is given beside data"),
+        ({"data": {"path": None}}, "data.path: is null"),
+        ({"data": {"path": "x", "eval_fraction": 0.0}}, "data.eval_fraction: is 0"),
+        ({"data": {"path": "x"}}, "scoring.reward: is null and data.scorer_fraction is 0"),
+        ({"data": {"path": "x", "chat": False}}, "data.chat: is false"),
+        ({"data": None, "helpful": {"data": "a"}}, "safe.data: is null"),
+        (
+            {"data": None, "world": "vault", "scoring": None, "safe": {"own_answers": True}},
+            "safe.own_answers: needs",
+        ),
+        (
+            {
+                "data": {"path": "x", "chat": False},
+                "safe": {"own_answers": True},
+                "evaluation": None,
+            },
+            "data.chat: is false, and a model's own",
+        ),
+    ],
+)
+def test_judged_answers_and_what_does_not_go_with_them(
+    fields: dict[str, Any], message: str
+) -> None:
+    judged = {"path": "x", "eval_fraction": 0.2, "scorer_fraction": 0.3}
+    job: dict[str, Any] = {
+        "world": None,
+        "data": judged,
+        "scoring": {"encoder": "minilm"},
+        "merges": [],
+    }
+    load_config(job)
+    with pytest.raises(InputError, match=message):
+        load_config(job | fields)
+
+
+def test_scoring_needs_data() -> None:
+    with pytest.raises(InputError, match="scoring: is given and data is not"):
+        AlignConfig(scoring=AlignConfig().scoring_settings())

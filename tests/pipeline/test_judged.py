@@ -12,7 +12,6 @@ from riskalign.data import PreferenceSettings, load_preferences
 from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
 from riskalign.pipeline import evaluation_prompts, load_config, load_plan, run_plan
-from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.judged import JudgedWorld, prompts_of
 from riskalign.scorers import load_scorer, train_embedding_scorer
 from riskalign.worlds import Prompt
@@ -364,36 +363,6 @@ def test_answers_are_scored_all_at_once() -> None:
     assert calls == [["x", "yy"], ["x", "yy"]], "once for each scorer, equal answers once"
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"world": "vault"}, "world: is given beside data"),
-        ({"data": {"path": None}}, "data.path: is null"),
-        ({"data": {"path": "x", "eval_fraction": 0.0}}, "data.eval_fraction: is 0"),
-        ({"data": {"path": "x"}}, "scoring.reward: is null and data.scorer_fraction is 0"),
-        ({"data": {"path": "x", "chat": False}}, "data.chat: is false"),
-        ({"data": None, "helpful": {"data": "a"}}, "safe.data: is null"),
-        (
-            {"data": None, "world": "vault", "scoring": None, "safe": {"own_answers": True}},
-            "safe.own_answers: needs",
-        ),
-        (
-            {
-                "data": {"path": "x", "chat": False},
-                "safe": {"own_answers": True},
-                "evaluation": None,
-            },
-            "data.chat: is false, and a model's own",
-        ),
-    ],
-)
-def test_settings_that_do_not_go_together(
-    fields: dict[str, Any], message: str, data_job: Make
-) -> None:
-    with pytest.raises(InputError, match=message):
-        align(data_job(**fields))
-
-
 def test_a_label_is_needed_for_each_step(data_job: Make, tmp_path: Path) -> None:
     plain = [{"prompt": f"p {i}", "chosen": f"a {i}", "rejected": f"b {i}"} for i in range(9)]
     path = write(tmp_path / "plain.jsonl", plain)
@@ -409,8 +378,3 @@ def test_helpful_labels_have_no_gap(data_job: Make) -> None:
     config["helpful"] |= {"target": "gap"}
     with pytest.raises(InputError, match=r"helpful.target 'gap' needs 'score_chosen'"):
         align(config)
-
-
-def test_scoring_needs_data() -> None:
-    with pytest.raises(InputError, match="scoring: is given and data is not"):
-        AlignConfig(scoring=AlignConfig().scoring_settings())

@@ -1,8 +1,7 @@
 """Policies on a tree that are optimal: one step, two, per state, under a limit, for the tail.
 
-Costs and rewards enter as values of actions in cost form ("losses", lower is better), so that a
-step that raises reward and one that lowers cost are the same function. Temperatures and
-multipliers are numbers, or tensors that broadcast with the levels.
+Costs and rewards enter as values of actions in cost form ("losses", lower is better): raising
+reward and lowering cost are one function. Temperatures and multipliers broadcast with the levels.
 
 Self-consistent optima have values under the new policy instead of the reference: per state
 `V(s) = min_p rho_p(Q(s, .)) + beta KL(p || ref)` and `Q(s, z) = loss(s, z) + V(s z)`
@@ -125,14 +124,6 @@ def iterated(losses: Levels, log_ref: Levels, risk: Measure, beta: Number, round
     for _ in range(rounds):
         policy = one_step(losses, policy, risk, rounds * beta)
     return policy
-
-
-def printed_sign(q_cost: Tensor, log_ref: Tensor, beta: Number, lambda_: Number) -> Tensor:
-    """RSA's v1 equation 12 as printed: `ref * exp(+Q_c / beta')`, `beta' = beta (1+λ)/λ`.
-
-    Kept to show by computation that it raises the cost (docs/method.md, section 7).
-    """
-    return (log_ref + q_cost * lambda_ / ((1 + lambda_) * beta)).log_softmax(-1)
 
 
 class Local(NamedTuple):

@@ -181,11 +181,19 @@ def order_reversed(mdp: TokenMDP, risk: Risk) -> Iterator[Tensor]:
     yield total_variation(one, tilt(tilt(mdp.log_ref, q_cost, BETA / 2), q_loss, BETA))
 
 
+def _printed_sign(q_cost: Tensor, log_ref: Tensor, beta: float, lambda_: float) -> Tensor:
+    """RSA's v1 equation 12 as printed: `ref * exp(+Q_c / beta')`, `beta' = beta (1+λ)/λ`.
+
+    Kept to show by computation that it raises the cost (docs/method.md, section 7).
+    """
+    return (log_ref + q_cost * lambda_ / ((1 + lambda_) * beta)).log_softmax(-1)
+
+
 @claim("steps", "sign", "the printed plus sign raises cost", 1e-12, "at least", cases=MEASURES)
 def printed_plus(mdp: TokenMDP, risk: Risk) -> Iterator[Tensor]:
     """How much the printed sign raises the expected cost at every state where costs differ."""
     for ref, q in zip(mdp.log_ref, values(mdp, risk)[1], strict=True):
-        raised = ((solve.printed_sign(q, ref, BETA, 1.0).exp() - ref.exp()) * q).sum(-1)
+        raised = ((_printed_sign(q, ref, BETA, 1.0).exp() - ref.exp()) * q).sum(-1)
         yield raised[(q.amax(-1) - q.amin(-1)) > 1e-6]
 
 
@@ -196,7 +204,7 @@ def two_actions(setting: Setting) -> Errors:
     cost = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
     mdp = TokenMDP((ref,), (torch.zeros_like(cost),), (cost,))
     mean = get_risk("mean")
-    printed = solve.printed_sign(cost, ref, 1.0, 1.0)
+    printed = _printed_sign(cost, ref, 1.0, 1.0)
     _, (optimum,) = solve.two_step(mdp, mean, mean, 1.0, 1.0, "paper")
     by_hand = 1 / (1 + torch.exp(torch.tensor([-0.5, 0.5], dtype=torch.float64)))
     missed = (torch.cat([printed, optimum]).exp()[:, 1] - by_hand).abs()
