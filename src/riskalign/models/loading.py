@@ -27,7 +27,10 @@ logger = logging.getLogger(__name__)
 
 _LARGEST = 50_000_000  # bytes of a configuration
 _AGAIN = "Fetch or save it again."
-_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+_SIZES = (
+    *("hidden_size", "num_attention_heads", "vocab_size"),
+    *("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+)
 
 
 @dataclass(frozen=True)
@@ -103,9 +106,16 @@ def pretrained(
         raise InputError(f"{folder}: no model here (no config.json).{hint}")
     refuse_pickle(folder, "*.safetensors", ("*.bin", "*.pt", "*.pth", "*.ckpt"))
     content = _read_object(folder / "config.json") | _read_object(folder / "generation_config.json")
-    for name in _SIZES:
-        if isinstance(content.get(name), int) and content[name] < 1:
-            raise InputError(f"{folder / 'config.json'}: {name} is {content[name]}. {_AGAIN}")
+    # A layer has a tensor at least; transformers would make any number of them before it looks.
+    tensors, nested = len(_saved_names(folder)), content.get("text_config")
+    for sizes in (content, nested if isinstance(nested, dict) else {}):
+        for name in _SIZES:
+            size = sizes.get(name)
+            if isinstance(size, int) and (size < 1 or ("layer" in name and 0 < tensors < size)):
+                had = f", and its weights are {tensors} tensors" if size > 0 else ""
+                raise InputError(
+                    f"{folder / 'config.json'}: {name} is {str(size)[:40]}{had}. {_AGAIN}"
+                )
     with door(f"{folder}: the model cannot be loaded", _AGAIN):
         model, report = architecture.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, **options
@@ -244,10 +254,7 @@ def check_targets(folder: Path, targets: str | Sequence[str]) -> None:
 
     Told from the headings of its weights, so that nothing is loaded; an adapter's folder passes.
     """
-    layers: set[str] = set()
-    for path in folder.glob("model*.safetensors"):
-        with door(f"{path}: not usable weights", _AGAIN), safe_open(path, "pt") as saved:
-            layers |= {key.removesuffix(".weight") for key in saved.keys()}  # noqa: SIM118
+    layers = {key.removesuffix(".weight") for key in _saved_names(folder)}
     ends = () if isinstance(targets, str) else tuple(f".{target}" for target in targets)
     named = (
         any(re.fullmatch(targets, layer) for layer in layers)
@@ -260,6 +267,15 @@ def check_targets(folder: Path, targets: str | Sequence[str]) -> None:
             f"peft.target_modules: {targets!r} names no layer of {folder}; it has "
             f"{', '.join(inner[:12])}. Give all-linear, or a list of such names."
         )
+
+
+def _saved_names(folder: Path) -> set[str]:
+    """The names of a folder's weights, from their headings."""
+    names: set[str] = set()
+    for path in folder.glob("model*.safetensors"):
+        with door(f"{path}: not usable weights", _AGAIN), safe_open(path, "pt") as saved:
+            names.update(saved.keys())
+    return names
 
 
 def refuse_pickle(folder: Path, wanted: str, pickled: tuple[str, ...]) -> None:
