@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from riskalign.errors import InputError
-from riskalign.evaluation.report import print_results, render_report, visible, write_report
+from riskalign.evaluation.page import visible
+from riskalign.evaluation.report import print_results, render_report, write_report
 from riskalign.evaluation.results import read_results, write_results
 from tests.evaluation.conftest import MakeResults, draw_answers, example
 

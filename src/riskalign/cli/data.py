@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from riskalign.cli.flags import parse_overrides
 from riskalign.errors import InputError
+from riskalign.terminal import table
 
 EPILOG = (
     "Example: [cyan]riskalign data judged.jsonl.gz --safe_pairs one_safe --out pairs[/cyan]  ·  "
@@ -41,11 +41,8 @@ def data(
     given = [*parse_overrides(ctx.args), f"path={json.dumps(path)}"]
     found = load_preferences(load_settings(PreferenceSettings, given))
     console = Console()
-    table = Table("what", "number")
-    table.columns[1].justify = "right"
-    for name, number in found.counts.items():
-        table.add_row(name, f"{number:,}")
-    console.print(table)
+    rows = ((name, f"{number:,}") for name, number in found.counts.items())
+    console.print(table(("what", "number"), rows))
     if out is not None:
         write_preferences(found, out)
         console.print(f"pairs  [bold]{out}[/bold]", soft_wrap=True, highlight=False)

@@ -6,17 +6,16 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from riskalign.cli.flags import help_with_fields, parse_overrides
 from riskalign.errors import InputError
-from riskalign.terminal import escape
+from riskalign.terminal import escape, table
 
 EPILOG = (
     "Example: [cyan]riskalign judge --answers new.jsonl --against old.jsonl "
@@ -172,19 +171,20 @@ def print_judged(content: Mapping[str, Any], console: Console) -> None:
     title = f"{content['criterion']}, judged by {judge['model']} at {judge['host']}"
     console.print(title, markup=False, highlight=False)
     if content["mode"] == "absolute":
-        names = ("mean score", "answers", "unparsed", "refused", "too long", "not asked")
+        names = ("system", "mean score", "answers", "unparsed", "refused", "too long", "not asked")
         rows = [
             (row["system"], _interval(row["score"], 2), row["answers"], *map(row.get, _FAILED))
             for row in content["scores"]
         ]
-        _print_table("system", names, rows, console)
+        console.print(table(names, rows))
     else:
         counts = ("wins", "ties", "losses", "orders differ", "first / second", "not judged")
-        pairs = map(_pair, content["pairs"])
-        _print_table("systems", ("win rate", *counts), list(pairs), console)
+        pairs = table(("systems", "win rate", *counts), map(_pair, content["pairs"]))
+        pairs.columns[1].no_wrap = True
+        console.print(pairs)
         rated = sorted(content["elo"], key=lambda row: -(row["elo"] or 0.0))
-        elo = [(row["name"], _rating(row, content["anchor"])) for row in rated]
-        _print_table("system", ("Elo",), elo, console)
+        elo = ((row["name"], _rating(row, content["anchor"])) for row in rated)
+        console.print(table(("system", "Elo"), elo))
     words = (
         f"{content['n_prompts']} prompts, {spent['calls']} calls, {spent['prompt_tokens']:,} "
         f"and {spent['completion_tokens']:,} completion tokens, cost {spent['cost']:.4g}"
@@ -192,17 +192,6 @@ def print_judged(content: Mapping[str, Any], console: Console) -> None:
     if spent["without_usage"]:
         words += f" ({spent['without_usage']} replies told no usage and count with the most)"
     console.print(words, style="dim", markup=False, highlight=False)
-
-
-def _print_table(
-    first: str, names: Sequence[str], rows: Sequence[Sequence[Any]], console: Console
-) -> None:
-    table = Table(first)
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=name == "win rate")
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    console.print(table)
 
 
 def _pair(row: Mapping[str, Any]) -> tuple[Any, ...]:

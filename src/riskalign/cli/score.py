@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from riskalign.errors import InputError
 from riskalign.files.folder import Outputs, check_out, hold, remove_made
+from riskalign.terminal import table
 
 TRAIN_EPILOG = (
     "Example: [cyan]riskalign score train --kind cost --data judged.jsonl --half a --out "
@@ -101,13 +101,12 @@ def train(
         card = _with_stages(work)
     remove_made(kept)
     title = f"{card.kind.capitalize()} scorer, judged on {card.judged_on}"
-    table = Table("metric", title=title, title_justify="left")
-    table.add_column("value (95 % interval)", justify="right")
-    for name, of_metric in card.metrics.items():
-        interval = f"{of_metric.value:.3f} ({of_metric.low:.3f} to {of_metric.high:.3f})"
-        table.add_row(METRICS[name], interval)
+    rows = (
+        (METRICS[name], f"{of.value:.3f} ({of.low:.3f} to {of.high:.3f})")
+        for name, of in card.metrics.items()
+    )
     console = Console()
-    console.print(table)
+    console.print(table(("metric", "value (95 % interval)"), rows, title=title))
     console.print(f"scorer   [bold]{out}[/bold]", soft_wrap=True, highlight=False)
 
 

@@ -8,17 +8,14 @@ from typing import Any
 
 from markupsafe import Markup
 from rich.console import Console
-from rich.table import Table
 
-from riskalign.errors import InputError
 from riskalign.evaluation import plots, wording
 from riskalign.evaluation.metrics import METRICS, Metric
-from riskalign.evaluation.report import page, settings_text
-from riskalign.evaluation.results import open_ends, plain, read_json, write_json
+from riskalign.evaluation.page import page, settings_text
+from riskalign.evaluation.results import read_content, write_content
 from riskalign.files.atomic import write_text
-from riskalign.terminal import escape
+from riskalign.terminal import above, print_list, table
 
-SCHEMA = 1
 #: Metrics of the table, with those of a user's own.
 SHOWN = ("reward", "unsafe_rate", "cvar_0.95", "cvar_0.99", "kl")
 _SHAPES = {"final": "diamond", "merge": "square", "dial": "circle", "start": "circle"}
@@ -27,7 +24,7 @@ _COLOURS = 10
 
 def write_comparison(content: Mapping[str, Any], results: Path, report: Path) -> None:
     """Write what `compare_cells` found, and what it is about, as JSON and as HTML."""
-    write_json(results, open_ends(plain(content), to_json=True))
+    write_content(results, content)
     write_text(report, render_comparison(read_comparison(results)))
 
 
@@ -36,11 +33,7 @@ def read_comparison(path: str | Path) -> dict[str, Any]:
 
     Raises `InputError` for a file that is missing, not JSON or not of this schema.
     """
-    content = read_json(path, "`riskalign compare`")
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA or "points" not in content:
-        raise InputError(f"{path}: is no comparison of schema {SCHEMA}")
-    opened: dict[str, Any] = open_ends(content, to_json=False)
-    return opened
+    return read_content(path, "`riskalign compare`", "comparison", ["points"])
 
 
 def _shown(content: Mapping[str, Any]) -> list[Metric]:
@@ -109,42 +102,40 @@ def _sentences(content: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[
 def print_comparison(content: Mapping[str, Any], console: Console) -> None:
     """Print what `read_comparison` gives: the table, and the differences at matched helpfulness."""
     percent, shown = wording.percent_of(content["confidence"]), _shown(content)
-    table = Table(
-        title=escape(str(content["title"])),
+    rows = []
+    for point in content["points"]:
+        # The rows are three lines high anyway on a narrow terminal.
+        name = name_of(point).replace("@", "@\n", 1).replace(" · ", "\n· ")
+        found = [(metric, point["metrics"].get(metric.key)) for metric in shown]
+        cells = [above(*wording.lines(metric, ends)) if ends else "" for metric, ends in found]
+        rows.append([above(name, made_by(content, point), "yellow"), *cells])
+    measured = table(
+        ["method", *(metric.label for metric in shown)],
+        rows,
+        title=str(content["title"]),
         caption=f"Second lines: {percent} intervals over prompts of all seeds.",
-        title_justify="left",
-        caption_justify="left",
     )
     # A table of its own: with all columns in one, a narrow terminal cuts the methods' names.
-    spent = Table(title="Training, mean over seeds", title_justify="left")
-    names = ("updates", "sampled tokens", "minutes", "peak MiB")
-    for printed, headings in ((table, [metric.label for metric in shown]), (spent, names)):
-        printed.add_column("method", overflow="fold")
-        for heading in headings:
-            printed.add_column(escape(heading), justify="right")
-    for row in content["points"]:
-        # The rows are three lines high anyway on a narrow terminal.
-        name = name_of(row).replace("@", "@\n", 1).replace(" · ", "\n· ")
-        mark = made_by(content, row)
-        cells = [escape(name) + (f"\n[yellow]{escape(mark)}[/yellow]" if mark else "")]
-        for metric in shown:
-            ends = row["metrics"].get(metric.key)
-            cells.append("{}\n[dim]{}[/dim]".format(*wording.lines(metric, ends)) if ends else "")
-        table.add_row(*cells)
-    for method, budget in content["budgets"].items():
-        spent.add_row(
-            escape(method),
-            f"{budget['updates']:.0f}",
-            f"{budget['sampled_tokens']:,.0f}",
-            f"{budget['seconds'] / 60:.1f}",
-            f"{budget['peak_megabytes']:,.0f}",
-        )
-    console.print(table)
-    console.print(spent)
-    for _, sentence in (sentence for listed in _sentences(content) for sentence in listed):
-        console.print(f"• {sentence}", markup=False, highlight=False)
-    for note in notes(content):
-        console.print(f"• {note}", style="dim", markup=False, highlight=False)
+    spent = table(
+        ["method", "updates", "sampled tokens", "minutes", "peak MiB"],
+        (
+            [
+                method,
+                f"{budget['updates']:.0f}",
+                f"{budget['sampled_tokens']:,.0f}",
+                f"{budget['seconds'] / 60:.1f}",
+                f"{budget['peak_megabytes']:,.0f}",
+            ]
+            for method, budget in content["budgets"].items()
+        ),
+        title="Training, mean over seeds",
+    )
+    for printed in (measured, spent):
+        printed.columns[0].overflow = "fold"
+        console.print(printed)
+    for listed in _sentences(content):
+        print_list((sentence for _, sentence in listed), console, style=None)
+    print_list(notes(content), console)
 
 
 def made_by(content: Mapping[str, Any], row: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -197,6 +197,26 @@ def write_json(path: str | Path, content: Any) -> None:
     except ValueError as error:
         raise InputError(f"{path}: these results are not JSON: {error}") from error
     write_text(path, text + "\n")
+
+
+def write_content(path: str | Path, content: Any) -> None:
+    """Replace the file at `path` by content with `Interval`s and the like, in one step."""
+    write_json(path, open_ends(plain(content), to_json=True))
+
+
+def read_content(
+    path: str | Path, command: str, what: str, fields: Collection[str] = ()
+) -> dict[str, Any]:
+    """What `write_content` wrote for `command`, intervals' open ends as infinities.
+
+    Raises InputError as `read_json`, or for content of another schema or without the fields.
+    """
+    content = read_json(path, command)
+    found = content if isinstance(content, dict) else {}
+    if found.get("schema") != SCHEMA or not found.keys() >= set(fields):
+        raise InputError(f"{path}: is no {what} of schema {SCHEMA}")
+    opened: dict[str, Any] = open_ends(found, to_json=False)
+    return opened
 
 
 def read_json(path: str | Path, command: str) -> Any:

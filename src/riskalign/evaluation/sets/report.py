@@ -8,23 +8,21 @@ specificity. The others are what averages leave out.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from riskalign.errors import InputError
 from riskalign.evaluation import METRICS, Interval, wording
-from riskalign.evaluation.report import page, settings_text
-from riskalign.evaluation.results import open_ends, plain, read_json
+from riskalign.evaluation.page import page, settings_text
+from riskalign.evaluation.results import read_content, write_content
 from riskalign.evaluation.sets.measures import CATEGORY_METRICS
 from riskalign.files.atomic import write_text
-from riskalign.terminal import escape
+from riskalign.terminal import above, escape, print_list, table
 
-SCHEMA = 1
 _FIELDS = ("title", "confidence", "models", "table", "notes", "sets", "settings", "reproduce")
 #: What stands where nothing was measured.
 MISSING = "\u2013"
@@ -86,11 +84,11 @@ def model_table(
         `columns`, a list of `{"group", "label", "metric"}`, and `rows`, a list of `{"model",
         "cells"}` with as many cells, plain but for `Interval`.
     """
-    rows, table = [], columns(categories)
+    rows, placed = [], columns(categories)
     for name, own in results.items():
         tree = {**own, "categories": {row.category: row for row in own.get("categories", ())}}
-        rows.append({"model": name, "cells": [_at(tree, column.path) for column in table]})
-    heads = [{"group": c.group, "label": c.label, "metric": c.metric} for c in table]
+        rows.append({"model": name, "cells": [_at(tree, column.path) for column in placed]})
+    heads = [{"group": c.group, "label": c.label, "metric": c.metric} for c in placed]
     return {"columns": heads, "rows": rows}
 
 
@@ -110,34 +108,27 @@ def shown(metric: str, ends: Mapping[str, float] | Interval | None) -> tuple[str
 
 def print_table(content: Mapping[str, Any], console: Console) -> None:
     """Print what `read_sets` gives, turned on its side: a terminal is narrow."""
-    table, percent = content["table"], wording.percent_of(content["confidence"])
-    printed = Table(
-        "metric",
-        title=escape(str(content["title"])),
+    models, percent = content["table"]["rows"], wording.percent_of(content["confidence"])
+    rows: list[Sequence[str | Text] | None] = []
+    numbered = enumerate(content["table"]["columns"])
+    for group, same in itertools.groupby(numbered, key=lambda column: str(column[1]["group"])):
+        rows += [None, [Text.from_markup(f"[bold]{escape(group)}[/bold]")]]
+        for i, column in same:
+            cells = (above(*shown(column["metric"], row["cells"][i])) for row in models)
+            rows.append([column["label"], *cells])
+    printed = table(
+        ["metric", *(row["model"] for row in models)],
+        rows,
+        title=str(content["title"]),
         caption=f"Second lines: {percent} intervals over prompts, for R-Judge over records.",
-        title_justify="left",
-        caption_justify="left",
     )
-    for row in table["rows"]:
-        printed.add_column(escape(row["model"]), justify="right")
-    group = None
-    for i, column in enumerate(table["columns"]):
-        if column["group"] != group:
-            group = column["group"]
-            printed.add_section()
-            printed.add_row(f"[bold]{escape(group)}[/bold]")
-        cells = [shown(column["metric"], row["cells"][i]) for row in table["rows"]]
-        lines = [f"{value}\n[dim]{span}[/dim]" if span else value for value, span in cells]
-        printed.add_row(escape(column["label"]), *lines)
     console.print(printed)
-    for note in content["notes"]:
-        console.print(f"\u2022 {note}", style="dim", markup=False, highlight=False)
+    print_list(content["notes"], console)
 
 
 def write_sets(content: Mapping[str, Any], results: Path, report: Path) -> None:
     """Write an evaluation (docs/evaluation_sets.md) as JSON and as HTML."""
-    text = json.dumps(open_ends(plain(content), to_json=True), indent=1, allow_nan=False)
-    write_text(results, text + "\n")
+    write_content(results, content)
     write_text(report, render_sets(read_sets(results)))
 
 
@@ -147,14 +138,11 @@ def read_sets(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: a file that is missing, not JSON or not of this schema.
     """
-    content = read_json(path, "`riskalign evaluate`")
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise InputError(f"{path}: is no evaluation of schema {SCHEMA}")
+    content = read_content(path, "`riskalign evaluate`", "evaluation")
     missing = [field for field in _FIELDS if field not in content]
     if missing:
         raise InputError(f"{path}: field {missing[0]!r} is missing. Make the file again.")
-    opened: dict[str, Any] = open_ends(content, to_json=False)
-    return opened
+    return content
 
 
 def render_sets(content: Mapping[str, Any]) -> str:

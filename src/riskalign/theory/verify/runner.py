@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from riskalign.errors import InputError
-from riskalign.evaluation.report import page
+from riskalign.evaluation.page import page
 from riskalign.pipeline.ledger import now
 from riskalign.pipeline.machine import commit, versions
+from riskalign.terminal import table
 from riskalign.theory.verify import answer_claims, loss_claims, risk_claims, tree_claims
 from riskalign.theory.verify.claim import FIGURES, GROUPS, WRITTEN, Claim, Finding, Setting
 
@@ -106,24 +106,17 @@ def _by_group(findings: Sequence[Finding]) -> list[tuple[str, list[Finding]]]:
 
 def print_findings(findings: Sequence[Finding], setting: Setting, console: Console) -> None:
     """Print the table, a claim a line, failing cases below their claim."""
-    table = Table("claim", title=summary(findings, setting), title_justify="left")
-    for name in ("figure", "bound", "cases"):
-        table.add_column(name, justify="right")
-    table.add_column("")
     styles = {"pass": "green", "measured": "dim", "FAIL": "bold red"}
+    rows: list[list[str | Text]] = []
     for title, of_group in _by_group(findings):
-        if of_group:
-            table.add_row(Text(title, style="bold"))
+        rows += [[Text(title, style="bold")]] if of_group else []
         for finding in of_group:
             word = verdict(finding)
-            table.add_row(
-                Text(f"  {finding.claim.statement}"),
-                f"{finding.figure:.1e}",
-                bound_text(finding.claim),
-                str(len(finding.by_case)),
-                Text(word, style=styles[word]),
-            )
-    console.print(table)
+            cells = f"{finding.figure:.1e}", bound_text(finding.claim), str(len(finding.by_case))
+            statement = f"  {finding.claim.statement}"
+            rows.append([statement, *cells, Text(word, styles[word], justify="left")])
+    names = "claim", "figure", "bound", "cases", ""
+    console.print(table(names, rows, title=summary(findings, setting)))
     for finding in findings:
         if not finding.passed:
             cases = ", ".join(f"{name} {value:.1e}" for name, value in finding.by_case.items())
