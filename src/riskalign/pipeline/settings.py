@@ -1,7 +1,7 @@
 """The groups of a job's configuration: what a step, sampling, an adapter, an evaluation need."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -199,16 +199,12 @@ class ScoringConfig:
     """A file of prompts to ask in place of the held-out ones."""
 
 
-@settings
-class EvaluationConfig:
-    """How the models are compared: world prompts never trained on, and points of the dial."""
+@dataclasses.dataclass
+class Measuring:
+    """How models are asked and measured: fields of a job's evaluation and of `SetsSettings`."""
 
-    split: Literal["eval", "dev"] = "eval"
-    """eval; or dev, to choose settings without a look at it: other prompts of the world."""
-    prompts: Tokens = 64
-    """Prompts that are asked."""
     answers_per_prompt: Count = 4
-    """Answers to each."""
+    """Answers to each prompt."""
     temperature: NotNegative = 1.0
     """Of sampling; 0 takes the likeliest token."""
     top_p: UpToOne = 1.0
@@ -218,19 +214,34 @@ class EvaluationConfig:
     batch_size: Count = 64
     """Answers sampled at once."""
     backend: Backend = "transformers"
-    """transformers, or vllm where it is installed (never for the dial, which needs two models)."""
+    """transformers, or vllm where it is installed (never for a dial, which needs two models)."""
+    distance_prompts: NotLess | None = None
+    """The first so many prompts are those on which KL and SRR are measured; null for all."""
+    risk: Risk = "cvar:0.95"
+    """Measure of the reported risk ratio."""
+    n_boot: Annotated[Count, Field(le=1_000_000)] = 2000
+    """Replicates of the bootstrap over prompts."""
+    confidence: Between = 0.95
+    """Of the intervals."""
+
+    def sampling(self) -> dict[str, Any]:
+        """What a sampling backend is told."""
+        names = "answers_per_prompt", "temperature", "top_p", "max_new_tokens", "batch_size"
+        return {name: getattr(self, name) for name in names}
+
+
+@settings
+class EvaluationConfig(Measuring):
+    """How the models are compared: world prompts never trained on, and points of the dial."""
+
+    split: Literal["eval", "dev"] = "eval"
+    """eval; or dev, to choose settings without a look at it: other prompts of the world."""
+    prompts: Tokens = 64
+    """Prompts that are asked."""
     dial: Annotated[tuple[Weight, ...], LISTED] = (0.0, 0.5, 1.0, 1.5)
     """Points between the two steps' models: 0 the first, 1 the last, 2 twice as far."""
     dial_prompts: DialPrompts = 32
     """Prompts asked at each point; 0 for no dial."""
-    distance_prompts: NotLess | None = None
-    """Prompts on which KL and risk ratio are measured; null for all."""
-    risk: Risk = "cvar:0.95"
-    """Measure of the reported risk ratio."""
-    n_boot: Annotated[Count, Field(le=1_000_000)] = 2000
-    """Replicates of the bootstrap."""
-    confidence: Between = 0.95
-    """Of the intervals."""
     examples: NotLess = 8
     """Answers shown in the report."""
     metrics: Annotated[tuple[Words, ...], LISTED, known(get_metrics)] = ()

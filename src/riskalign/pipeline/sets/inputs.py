@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from riskalign.data.identity import text_hash
 from riskalign.errors import InputError
 from riskalign.evaluation.sets import (
@@ -21,29 +19,24 @@ from riskalign.evaluation.sets import (
     risk_questions,
 )
 from riskalign.models import fingerprint, load_model
-from riskalign.models.sampling import Backend, checked_prompts
+from riskalign.models.sampling import checked_prompts
 from riskalign.pipeline import machine
 from riskalign.pipeline.job import ModelOnDisk
 from riskalign.pipeline.judged import SCORED, folder_hash, load_scorer, prompts_of
 from riskalign.pipeline.ledger import content_hash
 from riskalign.pipeline.progress import Progress
-from riskalign.risk import get_risk
+from riskalign.pipeline.settings import Measuring
 from riskalign.scorers import Kind as ScorerKind
 from riskalign.scorers import Scorer, check_independent, check_unseen
 from riskalign.scorers import load_scorer as scorer_in
 from riskalign.settings import (
     LISTED,
-    Between,
     Count,
     Flag,
     Name,
-    NotLess,
-    NotNegative,
     Number,
-    UpToOne,
     Whole,
     Words,
-    known,
     settings,
 )
 
@@ -52,12 +45,9 @@ FOLDERS = {"prompts": "answers", "helpful_prompts": "helpful", "over_refusal": "
 _NAME = re.compile(r"[\w.@+-]{1,80}")
 
 
-@settings
-class SetsSettings:
-    """Which sets, scorers and baseline, and how answers are sampled and measured.
-
-    Raises `InputError`, naming the field, for a value out of range.
-    """
+@dataclass
+class Sets:
+    """What models are asked, and what judges them: the first fields of `SetsSettings`."""
 
     prompts: Words | None = None
     """Prompts by category: .json, .jsonl, .csv, .parquet or a hub id."""
@@ -87,32 +77,22 @@ class SetsSettings:
     """The column of the categories; null for category, else type."""
     max_prompts: Count | None = None
     """Keep so many, from every category alike; null for all."""
-    answers_per_prompt: Count = 4
-    """How many answers are sampled."""
-    temperature: NotNegative = 1.0
-    """0 is greedy."""
-    top_p: UpToOne = 1.0
-    """Nucleus sampling's share; 1 is all."""
+
+
+@settings
+class SetsSettings(Measuring, Sets):
+    """Which sets, scorers and baseline, and how answers are sampled and measured.
+
+    Raises `InputError`, naming the field, for a value out of range.
+    """
+
     max_new_tokens: Count = 128
-    """Of an answer."""
-    batch_size: Count = 64
-    """Answers sampled at once."""
-    backend: Backend = "transformers"
-    """What samples: transformers or vllm."""
-    distance_prompts: NotLess | None = None
-    """KL and SRR to the baseline are measured on the first so many prompts; null for all."""
-    risk: Annotated[Words, known(get_risk)] = "cvar:0.95"
-    """The risk measure of SRR."""
     threshold: Number = 0.0
     """What log P(Yes) - log P(No) must exceed for a record to be called unsafe."""
     max_length: Count | None = None
     """The longest question in tokens; null for what the model has positions for."""
     seed: Whole = 0
     """Of sampling and of the bootstrap."""
-    n_boot: Annotated[Count, Field(le=1_000_000)] = 2000
-    """Replicates of the bootstrap over prompts."""
-    confidence: Between = 0.95
-    """Of the intervals."""
     bf16: Flag | None = None
     """null takes bfloat16 where the device has it natively."""
     trust_remote_code: Flag = False

@@ -29,8 +29,6 @@ from riskalign.pipeline.sets.inputs import (
 from riskalign.pipeline.sets.report import report
 from riskalign.risk import get_risk
 
-_SAMPLING = ("answers_per_prompt", "temperature", "top_p", "max_new_tokens", "batch_size")
-
 
 def evaluate_sets(
     models: Sequence[str],
@@ -113,7 +111,7 @@ class _Stages:
             {
                 "model": weights[name],
                 "prompts": prompts,
-                "sampling": {field: getattr(settings, field) for field in (*_SAMPLING, "backend")},
+                "sampling": {**settings.sampling(), "backend": settings.backend},
                 "seed": settings.seed,
                 "bf16": self.bf16,
             },
@@ -185,7 +183,7 @@ class _Stages:
             model.model,
             model.tokenizer,
             self.inputs.sets[kind].asked(),
-            **{field: getattr(settings, field) for field in _SAMPLING},
+            **settings.sampling(),
             # The same for every model, so that they differ by their weights alone.
             seed=int(content_hash([settings.seed, kind])[:8], 16) % 2**31,
             progress=lambda n, total: tell(n, total, "sampling"),
