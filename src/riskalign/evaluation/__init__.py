@@ -1,82 +1,43 @@
 """Score answers, measure the tail with intervals, and report it from results.json alone."""
 
-from riskalign.evaluation.bounds import Plan, cvar_bounds, cvar_upper_bound, plan
-from riskalign.evaluation.comparison import Cell, compare_cells, from_columns, to_columns
-from riskalign.evaluation.comparison_report import (
-    print_comparison,
-    read_comparison,
-    write_comparison,
-)
-from riskalign.evaluation.frontier_ratio import ratios_of_all
-from riskalign.evaluation.ideal import ideal_ratios
-from riskalign.evaluation.intervals import (
-    Bootstrap,
-    Floats,
-    Interval,
-    Statistic,
-    auc_statistic,
-    binomial_interval,
-    few_differ,
-    few_means_differ,
-    mean_interval,
-    mean_statistic,
-    rare_rate_interval,
-)
-from riskalign.evaluation.metrics import (
-    METRICS,
-    TAIL_LEVELS,
-    Estimate,
-    Metric,
-    Sample,
-    get_metrics,
-    paired_differences,
-    summarize,
-)
-from riskalign.evaluation.report import print_results, write_report
-from riskalign.evaluation.results import choose_examples, read_results, write_results
-from riskalign.evaluation.score import ScoredAnswer, score_answers
-from riskalign.evaluation.tails import empirical_cvar, empirical_var
-
-__all__ = [
-    "METRICS",
-    "TAIL_LEVELS",
-    "Bootstrap",
-    "Cell",
-    "Estimate",
-    "Floats",
-    "Interval",
-    "Metric",
-    "Plan",
-    "Sample",
-    "ScoredAnswer",
-    "Statistic",
-    "auc_statistic",
-    "binomial_interval",
-    "choose_examples",
-    "compare_cells",
-    "cvar_bounds",
-    "cvar_upper_bound",
-    "empirical_cvar",
-    "empirical_var",
-    "few_differ",
-    "few_means_differ",
-    "from_columns",
-    "get_metrics",
-    "ideal_ratios",
-    "mean_interval",
-    "mean_statistic",
-    "paired_differences",
-    "plan",
-    "print_comparison",
-    "print_results",
-    "rare_rate_interval",
-    "ratios_of_all",
-    "read_comparison",
-    "read_results",
-    "score_answers",
-    "summarize",
-    "to_columns",
-    "write_comparison",
-    "write_report",
-    "write_results",
-]
+from riskalign.evaluation.bounds import Plan as Plan
+from riskalign.evaluation.bounds import cvar_bounds as cvar_bounds
+from riskalign.evaluation.bounds import cvar_upper_bound as cvar_upper_bound
+from riskalign.evaluation.bounds import plan as plan
+from riskalign.evaluation.comparison import Cell as Cell
+from riskalign.evaluation.comparison import compare_cells as compare_cells
+from riskalign.evaluation.comparison import from_columns as from_columns
+from riskalign.evaluation.comparison import to_columns as to_columns
+from riskalign.evaluation.comparison_report import print_comparison as print_comparison
+from riskalign.evaluation.comparison_report import read_comparison as read_comparison
+from riskalign.evaluation.comparison_report import write_comparison as write_comparison
+from riskalign.evaluation.frontier_ratio import ratios_of_all as ratios_of_all
+from riskalign.evaluation.ideal import ideal_ratios as ideal_ratios
+from riskalign.evaluation.intervals import Bootstrap as Bootstrap
+from riskalign.evaluation.intervals import Floats as Floats
+from riskalign.evaluation.intervals import Interval as Interval
+from riskalign.evaluation.intervals import Statistic as Statistic
+from riskalign.evaluation.intervals import auc_statistic as auc_statistic
+from riskalign.evaluation.intervals import binomial_interval as binomial_interval
+from riskalign.evaluation.intervals import few_differ as few_differ
+from riskalign.evaluation.intervals import few_means_differ as few_means_differ
+from riskalign.evaluation.intervals import mean_interval as mean_interval
+from riskalign.evaluation.intervals import mean_statistic as mean_statistic
+from riskalign.evaluation.intervals import rare_rate_interval as rare_rate_interval
+from riskalign.evaluation.metrics import METRICS as METRICS
+from riskalign.evaluation.metrics import TAIL_LEVELS as TAIL_LEVELS
+from riskalign.evaluation.metrics import Estimate as Estimate
+from riskalign.evaluation.metrics import Metric as Metric
+from riskalign.evaluation.metrics import Sample as Sample
+from riskalign.evaluation.metrics import get_metrics as get_metrics
+from riskalign.evaluation.metrics import paired_differences as paired_differences
+from riskalign.evaluation.metrics import summarize as summarize
+from riskalign.evaluation.report import print_results as print_results
+from riskalign.evaluation.report import write_report as write_report
+from riskalign.evaluation.results import choose_examples as choose_examples
+from riskalign.evaluation.results import read_results as read_results
+from riskalign.evaluation.results import write_results as write_results
+from riskalign.evaluation.score import ScoredAnswer as ScoredAnswer
+from riskalign.evaluation.score import score_answers as score_answers
+from riskalign.evaluation.tails import empirical_cvar as empirical_cvar
+from riskalign.evaluation.tails import empirical_var as empirical_var

@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from typing_extensions import Unpack
+
 from riskalign.errors import InputError
-from riskalign.evaluation.intervals import Interval, seed_interval
-from riskalign.evaluation.metrics import METRICS, Metric, Options, paired_differences, summarize
+from riskalign.evaluation.intervals import Bootstrap, Interval, seed_interval
+from riskalign.evaluation.metrics import Options, paired_differences, summarize
 from riskalign.evaluation.score import ScoredAnswer
 
 #: Points that a method does not offer as its own.
@@ -58,20 +60,14 @@ def from_columns(columns: Mapping[str, Sequence[Any]]) -> list[ScoredAnswer]:
 
 
 def compare_cells(
-    cells: Sequence[Cell],
-    *,
-    own: Sequence[str],
-    n_boot: int = 2000,
-    seed: int = 0,
-    confidence: float = 0.95,
-    max_cost: float | None = None,
-    metrics: Mapping[str, Metric] = METRICS,
+    cells: Sequence[Cell], *, own: Sequence[str], **options: Unpack[Options]
 ) -> dict[str, Any]:
     """Every point of every method with intervals, and `own` methods against the others.
 
     Answers of all seeds are pooled: a metric is that of a model drawn from the method's seeds.
     Intervals are bootstrapped over prompts, a prompt that several seeds asked being one; `seeds`
     beside them is the mean over seeds with Student's interval, and `each` a value for each seed.
+    `options` are those of `summarize`; `clusters` and `severities` follow from the cells.
 
     Returns `points` (rows `{"method", "point", "metrics", "seeds", "each", "n_answers"}`, the start
     model first), `budgets` by method (means over seeds) and `matched`, see `matched_differences`.
@@ -97,19 +93,12 @@ def compare_cells(
         if point not in SHARED or cell.method == first
         for answer in answers
     ]
-    options: Options = {
-        "n_boot": n_boot,
-        "seed": seed,
-        "confidence": confidence,
-        "max_cost": max_cost,
-        "metrics": metrics,
-        "clusters": {
-            _own_id(cell, answer): answer.prompt_id
-            for cell in cells
-            for answers in cell.points.values()
-            for answer in answers
-        },
-        "severities": [answer.cost for answer in every if answer.cost > 0],
+    options["severities"] = [answer.cost for answer in every if answer.cost > 0]
+    options["clusters"] = {
+        _own_id(cell, answer): answer.prompt_id
+        for cell in cells
+        for answers in cell.points.values()
+        for answer in answers
     }
     rows = [_row("start", "start", methods[first], options)]
     for name, made in methods.items():
@@ -142,8 +131,9 @@ def _row(method: str, point: str, cells: Sequence[Cell], options: Options) -> di
     alone: Options = {**options, "n_boot": 1, "clusters": None}
     each = {str(cell.seed): _values(summarize(cell.points[point], **alone)) for cell in cells}
     metrics = summarize(pooled, **options)
+    confidence = options.get("confidence", Bootstrap.confidence)
     over_seeds = {
-        name: seed_interval([values[name] for values in each.values()], options["confidence"])
+        name: seed_interval([values[name] for values in each.values()], confidence)
         for name in metrics
         if all(name in values for values in each.values())
     }
