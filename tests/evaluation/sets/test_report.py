@@ -109,6 +109,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     out = StringIO()
     print_table(read_sets(tmp_path / "evaluate.json"), Console(file=out, width=400))
     assert "[bold]" in out.getvalue()
+    assert "\u202e" not in out.getvalue()
 
 
 def test_the_page_has_every_section_and_nothing_from_outside(tmp_path: Path) -> None:
