@@ -245,6 +245,8 @@ def test_linear_layers_have_4_bits(folder: Path) -> None:
     layer = model.model.layers[0].self_attn.q_proj
     assert type(layer).__name__ == "Linear4bit"
     assert layer.weight.dtype == torch.uint8
+    # Nor do they take the way of processors with bf16 that has no gradient.
+    assert not getattr(layer, "support_avx512bf16_for_cpu", False)
     # Two weights a byte.
     assert layer.weight.numel() == plain.model.layers[0].self_attn.q_proj.weight.numel() // 2
     # About a tenth of normal weights' size.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from riskalign.models import LoadedModel
 from riskalign.pipeline import load_config
@@ -13,7 +14,7 @@ from riskalign.pipeline.ledger import readable, resolve
 from riskalign.pipeline.machine import for_inference
 from riskalign.pipeline.presets import preset_names
 from riskalign.pipeline.settings import SamplingConfig, StepConfig, for_order
-from riskalign.pipeline.steps import training_config
+from riskalign.pipeline.steps import quiet_arguments, training_config
 from tests import tiny
 
 SAMPLING = SamplingConfig(prompts=5, answers_per_prompt=4, max_new_tokens=6, batch_size=8)
@@ -76,3 +77,8 @@ def test_a_jobs_configuration_is_read_back(name: str) -> None:
     config = load_config(str(path))
     assert config.safe.limit is not None
     assert resolve(load_config(readable(config))) == resolve(config)
+
+
+def test_bf16_is_for_processors_as_well(tmp_path: Path) -> None:
+    """transformers refuses it on a processor unless told that it is meant to compute there."""
+    assert TrainingArguments(bf16=True, **quiet_arguments(tmp_path)).bf16

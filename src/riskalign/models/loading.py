@@ -168,7 +168,13 @@ def load_in_4bit(
     options: dict[str, Any] = {"dtype": compute_dtype, "quantization_config": quantised}
     if torch.cuda.is_available():
         options["device_map"] = {"": torch.cuda.current_device()}
-    return pretrained(folder, trust_remote_code=trust_remote_code, **options)
+    model = pretrained(folder, trust_remote_code=trust_remote_code, **options)
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            # The fast way of some processors is for inference: an adapter below would learn
+            # nothing through it, and rows of fewer than 64 weights break it.
+            setattr(layer, "support_avx512bf16_for_cpu", False)  # noqa: B010 - mypy takes it for a module
+    return model
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -22,7 +22,7 @@ from riskalign.models import LoadedModel, fingerprint, load_in_4bit, load_model,
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.judged import note_prompts
 from riskalign.pipeline.ledger import Outcome
-from riskalign.pipeline.machine import model_dtype
+from riskalign.pipeline.machine import best_device, model_dtype
 from riskalign.pipeline.progress import TrainingProgress, Update
 from riskalign.pipeline.settings import Kind, LoraSettings, StepConfig
 from riskalign.pipeline.step_data import StepData, step_rows
@@ -268,6 +268,8 @@ def quiet_arguments(folder: Path) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
+        # Else transformers refuses bf16, which some processors are good at.
+        "use_cpu": best_device().type == "cpu",
     }
 
 
