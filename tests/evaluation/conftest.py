@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from riskalign.evaluation.attempts import attempts_of
 from riskalign.evaluation.metrics import paired_differences, summarize
 from riskalign.evaluation.score import ScoredAnswer
 
@@ -116,6 +117,7 @@ def make(
             for base in answers
             if base != final
         },
+        "attempts": {name: attempts_of(scored) for name, scored in answers.items()},
         "dial": [
             {
                 "w": w,

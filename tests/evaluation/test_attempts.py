@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from scipy.stats import betabinom
 
 from riskalign.errors import InputError
-from riskalign.evaluation.attempts import any_unsafe, attempts, attempts_of, fit, measured
+from riskalign.evaluation.attempts import any_unsafe, attempts_of, fit, measure_attempts, measured
 from riskalign.evaluation.intervals import Floats
 from riskalign.evaluation.score import ScoredAnswer
 
@@ -86,10 +86,10 @@ def test_prompts_that_are_alike_have_no_overdispersion() -> None:
     mean, overdispersion, _ = fit(unsafe, of)
     assert mean == pytest.approx(0.1, rel=1e-4)
     assert overdispersion < 1e-4
-    found = attempts(unsafe, of)
+    found = measure_attempts(unsafe, of)
     for row in found.rows:
         assert row.value == pytest.approx(1 - 0.9**row.k, rel=1e-3)
-    always = attempts(ints(*[0] * 90, *[4] * 10), np.full(100, 4))
+    always = measure_attempts(ints(*[0] * 90, *[4] * 10), np.full(100, 4))
     assert always.rows[-1].value == pytest.approx(0.1, rel=1e-3)
     assert always.overdispersion == pytest.approx(1, abs=1e-3)
 
@@ -105,7 +105,7 @@ def test_prompts_that_are_alike_have_no_overdispersion() -> None:
 def test_what_cannot_be_fitted(unsafe: Integers, of: Integers, why: str) -> None:
     with pytest.raises(InputError, match=why):
         fit(unsafe, of)
-    found = attempts(unsafe, of)
+    found = measure_attempts(unsafe, of)
     assert why in found.why
     assert found.mean is None
     assert all(row.value is row.low is row.high is None for row in found.rows)
@@ -114,7 +114,7 @@ def test_what_cannot_be_fitted(unsafe: Integers, of: Integers, why: str) -> None
 
 def test_no_unsafe_answer_leaves_the_exact_bound() -> None:
     """Of 64 prompts, whatever the answers: (1 - q)^64 is the chance to see none."""
-    found = attempts(np.zeros(64, dtype=np.int64), np.full(64, 4))
+    found = measure_attempts(np.zeros(64, dtype=np.int64), np.full(64, 4))
     top = 1 - 0.025 ** (1 / 64)
     expected = {1: top, 2: top, 5: 1 - (1 - top) ** 1.25, 100: 1 - (1 - top) ** 25}
     for row in found.rows:
@@ -126,9 +126,9 @@ def test_no_unsafe_answer_leaves_the_exact_bound() -> None:
 def test_counts_that_are_none_are_refused() -> None:
     for unsafe, of in (([], []), ([1], [0]), ([2], [1]), ([-1], [2]), ([1, 1], [2])):
         with pytest.raises(InputError):
-            attempts(unsafe, of)
+            measure_attempts(unsafe, of)
     with pytest.raises(InputError, match="1 or more"):
-        attempts([1], [2], ks=(0,))
+        measure_attempts([1], [2], ks=(0,))
 
 
 def test_of_scored_answers() -> None:
@@ -136,7 +136,7 @@ def test_of_scored_answers() -> None:
     scored = [
         ScoredAnswer(name, "", 0.0, c, 0.0, 0.0, 1) for name, own in costs.items() for c in own
     ]
-    assert attempts_of(scored) == attempts([1, 0, 3], [3, 3, 3])
+    assert attempts_of(scored) == measure_attempts([1, 0, 3], [3, 3, 3])
 
 
 @pytest.mark.parametrize("share", [0.01, 0.08])
@@ -146,7 +146,7 @@ def test_intervals_hold_the_truth_where_the_model_is_right(share: float) -> None
     truth = [1 - math.exp(_log_beta(a, b + k) - _log_beta(a, b)) for k in ks]
     for seed in range(100):
         p = np.random.default_rng([9, seed]).beta(a, b, 100)
-        found = attempts(*draw(p, 4, seed), ks=ks)
+        found = measure_attempts(*draw(p, 4, seed), ks=ks)
         if found.why:
             continue
         fitted += 1
@@ -164,7 +164,7 @@ def test_bounds_hold_where_the_model_is_wrong() -> None:
     held, wrong = 0, 0
     for seed in range(60):
         p = np.where(np.random.default_rng([7, seed]).random(272) < 0.1, 0.5, 0.0)
-        (row,) = attempts(*draw(p, 4, seed), ks=(1000,)).rows
+        (row,) = measure_attempts(*draw(p, 4, seed), ks=(1000,)).rows
         held += row.least <= 0.1 <= row.most
         assert row.low is not None
         wrong += row.low > 0.1

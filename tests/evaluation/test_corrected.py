@@ -9,7 +9,7 @@ from scipy.stats import binom
 from riskalign.errors import InputError
 from riskalign.evaluation.corrected import (
     Counts,
-    corrected,
+    corrected_rate,
     corrected_rates,
     counts_of,
     parse_counts,
@@ -41,7 +41,7 @@ def test_rogan_gladen_against_answers_written_out() -> None:
 
 def test_a_scorer_known_to_be_right_leaves_the_plain_rate() -> None:
     plain = Interval(0.12, 0.07, 0.19)
-    found = corrected(plain, KNOWN, KNOWN)
+    found = corrected_rate(plain, KNOWN, KNOWN)
     for end in ("value", "low", "high"):
         assert getattr(found, end) == pytest.approx(getattr(plain, end), abs=1e-9)
     assert upper(0.19, KNOWN, KNOWN, 0.05) == pytest.approx(0.19, abs=1e-9)
@@ -49,7 +49,7 @@ def test_a_scorer_known_to_be_right_leaves_the_plain_rate() -> None:
 
 def test_one_uncertain_part_moves_the_rate_to_its_own_ends() -> None:
     """By hand: with q and sp known, p runs over q / se for se in its exact interval."""
-    found = corrected(Interval(0.2, 0.2, 0.2), (45, 50), KNOWN)
+    found = corrected_rate(Interval(0.2, 0.2, 0.2), (45, 50), KNOWN)
     low, high = binomial_interval(45, 50)
     assert found.value == pytest.approx(0.2 / 0.9)
     assert found.low == pytest.approx(0.2 / high)
@@ -57,11 +57,11 @@ def test_one_uncertain_part_moves_the_rate_to_its_own_ends() -> None:
 
 
 def test_clipped_and_open_intervals() -> None:
-    below = corrected(Interval(0.02, 0.01, 0.04), (45, 50), (180, 200))
+    below = corrected_rate(Interval(0.02, 0.01, 0.04), (45, 50), (180, 200))
     assert below.value == below.low == 0
     assert 0 <= below.high < 0.1
     # Five of eight right, five of eight wrong: it may well be a coin.
-    assert corrected(Interval(0.5, 0.4, 0.6), (5, 8), (5, 8)) == Interval(0.5, 0.0, 1.0)
+    assert corrected_rate(Interval(0.5, 0.4, 0.6), (5, 8), (5, 8)) == Interval(0.5, 0.0, 1.0)
 
 
 def naive_low(right: int, of: int, miss: float) -> float:
@@ -111,14 +111,14 @@ def test_what_results_hold() -> None:
         "safe_called_unsafe": 20,
     }
     counts = counts_of(verdicts)
-    assert counts == ((45, 50), (180, 200))
-    assert counts_of({}) is None
-    assert counts_of({"safe_called_safe": 3}) is None
+    assert counts == [(45, 50), (180, 200)]
+    assert counts_of({}) == []
+    assert counts_of({"safe_called_safe": 3}) == []
     plain = Interval(0.26, 0.2, 0.33)
-    found = corrected_rates({"start": {"unsafe_rate": plain}}, *counts)
-    assert found["unsafe_rate"]["start"] == corrected(plain, *counts)
+    found = corrected_rates({"start": {"unsafe_rate": plain}}, counts)
+    assert found["unsafe_rate"]["start"] == corrected_rate(plain, counts[0], counts[1])
     assert found["why"] == ""
-    found = corrected_rates({"start": {"unsafe_rate": plain}}, (1, 10), (3, 10))
+    found = corrected_rates({"start": {"unsafe_rate": plain}}, [(1, 10), (3, 10)])
     assert found["unsafe_rate"] == {}
     assert "tells nothing" in found["why"]
 
@@ -135,7 +135,7 @@ def test_intervals_and_bounds_hold_the_truth(prevalence: float) -> None:
         caught, passed = int(generator.binomial(60, 0.85)), int(generator.binomial(200, 0.92))
         four = np.full(100, 4.0)
         plain = mean_interval(called.astype(float), four)
-        found = corrected(plain, (caught, 60), (passed, 200))
+        found = corrected_rate(plain, (caught, 60), (passed, 200))
         held += found.low <= prevalence <= found.high
         top = mean_interval(called.astype(float), four, 0.95).high  # missed by 2.5 %
         try:

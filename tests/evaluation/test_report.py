@@ -13,9 +13,13 @@ import pytest
 from rich.console import Console
 
 from riskalign.errors import InputError
+from riskalign.evaluation.attempts import attempts_of
+from riskalign.evaluation.corrected import corrected_rates
 from riskalign.evaluation.page import visible
 from riskalign.evaluation.report import print_results, render_report, write_report
 from riskalign.evaluation.results import read_results, write_results
+from riskalign.evaluation.score import ScoredAnswer
+from riskalign.evaluation.wording import number
 from tests.evaluation.conftest import MakeResults, draw_answers, example
 
 SECTIONS = ("headline", "distribution", "frontier", "training", "answers", "reproduce")
@@ -184,6 +188,39 @@ def test_everything_recorded_is_shown(tmp_path: Path, make_results: MakeResults)
         assert text in html, text
     rate = read_results(tmp_path / "results.json")["models"]["start"]["unsafe_rate"]["value"]
     assert f"{100 * rate:.3g}\u00a0%" in html
+
+
+def test_many_attempts_are_shown_with_what_they_assume(
+    tmp_path: Path, make_results: MakeResults
+) -> None:
+    results = make_results()
+    html = render(tmp_path, results).read_text(encoding="utf-8")
+    rows = results["attempts"]["start"].rows
+    assert "Beta distribution over prompts" in html
+    for shown in (rows[0].measured.value, rows[-1].value, rows[3].value):
+        assert f"{number(100 * shown)}\u00a0%" in html
+    assert "no model" not in html
+    never = [ScoredAnswer(f"p{i // 2}", "", 0.0, 0.0, 0.0, 0.0, 1) for i in range(128)]
+    results["attempts"]["final"] = attempts_of(never)
+    html = render(tmp_path, results).read_text(encoding="utf-8")
+    assert "no model: every answer was safe" in html
+    assert "0 to 5.60\u00a0%" in html
+    del results["attempts"]
+    assert "Many attempts" not in render(tmp_path, results).read_text(encoding="utf-8")
+
+
+def test_which_unsafe_rate_is_shown_is_said(tmp_path: Path, make_results: MakeResults) -> None:
+    results = make_results()
+    assert "Rogan" not in render(tmp_path, results).read_text(encoding="utf-8")
+    found = corrected_rates(results["models"], [(45, 50), (190, 200)])
+    results["corrected"] = {**found, "labels": "5-fold <cross-validation>"}
+    html = render(tmp_path, results).read_text(encoding="utf-8")
+    assert "All else on this page, and the first row here, is plain" in html
+    assert "(5-fold &lt;cross-validation&gt;) it called 45 of 50" in html
+    assert f"{100 * found['unsafe_rate']['start'].value:.3g}\u00a0%" in html
+    results["corrected"] = {**corrected_rates(results["models"], [(4, 9), (5, 9)]), "labels": ""}
+    html = render(tmp_path, results).read_text(encoding="utf-8")
+    assert "There is no corrected rate: a scorer that calls 44.4%" in html
 
 
 def test_bare_results_make_a_whole_report(tmp_path: Path, make_results: MakeResults) -> None:

@@ -66,6 +66,11 @@ def test_one_file_gives_pairs_prompts_and_scorers(data_job: Make, tmp_path: Path
     results = json.loads(result.results.read_text())
     assert results["held_out"]["safe"]["pairs"] == len(found.safe_eval) > 0
     assert results["scorers"]["judge-cost"].keys() >= {"accuracy", "auc", "brier"}
+    card = load_scorer(tmp_path / "run" / "scorers" / "cost").card
+    assert results["corrected"]["labels"] == card.judged_on
+    assert results["corrected"]["sensitivity"][0] == card.verdicts["unsafe_called_unsafe"]
+    assert results["corrected"]["specificity"][0] == card.verdicts["safe_called_safe"]
+    assert results["corrected"]["unsafe_rate"].keys() == results["models"].keys()
     (note,) = results["notes"]
     assert f"among the {len(found.prompts('train'))} that the steps were trained on" in note
     assert result.report is not None

@@ -39,6 +39,16 @@ def test_what_a_card_holds(folder: Path) -> None:
     assert "prompt_hashes" not in content
 
 
+def test_a_card_of_before_has_no_verdicts(folder: Path) -> None:
+    path = folder / "scorer.json"
+    content = json.loads(path.read_text())
+    del content["verdicts"]
+    path.write_text(json.dumps(content))
+    assert read_card(folder).verdicts == {}
+    path.write_text(json.dumps(content | {"verdicts": {"safe_called_safe": 7}}))
+    assert read_card(folder).verdicts == {"safe_called_safe": 7}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

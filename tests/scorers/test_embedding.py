@@ -20,6 +20,7 @@ from riskalign.scorers import (
     train_embedding_scorer,
 )
 from riskalign.scorers.embedding import RIDGES, EmbeddingModel, features
+from riskalign.scorers.metrics import verdicts
 from tests.scorers import toy
 
 
@@ -116,6 +117,8 @@ def test_held_out_metrics_are_those_of_the_scores(encoder: str) -> None:
     found = judge("cost", rows, scores, n_boot=20, seed=3)
     for name, interval in scorer.card.metrics.items():
         assert interval.value == pytest.approx(found[name].value, abs=1e-6)
+    assert scorer.card.verdicts == verdicts(rows, scores)
+    assert sum(scorer.card.verdicts.values()) == len(scores)
 
 
 def test_labels_that_say_nothing_are_not_turned_round(encoder: str) -> None:

@@ -8,7 +8,7 @@ from scipy.special import expit
 
 from riskalign.errors import InputError
 from riskalign.scorers import Judged, judge
-from riskalign.scorers.metrics import both_orders, calibration
+from riskalign.scorers.metrics import both_orders, calibration, verdicts
 
 
 def _pair(prompt: str, first: int, unsafe: tuple[bool, ...] = ()) -> Judged:
@@ -43,6 +43,17 @@ def test_a_reward_by_hand() -> None:
     brier, ece = calibration(*both_orders(np.array([2.0, 3.0, -0.5])))
     assert found["brier"].value == pytest.approx(brier)
     assert found["ece"].value == pytest.approx(ece)
+
+
+def test_what_a_cost_calls_unsafe_by_hand() -> None:
+    rows = [_pair("p", 1, (True, False)), _pair("q", 0, (False, True)), _pair("r", 0)]
+    assert verdicts(rows[:2], [2.0, 0.5, -1.0, 0.0]) == {
+        "unsafe_called_unsafe": 1,
+        "unsafe_called_safe": 1,  # a cost of 0 calls nothing unsafe
+        "safe_called_unsafe": 1,
+        "safe_called_safe": 1,
+    }
+    assert verdicts(rows[2:], [1.0, 0.0]) == {}
 
 
 def test_intervals_are_clustered_on_prompts() -> None:

@@ -1,5 +1,9 @@
 """Score answers, measure the tail with intervals, and report it from results.json alone."""
 
+from riskalign.evaluation.attempts import Attempt as Attempt
+from riskalign.evaluation.attempts import Attempts as Attempts
+from riskalign.evaluation.attempts import attempts_of as attempts_of
+from riskalign.evaluation.attempts import measure_attempts as measure_attempts
 from riskalign.evaluation.bounds import Plan as Plan
 from riskalign.evaluation.bounds import cvar_bounds as cvar_bounds
 from riskalign.evaluation.bounds import cvar_upper_bound as cvar_upper_bound
@@ -11,6 +15,12 @@ from riskalign.evaluation.comparison import to_columns as to_columns
 from riskalign.evaluation.comparison_report import print_comparison as print_comparison
 from riskalign.evaluation.comparison_report import read_comparison as read_comparison
 from riskalign.evaluation.comparison_report import write_comparison as write_comparison
+from riskalign.evaluation.corrected import Counts as Counts
+from riskalign.evaluation.corrected import corrected_rate as corrected_rate
+from riskalign.evaluation.corrected import corrected_rates as corrected_rates
+from riskalign.evaluation.corrected import counts_of as counts_of
+from riskalign.evaluation.corrected import parse_counts as parse_counts
+from riskalign.evaluation.corrected import rogan_gladen as rogan_gladen
 from riskalign.evaluation.frontier_ratio import ratios_of_all as ratios_of_all
 from riskalign.evaluation.ideal import ideal_ratios as ideal_ratios
 from riskalign.evaluation.intervals import Bootstrap as Bootstrap

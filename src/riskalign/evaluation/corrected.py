@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from riskalign.errors import InputError
@@ -50,7 +50,7 @@ def rogan_gladen(called: float, sensitivity: float, specificity: float) -> float
     return (called + specificity - 1) / (sensitivity + specificity - 1)
 
 
-def corrected(
+def corrected_rate(
     plain: Interval, sensitivity: Counts, specificity: Counts, confidence: float = 0.95
 ) -> Interval:
     """The unsafe rate behind `plain`, the share called unsafe with its interval over prompts.
@@ -124,8 +124,8 @@ def upper(
     return min(1.0, (called_upper - false_alarms) / (se - false_alarms))
 
 
-def counts_of(verdicts: Mapping[str, int]) -> tuple[Counts, Counts] | None:
-    """Sensitivity and specificity of a scorer's `verdicts` on labels; None where it has not both.
+def counts_of(verdicts: Mapping[str, int]) -> list[Counts]:
+    """Sensitivity and specificity of a scorer's `verdicts` on labels; empty without both kinds.
 
     Keys are `unsafe_called_unsafe`, `unsafe_called_safe`, `safe_called_safe`, `safe_called_unsafe`.
     """
@@ -133,20 +133,23 @@ def counts_of(verdicts: Mapping[str, int]) -> tuple[Counts, Counts] | None:
     for truth, other in (("unsafe", "safe"), ("safe", "unsafe")):
         right = verdicts.get(f"{truth}_called_{truth}", 0)
         both.append((right, right + verdicts.get(f"{truth}_called_{other}", 0)))
-    return (both[0], both[1]) if both[0][1] and both[1][1] else None
+    return both if both[0][1] and both[1][1] else []
 
 
 def corrected_rates(
     models: Mapping[str, Mapping[str, Interval]],
-    sensitivity: Counts,
-    specificity: Counts,
+    counts: Sequence[Counts],
     confidence: float = 0.95,
 ) -> dict[str, Any]:
-    """The field `corrected` of results.json: each model's rate, or `why` there is none."""
+    """Of results.json's field `corrected` each model's rate, or `why` there is none.
+
+    `counts` are those of sensitivity and specificity.
+    """
+    sensitivity, specificity = counts
     content: dict[str, Any] = {"sensitivity": sensitivity, "specificity": specificity}
     try:
         rates = {
-            name: corrected(metrics["unsafe_rate"], sensitivity, specificity, confidence)
+            name: corrected_rate(metrics["unsafe_rate"], sensitivity, specificity, confidence)
             for name, metrics in models.items()
         }
     except InputError as error:

@@ -87,6 +87,31 @@ class _Panel(TypedDict):
     columns: dict[str, str]
 
 
+class _Attempt(TypedDict):
+    k: Count
+    value: Finite | None
+    low: Finite | None
+    high: Finite | None
+    measured: Annotated[_Ends, AfterValidator(_ordered)] | None
+    least: Finite
+    most: Finite
+
+
+class _Attempts(TypedDict):
+    mean: Finite | None
+    overdispersion: Finite | None
+    why: str
+    rows: list[_Attempt]
+
+
+class _Corrected(TypedDict):
+    sensitivity: list[int]
+    specificity: list[int]
+    labels: str
+    unsafe_rate: Metrics
+    why: str
+
+
 class Results(BaseModel):
     """The fields of `results.json`, and what those that may be absent then stand for.
 
@@ -108,6 +133,8 @@ class Results(BaseModel):
     differences: dict[str, Metrics] = {}
     max_cost: Finite | None = None
     bounds: dict[str, dict[str, Cost]] = {}
+    attempts: dict[str, _Attempts] = {}
+    corrected: _Corrected | None = None
     dial: list[_Point] = []
     costs: dict[str, list[Cost]] = {}
     rewards: dict[str, list[Finite]] = {}
@@ -272,7 +299,16 @@ def _renamed(results: dict[str, Any]) -> dict[str, Any]:
             return [under(item) for item in value]
         return {new(k): under(v) for k, v in value.items()} if isinstance(value, dict) else value
 
-    named = ("models", "differences", "bounds", "costs", "rewards", "seconds", "examples")
+    named = (
+        "models",
+        "differences",
+        "bounds",
+        "attempts",
+        "costs",
+        "rewards",
+        "seconds",
+        "examples",
+    )
     renamed = results | {name: under(results[name]) for name in named if name in results}
     steps = [results.get("settings", {}).get(kind) for kind in ("helpful", "safe")]
     losses = [str(step.get("loss_type")) for step in steps if isinstance(step, dict)]

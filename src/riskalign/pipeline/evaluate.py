@@ -8,10 +8,16 @@ from riskalign import __version__
 from riskalign.evaluation import (
     METRICS,
     TAIL_LEVELS,
+    Counts,
+    Interval,
+    attempts_of,
     choose_examples,
+    corrected_rates,
+    counts_of,
     cvar_bounds,
     get_metrics,
     paired_differences,
+    parse_counts,
     summarize,
     write_report,
     write_results,
@@ -20,6 +26,7 @@ from riskalign.files.cache import file_sha256
 from riskalign.models.merge import merge
 from riskalign.pipeline import machine
 from riskalign.pipeline.job import InMemory, Job, ModelOnDisk
+from riskalign.pipeline.judged import JudgedWorld
 from riskalign.pipeline.ledger import Outcome, now, resolve
 from riskalign.pipeline.measure import Scored, measure, read_scored, write_scored
 from riskalign.pipeline.methods import get_method, has_rows
@@ -27,12 +34,16 @@ from riskalign.pipeline.progress import Update
 from riskalign.pipeline.settings import EvaluationConfig
 from riskalign.pipeline.steps import Trained
 from riskalign.risk import get_risk
+from riskalign.scorers import read_card
 from riskalign.worlds import Prompt
 
 Models = Mapping[str, ModelOnDisk]
 
 # Settings that act on the comparison, not on what is sampled.
-_LATER = ("prompts", "dial", "dial_prompts", "n_boot", "confidence", "examples", "metrics")
+_LATER = (
+    *("prompts", "dial", "dial_prompts", "n_boot", "confidence", "examples", "metrics"),
+    *("sensitivity", "specificity"),
+)
 
 
 def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Path]]:
@@ -142,13 +153,15 @@ def report(
             for name, kind in job.config.steps()
             if not has_rows(kind) and name in trained.logs
         }
+        compared = compare(job.eval_prompts, whole, points, evaluation, seed, job.max_cost)
         content = {
             "schema": 1,
             "created": now(),
             "riskalign_version": __version__,
             "world": job.config.world if preferences is None else preferences.source,
             "model": job.config.model,
-            **compare(job.eval_prompts, whole, points, evaluation, seed, job.max_cost),
+            **compared,
+            **_corrected(job, evaluation, compared["models"]),
             **about,
             **({"panels": panels} if panels else {}),
             "reproduce": {
@@ -165,6 +178,25 @@ def report(
 
     job.stage("report", inputs, work, code=evaluation.metrics)
     return results, html
+
+
+def _corrected(
+    job: Job, evaluation: EvaluationConfig, models: Mapping[str, Mapping[str, Interval]]
+) -> dict[str, Any]:
+    """The field `corrected`, where it is known how often what sets costs errs."""
+    if evaluation.sensitivity is not None and evaluation.specificity is not None:
+        said = (evaluation.sensitivity, evaluation.specificity)
+        labels = "given as evaluation.sensitivity and evaluation.specificity"
+        counts: list[Counts] = [parse_counts(each) for each in said]
+    elif isinstance(job.world, JudgedWorld):
+        card = read_card(job.world.folders["cost"])
+        labels, counts = card.judged_on, counts_of(card.verdicts)
+    else:
+        return {}
+    if not counts:
+        return {}
+    found = corrected_rates(models, counts, evaluation.confidence)
+    return {"corrected": {**found, "labels": labels}}
 
 
 def compare(
@@ -208,6 +240,9 @@ def compare(
             name: cvar_bounds(answers, TAIL_LEVELS, max_cost, evaluation.confidence)
             for name, answers in scored.items()
             if max_cost is not None
+        },
+        "attempts": {
+            name: attempts_of(answers, evaluation.confidence) for name, answers in scored.items()
         },
         "dial": [
             {

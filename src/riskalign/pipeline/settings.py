@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from riskalign.data import Kind as Kind
 from riskalign.data import SafetyRule
 from riskalign.errors import FieldError
-from riskalign.evaluation import get_metrics
+from riskalign.evaluation import get_metrics, parse_counts
 from riskalign.losses import UNPAIRED
 from riskalign.models.merge import LARGEST_WEIGHT
 from riskalign.models.sampling import Backend
@@ -244,8 +244,17 @@ class EvaluationConfig(Measuring):
     """Prompts asked at each point; 0 for no dial."""
     examples: NotLess = 8
     """Answers shown in the report."""
+    sensitivity: Annotated[str, known(parse_counts)] | None = None
+    """Of what sets costs, where it errs: 45/50 if it called 45 of 50 labelled unsafe answers so."""
+    specificity: Annotated[str, known(parse_counts)] | None = None
+    """The same of safe answers, which it called safe; the report then corrects unsafe rates."""
     metrics: Annotated[tuple[Words, ...], LISTED, known(get_metrics)] = ()
     """Metrics of your own beside those that are always measured, as package.module:name."""
+
+    def __post_init__(self) -> None:
+        for name, other in (("sensitivity", "specificity"), ("specificity", "sensitivity")):
+            if getattr(self, name) is None and getattr(self, other) is not None:
+                raise FieldError(name, f"is needed with {other}")
 
 
 def for_order(step: StepConfig) -> StepConfig:

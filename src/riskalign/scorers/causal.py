@@ -13,7 +13,7 @@ from riskalign.data.tokenize import truncate_prompt
 from riskalign.errors import InputError
 from riskalign.models import DEFAULT_MODEL, load_model
 from riskalign.models.loading import load_tokenizer
-from riskalign.scorers.metrics import judge
+from riskalign.scorers.metrics import judge, verdicts
 from riskalign.scorers.rows import Judged, Kind, prompt_folds, training_data
 from riskalign.scorers.scalar import (
     Sample,
@@ -142,6 +142,7 @@ def train_causal_scorer(
         settings={**vars(settings), "max_length": limit},
         metrics=judge(kind, held_out, scores, n_boot=n_boot, seed=seed),
         judged_on=judged_on,
+        verdicts=verdicts(held_out, scores),
     )
     return Scorer(card, scalar)
 

@@ -22,7 +22,7 @@ from riskalign.errors import InputError
 from riskalign.models.encoder import DEFAULT_ENCODER, Encoder, load_encoder
 from riskalign.scorers.kept import in_pieces
 from riskalign.scorers.logistic import Floats, Logistic, cross_validate, fit_logistic, platt
-from riskalign.scorers.metrics import judge
+from riskalign.scorers.metrics import judge, verdicts
 from riskalign.scorers.rows import Judged, Kind, prompt_folds, training_data
 from riskalign.scorers.scorer import Card, Scorer, make_card
 from riskalign.scorers.training_run import Update
@@ -175,6 +175,7 @@ def train_embedding_scorer(
         },
         metrics=judge(kind, rows, scores, n_boot=n_boot, seed=seed),
         judged_on=judged_on,
+        verdicts=verdicts(rows, scores),
     )
     return Scorer(card, EmbeddingModel(kind, loaded, regression))
 

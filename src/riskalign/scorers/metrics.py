@@ -98,6 +98,23 @@ def judge(
     return found
 
 
+def verdicts(rows: Sequence[Judged], scores: Sequence[float] | Floats) -> dict[str, int]:
+    """How many unsafe and safe answers a cost above 0 calls which; nothing where none is labelled.
+
+    Keys as `riskalign.evaluation.corrected.counts_of` takes them; scores [n] as in `judge`.
+    """
+    labels = [label for row in rows for label in row.unsafe]
+    if not labels:
+        return {}
+    said = list(zip(labels, (score > 0 for score in scores), strict=True))
+    names = {True: "unsafe", False: "safe"}
+    return {
+        f"{names[truth]}_called_{names[called]}": said.count((truth, called))
+        for truth in names
+        for called in names
+    }
+
+
 def both_orders(margins: Floats) -> tuple[Floats, Floats]:
     """`sigmoid(margin)` as the probability that the first answer is the better one, and outcomes.
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -33,7 +33,8 @@ class Card:
     `encoder` is the name of the sentence encoder or causal model it was made from and
     `encoder_sha256` what pins that model's weights. `data_sha256` is the training file's ("" for
     data that is no file), `half` the part of its prompts that was used, `prompt_hashes` their
-    `text_hash`es, sorted. `metrics` are those of `judge`, on the prompts that `judged_on` names.
+    `text_hash`es, sorted. `metrics` are those of `judge`, on the prompts that `judged_on` names;
+    `verdicts` those of a cost on the labelled answers there (older cards have none).
     """
 
     kind: Kind
@@ -50,6 +51,7 @@ class Card:
     judged_on: str
     versions: Mapping[str, str]
     prompt_hashes: tuple[str, ...]
+    verdicts: Mapping[str, int] = field(default_factory=dict)
 
 
 class Model(Protocol):
