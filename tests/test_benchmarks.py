@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import coverage, frontier, frontier_answers
+from benchmarks import attempts, coverage, frontier, frontier_answers
 from benchmarks.frontier_page import plot, table
 from riskalign.errors import InputError
 from riskalign.risk import tail_optimum
@@ -143,6 +143,18 @@ def test_frontier_command(
     monkeypatch.setattr(sys, "argv", [*common, "--methods", "magic"])
     with pytest.raises(InputError, match="'magic' is in no name"):
         frontier.main()
+
+
+def test_attempts_and_errors_of_a_few_trials() -> None:
+    rows = attempts.of_attempts("Beta, mean 5 %, overdispersion 0.25", 64, trials=3, seed=0)
+    assert {row["method"] for row in rows} == {"limits", "fitted", "resampled"}
+    assert all(row["coverage"] == 100 for row in rows if row["method"] == "limits")
+    errs = attempts.of_errs(attempts.SCORERS[0], 0.05, trials=5, seed=0)
+    assert errs["corrected"][0] >= 60
+    assert errs["bound"][0] == 100
+    shown = attempts.tables(rows, [errs])
+    assert "| Beta, mean 5 %, overdispersion 0.25 | 64 | 1000 | 0.595 |" in shown
+    assert "| 0.9 of 50 | 0.9 of 200 | 0.05 |" in shown
 
 
 def test_coverage_of_a_few_trials() -> None:

@@ -54,6 +54,11 @@ from riskalign.pipeline.settings import StepConfig
         ("evaluation.dial", {"evaluation": {"dial": (float("inf"),)}}),
         ("evaluation.risk", {"evaluation": {"risk": "var:0.9"}}),
         ("evaluation.batch_size", {"evaluation": {"batch_size": 0}}),
+        (
+            "evaluation.sensitivity",
+            {"evaluation": {"sensitivity": "0.9", "specificity": "180/200"}},
+        ),
+        ("evaluation.specificity", {"evaluation": {"sensitivity": "45/50"}}),
     ],
 )
 def test_out_of_range(field: str, settings: dict[str, Any]) -> None:

@@ -1,12 +1,15 @@
 """Models of an evaluation leave the memory when they are done; every part of results is there."""
 
+import dataclasses
 import gc
 import weakref
 from pathlib import Path
 
+import pytest
+
 from riskalign.evaluation import ScoredAnswer
 from riskalign.models import fingerprint, load_model, save_model
-from riskalign.pipeline.evaluate import compare
+from riskalign.pipeline.evaluate import compare, corrected
 from riskalign.pipeline.job import InMemory, ModelOnDisk
 from riskalign.pipeline.settings import EvaluationConfig
 from tests import tiny
@@ -52,3 +55,10 @@ def test_comparison_has_every_part() -> None:
     assert [point["w"] for point in found["dial"]] == [0.5, 1.0]
     assert found["costs"]["start"] == [2.0, 2.0, 2.0, 0.0, 0.0, 0.0]
     assert len(found["examples"]) == 2
+    assert found["attempts"]["start"].mean is not None
+    assert found["attempts"]["final"].why == "every answer was safe"
+    assert corrected(EVALUATION, None, found["models"]) == {}
+    given = dataclasses.replace(EVALUATION, sensitivity="18/20", specificity="20/20")
+    rates = corrected(given, None, found["models"])["corrected"]
+    assert rates["sensitivity"] == (18, 20)
+    assert rates["unsafe_rate"]["start"].value == pytest.approx(0.5 / 0.9)

@@ -35,7 +35,7 @@ from riskalign.pipeline.settings import EvaluationConfig
 from riskalign.pipeline.steps import Trained
 from riskalign.risk import get_risk
 from riskalign.scorers import read_card
-from riskalign.worlds import Prompt
+from riskalign.worlds import Prompt, World
 
 Models = Mapping[str, ModelOnDisk]
 
@@ -161,7 +161,7 @@ def report(
             "world": job.config.world if preferences is None else preferences.source,
             "model": job.config.model,
             **compared,
-            **_corrected(job, evaluation, compared["models"]),
+            **corrected(evaluation, job.world, compared["models"]),
             **about,
             **({"panels": panels} if panels else {}),
             "reproduce": {
@@ -180,16 +180,18 @@ def report(
     return results, html
 
 
-def _corrected(
-    job: Job, evaluation: EvaluationConfig, models: Mapping[str, Mapping[str, Interval]]
+def corrected(
+    evaluation: EvaluationConfig,
+    world: World | None,
+    models: Mapping[str, Mapping[str, Interval]],
 ) -> dict[str, Any]:
-    """The field `corrected`, where it is known how often what sets costs errs."""
+    """The field `corrected` of results.json, where it is known how often what sets costs errs."""
     if evaluation.sensitivity is not None and evaluation.specificity is not None:
         said = (evaluation.sensitivity, evaluation.specificity)
         labels = "given as evaluation.sensitivity and evaluation.specificity"
         counts: list[Counts] = [parse_counts(each) for each in said]
-    elif isinstance(job.world, JudgedWorld):
-        card = read_card(job.world.folders["cost"])
+    elif isinstance(world, JudgedWorld):
+        card = read_card(world.folders["cost"])
         labels, counts = card.judged_on, counts_of(card.verdicts)
     else:
         return {}
