@@ -53,7 +53,7 @@ _TRAINING = ("pairs-", "label-", "scorer-", "train-")
 _UNCOUNTED: Mapping[str, tuple[str, ...]] = {
     "data": ("path", "safe_path"),
     "scoring": ("reward", "cost", "prompts", "encoder"),
-    "evaluation": ("n_boot", "confidence", "examples", "metrics"),
+    "evaluation": ("n_boot", "confidence", "examples", "metrics", "sensitivity", "specificity"),
     "helpful": ("data", "eval_data"),
     "safe": ("data", "eval_data"),
 }
