@@ -1,14 +1,18 @@
 """What a job is given is checked before any work."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from riskalign import align
 from riskalign.errors import InputError
 from riskalign.pipeline import load_plan, run_plan
+from riskalign.training import preparation
+from tests import tiny
 from tests.data.test_preferences import record, write
 from tests.pipeline.test_run import Recorder
 
@@ -71,3 +75,43 @@ def test_judges_that_cannot_learn_are_found_first(
     assert recorder.stages == []
     with pytest.raises(InputError, match=message):
         run_plan(load_plan(config | {"compare": {"presets": ["sacpo"]}}))
+
+
+def test_given_rows_are_tokenized_once(
+    job: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = job(world=None, evaluation=None, order=["helpful", "safe", "safe"])
+    for name, n, kind, field in (
+        ("one", 8, "helpful", "data"),
+        ("two", 9, "safe", "data"),
+        ("three", 4, "safe", "eval_data"),
+    ):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in tiny.make_pairs(n)))
+        config[kind] |= {field: str(path), "max_gap": 0.5}
+    module: Any = preparation
+    real, seen = module.tokenize_rows, list[int]()
+
+    def counted(rows: Dataset, *arguments: Any, **options: Any) -> Any:
+        seen.append(len(rows))
+        return real(rows, *arguments, **options)
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError("No space left on device")
+
+    def made(name: str) -> Any:
+        """What a job's stages came to."""
+        result = align(config | {"output_dir": str(tmp_path / name)})
+        stages = json.loads(result.manifest.read_text())["stages"]
+        names = ("fingerprint", "data", "found")
+        return {stage: [stages[stage].get(name) for name in names] for stage in stages}
+
+    monkeypatch.setattr(preparation, "tokenize_rows", counted)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    stages = made("run")
+    assert seen == [8, 9, 4]
+    assert not any((tmp_path / "temporary").iterdir())
+    monkeypatch.setattr(Dataset, "save_to_disk", full)
+    assert made("again") == stages
+    assert seen[3:] == [8, 9, 4, 8, 9, 4, 9, 4], "again, each when its turn comes"

@@ -23,6 +23,9 @@ def accuracy_stage(
 ) -> dict[str, float]:
     """The stage `accuracy-<name>`: what `held_out_accuracy` finds of a step."""
     step, stage, pairs = job.config.step(kind), f"accuracy-{name}", job.data.held_out[kind]
+    known = job.tokenized.get(f"{kind}.eval_data")
+    # Where rows were dropped, the drawn ones would be others.
+    rows = known.rows if known is not None and known.counts.kept == len(pairs) else pairs
     seed, bf16 = job.seed(stage), job.bf16
     inputs = {
         "model": trained.weights,
@@ -38,7 +41,7 @@ def accuracy_stage(
         # The margin needs no target, and the pairs need no scores.
         args = training_config(for_order(step), beta, seed, bf16, job.folder / name)
         models, most = (trained.load(), reference.load()), step.max_eval_samples
-        return {"found": held_out_accuracy(*models, pairs, args, most, update)}
+        return {"found": held_out_accuracy(*models, rows, args, most, update)}
 
     found: dict[str, float] = job.stage(stage, inputs, work)["found"]
     return found
@@ -58,15 +61,16 @@ def held_out_accuracy(
     `beta` times the log ratios' (arXiv 2305.18290, section 5.1), for TDPO and RSA with their risk
     terms; KTO, which has no margin of pairs, counts by DPO's.
 
-    Of the pairs at most `most` are taken, drawn by `args.seed`; nothing is left on disk. Returns
-    `pairs`, `accuracy` (ties half) with its exact 95 % interval `low` and `high`, pairs taken as
-    independent, and `mean_margin` in the units of the loss.
+    Of the pairs, tokenized or not, at most `most` are taken, drawn by `args.seed`; nothing is left
+    on disk. Returns `pairs`, `accuracy` (ties half) with its exact 95 % interval `low` and `high`,
+    pairs taken as independent, and `mean_margin` in the units of the loss.
     """
+    drawn = pairs.shuffle(seed=args.seed, keep_in_memory=True)
     trainer = RSATrainer(
         model=policy.model,
         ref_model=reference.model,
         args=args,
-        eval_dataset=pairs.shuffle(seed=args.seed).select(range(min(len(pairs), most))),
+        eval_dataset=drawn.select(range(min(len(pairs), most))),
         processing_class=policy.tokenizer,
     )
     margins: list[float] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from riskalign.data import Preferences
+from riskalign.data import Preferences, Tokenized
 from riskalign.errors import InputError
 from riskalign.files.atomic import remove
 from riskalign.files.folder import Outputs, check_outputs, hold
@@ -124,6 +124,7 @@ class Job:
         self.notes: list[str] = []
         self.stages: dict[str, Outcome] = {}  # finished ones, in order
         self.scorers: dict[str, Mapping[str, float]] = {}
+        self.tokenized: dict[str, Tokenized] = {}  # given rows, by their field
         template = config.chat_template
         self.chat_template = template and Path(template).read_text(encoding="utf-8")
         self.trained_on: set[str] = set()

@@ -1,12 +1,9 @@
 """The whole job: load, pairs, train, pairs, train, evaluate, dial, report; each stage once."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from datasets import Dataset
 
 from riskalign.errors import InputError
 from riskalign.files.atomic import link_or_copy, new_folder
@@ -24,11 +21,10 @@ from riskalign.pipeline.methods import get_method, has_rows
 from riskalign.pipeline.own_scorers import check_cards, train_scorers
 from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.progress import Progress, Update, quiet_libraries
-from riskalign.pipeline.settings import Kind, for_order
 from riskalign.pipeline.sft import demonstrations, sft_step
 from riskalign.pipeline.step_data import step_rows
-from riskalign.pipeline.steps import Log, MethodStep, Trained, train_step, training_config
-from riskalign.training.preparation import check_experts, prepare_rows
+from riskalign.pipeline.steps import Log, MethodStep, Trained, tokenize_given, train_step
+from riskalign.training.preparation import check_experts
 
 
 @dataclass(frozen=True)
@@ -106,8 +102,7 @@ def check_start(job: Job) -> Start:
             f"model {name!r}: it has no chat template, which conversations need. Give "
             "chat_template, a file, or use data of plain text with world: null."
         )
-    _check_fit(job, loaded, job.data.given, "data")
-    _check_fit(job, loaded, job.data.held_out, "eval_data")
+    tokenize_given(job, loaded)
     _check_prompts(job, loaded)
     check_cards(job, given=True)
     model = ModelOnDisk(name, fingerprint(loaded.model), trust, job.chat_template)
@@ -152,18 +147,6 @@ def train_steps(job: Job, start: Start) -> Trained:
         raise InputError(f"{job.notes[-1]} So nothing is left to train: lower safe.limit.")
     trained.models["final"] = current
     return trained
-
-
-def _check_fit(job: Job, loaded: LoadedModel, given: Mapping[Kind, Dataset], field: str) -> None:
-    """Find data that the model cannot take before the first step, not after it."""
-    for kind, pairs in given.items():
-        step = job.config.step(kind)
-        if field == "eval_data":  # only the order counts
-            step = for_order(step)
-        # Neither beta nor what costs are charged is known yet.
-        step = dataclasses.replace(step, max_gap=None)
-        settings = training_config(step, 1.0, 0, False, job.folder / kind)
-        prepare_rows(pairs, f"{kind}.{field}", loaded.tokenizer, loaded.model, settings)
 
 
 def _check_prompts(job: Job, loaded: LoadedModel) -> None:

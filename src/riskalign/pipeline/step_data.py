@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from riskalign.data import load_groups, load_pairs
+from riskalign.data import Tokenized, load_groups, load_pairs
 from riskalign.errors import InputError, LimitKept
 from riskalign.files.atomic import write_json_lines
 from riskalign.files.cache import file_sha256
@@ -34,11 +34,12 @@ from riskalign.worlds import Prompt, World, pairs
 
 @dataclass(frozen=True)
 class StepData:
-    """A step's rows, their hash, and the temperature that it trains at."""
+    """A step's rows, their hash, the temperature that it trains at, and their tokens if known."""
 
     rows: Dataset
     sha256: str
     beta: float
+    tokenized: Tokenized | None = None
 
 
 def step_rows(
@@ -70,7 +71,9 @@ def _given_rows(job: Job, name: str, kind: Kind, aim: TailAim | None) -> StepDat
         job.note(tail_words(name, plan.summary, given=True))
     rows_hash = content_hash(list(rows))
     job.manifest.note("data", name, {**about, "sha256": rows_hash})
-    return StepData(rows, rows_hash, beta)
+    # Rows that are charged are others than those that were tokenized before the first step.
+    tokenized = job.tokenized.get(f"{kind}.data") if aim is None else None
+    return StepData(rows, rows_hash, beta, tokenized)
 
 
 def _sampled_rows(

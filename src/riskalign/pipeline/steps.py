@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, TaskType
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
+from riskalign.data import Tokenized
 from riskalign.data.fields import Text
 from riskalign.files.atomic import move_folder, remove, scratch, write_text
 from riskalign.files.folder import files_below
@@ -24,10 +26,11 @@ from riskalign.pipeline.judged import note_prompts
 from riskalign.pipeline.ledger import Outcome
 from riskalign.pipeline.machine import best_device, model_dtype
 from riskalign.pipeline.progress import TrainingProgress, Update
-from riskalign.pipeline.settings import Kind, LoraSettings, StepConfig
+from riskalign.pipeline.settings import Kind, LoraSettings, StepConfig, for_order
 from riskalign.pipeline.step_data import StepData, step_rows
 from riskalign.risk import get_risk
 from riskalign.training import RSAConfig, RSATrainer
+from riskalign.training.preparation import prepare_rows
 
 Log = list[dict[str, Any]]
 Result = tuple[ModelOnDisk, Log]
@@ -218,7 +221,7 @@ def train_step(job: Job, name: str, kind: Kind, start: ModelOnDisk, data: StepDa
             trainer = RSATrainer(
                 model=policy,
                 args=training_config(step, data.beta, seed, bf16, unfinished),
-                train_dataset=data.rows,
+                train_dataset=data.tokenized or data.rows,
                 processing_class=loaded.tokenizer,
                 peft_config=lora_config(config.peft),
                 callbacks=[_Checkpoints(checkpoints), TrainingProgress(update)],
@@ -247,6 +250,39 @@ def train_step(job: Job, name: str, kind: Kind, start: ModelOnDisk, data: StepDa
 
     code = [step.loss_type, get_risk(step.risk).name]
     return train_stage(job, name, start, inputs, loop, ["beta"], code)
+
+
+def tokenize_given(job: Job, loaded: LoadedModel) -> None:
+    """Tokenize a job's given rows, so that those that the model cannot take are found at once.
+
+    Those that steps train on or are judged on as they are go to `job.tokenized`.
+
+    Raises `InputError`, see `prepare_rows`.
+    """
+    trained = [kind for _, kind in job.config.steps()]
+    for group, given in (("data", job.data.given), ("eval_data", job.data.held_out)):
+        for kind, rows in given.items():
+            name, step = f"{kind}.{group}", job.config.step(kind)
+            later = kind in trained and (group == "eval_data" or step.answer_risk is None)
+            if group == "eval_data":  # only the order counts
+                step = for_order(step)
+            # Neither beta nor what costs are charged is known yet.
+            step = dataclasses.replace(step, max_gap=None)
+            settings = training_config(step, 1.0, 0, False, job.folder / kind)
+            made = prepare_rows(rows, name, loaded.tokenizer, loaded.model, settings)
+            if later and (kept := _in_a_file(made)) is not None:
+                job.tokenized[name] = kept
+
+
+def _in_a_file(made: Tokenized) -> Tokenized | None:
+    """The same rows, read from disk as they are needed; None where there is no room for them."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            made.rows.save_to_disk(folder)
+            # The file's name goes here, its bytes with the last who reads it, however that ends.
+            return made._replace(rows=Dataset.load_from_disk(folder))
+    except OSError:
+        return None
 
 
 def training_config(
