@@ -21,7 +21,7 @@ from riskalign.losses import SequenceStats, own_parameters, pair_loss
 from riskalign.models import load_model, save_model
 from riskalign.pipeline import AlignConfig, align, load_config
 from riskalign.pipeline.compare import cell_key
-from riskalign.pipeline.job import JobData
+from riskalign.pipeline.given import JobData
 from riskalign.pipeline.ledger import resolve
 from riskalign.plugin import outside
 from riskalign.risk import answer_risk, get_risk

@@ -28,7 +28,8 @@ from riskalign.models import fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate
-from riskalign.pipeline.job import Job, JobData, inputs_of, outputs_of, read_data, world_identity
+from riskalign.pipeline.given import JobData, read_data
+from riskalign.pipeline.job import Job, inputs_of, outputs_of, world_identity
 from riskalign.pipeline.judged import encoder_identity, judged_identity, preferences_of
 from riskalign.pipeline.ledger import content_hash, now, resolve
 from riskalign.pipeline.measure import read_scored

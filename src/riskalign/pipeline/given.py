@@ -1,5 +1,7 @@
 """Pairs that a job is given, in files of its steps or made of its judged answers."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import cast
 
 from datasets import Dataset
@@ -16,7 +18,7 @@ from riskalign.data import (
 from riskalign.errors import InputError
 from riskalign.losses import UNPAIRED
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.judged import SCORED
+from riskalign.pipeline.judged import SCORED, preferences_of
 from riskalign.pipeline.methods import has_rows
 from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.tail import charged_rows, given_safe_pairs
@@ -26,10 +28,35 @@ from riskalign.scorers import training_data
 _WORDS = {"helpful": "better", "safe": "safer"}
 
 
-def given_data(config: AlignConfig, preferences: Preferences | None = None) -> dict[Kind, Dataset]:
-    """The data of the steps that bring their own, or the job's for them, read and checked.
+@dataclasses.dataclass(frozen=True)
+class JobData:
+    """What a job reads: judged answers, rows that steps bring, pairs that they are judged on.
 
-    Also that the job's own scorers can learn from the judged answers, before any work.
+    `safety` counts what became of the helpful rows by SafeDPO's rule, where they are made by it.
+    """
+
+    preferences: Preferences | None = None
+    given: Mapping[Kind, Dataset] = dataclasses.field(default_factory=dict)
+    held_out: Mapping[Kind, Dataset] = dataclasses.field(default_factory=dict)
+    safety: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+def read_data(config: AlignConfig, preferences: Preferences | None = None) -> JobData:
+    """Read and check a job's data; the judged answers only where they are not there yet.
+
+    Raises `InputError`: data that cannot be read or do not fit the configuration.
+    """
+    preferences = preferences or preferences_of(config)
+    given, safety = given_data(config, preferences)
+    return JobData(preferences, given, _held_out(config, preferences), safety)
+
+
+def given_data(
+    config: AlignConfig, preferences: Preferences | None
+) -> tuple[dict[Kind, Dataset], dict[str, int]]:
+    """`JobData.given`, the steps' own data or the job's for them, and `JobData.safety`.
+
+    Also checks that the job's own scorers can learn from the judged answers, before any work.
     """
     if preferences is not None and config.evaluation is not None:
         for scored in SCORED:
@@ -38,23 +65,26 @@ def given_data(config: AlignConfig, preferences: Preferences | None = None) -> d
                 remedy += " or set evaluation: null."
                 _check_learnable(preferences, "scorer", scored, "data.path", "judges", remedy)
     given: dict[Kind, Dataset] = {}
+    safety: dict[str, int] = {}
     for kind in config.pair_kinds():
         step = config.step(kind)
         if step.own_answers:
             _check_own_answers(config, kind, cast(Preferences, preferences))
-        elif step.data is not None or preferences is not None:
+        elif step.data is None and preferences is None:
+            continue
+        elif (rule := step.safety_rule()) is not None:
+            given[kind], safety = given_safe_pairs(step, preferences, rule)
+        else:
             given[kind] = _given_rows(config, kind, preferences)
     for name, trained in config.steps():
         if has_rows(trained) and trained in given and (aim := config.tail_aim(name, trained)):
             source = config.step(trained).data or (preferences.source if preferences else None)
             charged_rows(given[trained], aim, source)  # what cannot be charged is refused here
-    return given
+    return given, safety
 
 
 def _given_rows(config: AlignConfig, kind: Kind, preferences: Preferences | None) -> Dataset:
     step, field = config.step(kind), f"{kind}.data"
-    if (rule := step.safety_rule()) is not None:
-        return given_safe_pairs(step, preferences, rule)[0]
     if (path := step.data) is None:
         judged = cast(Preferences, preferences)
         rows = judged.helpful if kind == "helpful" else judged.safe
@@ -127,9 +157,7 @@ def _check_learnable(
         ) from error
 
 
-def held_out_data(
-    config: AlignConfig, preferences: Preferences | None = None
-) -> dict[Kind, Dataset]:
+def _held_out(config: AlignConfig, preferences: Preferences | None) -> dict[Kind, Dataset]:
     """The pairs that steps are judged on, read and checked."""
     held_out: dict[Kind, Dataset] = {}
     for kind in dict.fromkeys(kind for _, kind in config.steps() if has_rows(kind)):

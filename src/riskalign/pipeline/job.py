@@ -3,20 +3,18 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-
-from riskalign.data import Preferences, Tokenized
+from riskalign.data import Tokenized
 from riskalign.errors import InputError
 from riskalign.files.atomic import remove
 from riskalign.files.folder import Outputs, check_outputs, hold
 from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.given import given_data, held_out_data
+from riskalign.pipeline.given import JobData, given_data
 from riskalign.pipeline.judged import (
     SCORED,
     JudgedWorld,
@@ -29,7 +27,6 @@ from riskalign.pipeline.ledger import Ledger, Manifest, Outcome, Work, stage_see
 from riskalign.pipeline.methods import KINDS, get_method, has_rows
 from riskalign.pipeline.presets import method_name
 from riskalign.pipeline.progress import Progress, Silent
-from riskalign.pipeline.settings import Kind
 from riskalign.pipeline.sources import source_hash
 from riskalign.plugin import files_of, outside
 from riskalign.worlds import Prompt, World, get_world, has_dev, max_cost_of
@@ -71,25 +68,6 @@ class InMemory:
                 machine.for_inference(loaded, self._bf16)  # in place
                 self._kept[name] = loaded
         return [self._kept[name] for name in names]
-
-
-@dataclass(frozen=True)
-class JobData:
-    """What a job reads: judged answers, rows that steps bring, pairs that they are judged on."""
-
-    preferences: Preferences | None = None
-    given: Mapping[Kind, Dataset] = field(default_factory=dict)
-    held_out: Mapping[Kind, Dataset] = field(default_factory=dict)
-
-
-def read_data(config: AlignConfig, preferences: Preferences | None = None) -> JobData:
-    """Read and check a job's data; the judged answers only where they are not there yet.
-
-    Raises `InputError`: data that cannot be read or do not fit the configuration.
-    """
-    preferences = preferences or preferences_of(config)
-    given = given_data(config, preferences)
-    return JobData(preferences, given, held_out_data(config, preferences))
 
 
 class Job:
@@ -239,8 +217,8 @@ def evaluation_prompts(config: AlignConfig, world: World | None = None) -> list[
     hold out fewer than the 2 prompts that an interval takes.
     """
     if world is None and (preferences := preferences_of(config)) is not None:
-        given = given_data(config, preferences).values()
-        world = judged_world(config, preferences, given, Path(config.output_dir).expanduser())
+        given, folder = given_data(config, preferences)[0], Path(config.output_dir).expanduser()
+        world = judged_world(config, preferences, given.values(), folder)
     if world is None and config.world is not None:
         world = get_world(config.world)
     if world is None or config.evaluation is None:

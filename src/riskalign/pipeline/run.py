@@ -14,8 +14,9 @@ from riskalign.models.sampling import checked_prompts
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate, report
+from riskalign.pipeline.given import read_data
 from riskalign.pipeline.held_out import accuracy_stage
-from riskalign.pipeline.job import Job, ModelOnDisk, read_data
+from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, stage_seed
 from riskalign.pipeline.methods import get_method, has_rows
 from riskalign.pipeline.own_scorers import check_cards, train_scorers

@@ -15,7 +15,8 @@ from riskalign.models import LoadedModel, fingerprint, load_model, save_model
 from riskalign.models.merge import merge
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate, report
-from riskalign.pipeline.job import Job, JobData, ModelOnDisk, inputs_of
+from riskalign.pipeline.given import JobData
+from riskalign.pipeline.job import Job, ModelOnDisk, inputs_of
 from riskalign.pipeline.judged import note_prompts, prompts_of
 from riskalign.pipeline.ledger import stage_seed
 from riskalign.pipeline.machine import check_folder, use_bf16

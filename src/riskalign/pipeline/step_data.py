@@ -10,7 +10,6 @@ from datasets import Dataset
 from riskalign.data import Tokenized, load_groups, load_pairs
 from riskalign.errors import InputError, LimitKept
 from riskalign.files.atomic import write_json_lines
-from riskalign.files.cache import file_sha256
 from riskalign.models import LoadedModel
 from riskalign.models.sampling import BACKENDS, Answer
 from riskalign.pipeline.job import Job, ModelOnDisk
@@ -22,7 +21,6 @@ from riskalign.pipeline.tail import (
     TailAim,
     TailPlan,
     charged_rows,
-    given_safe_pairs,
     nothing_charged,
     plan_tail,
     sampled_safe_pairs,
@@ -61,8 +59,8 @@ def _given_rows(job: Job, name: str, kind: Kind, aim: TailAim | None) -> StepDat
     about: dict[str, Any] = {"source": step.data, "pairs": len(rows)}
     if step.data is None and preferences is not None:
         about |= {"source": preferences.source, "counts": dict(preferences.counts)}
-    if (rule := step.safety_rule()) is not None:
-        about |= given_safe_pairs(step, preferences, rule)[1]
+    if step.safety_rule() is not None:
+        about |= job.data.safety
     if aim is not None:
         seed, before = job.seed(f"pairs-{name}"), len(rows)
         rows, plan = charged_rows(rows, aim, about["source"], anchors=step.anchors, seed=seed)
@@ -125,14 +123,15 @@ def _sampled_rows(
     if "kept" in outcome:
         job.note(f"Step {name}: {outcome['kept']}. The model passes on as it is.")
         return None
-    about = {"source": str(path), "sha256": file_sha256(path), **outcome["counts"]}
+    sha256 = outcome["files"][f"pairs/{path.name}"]
+    about = {"source": str(path), "sha256": sha256, **outcome["counts"]}
     beta = job.config.step_beta(kind)
     if "tail" in outcome:
         about["tail"], beta = outcome["tail"], outcome["tail"]["beta"]
         job.note(tail_words(name, outcome["tail"]))
     job.manifest.note("data", name, about)
     load = load_groups if step.rows == "groups" else load_pairs
-    return StepData(load(made or str(path)), about["sha256"], beta)
+    return StepData(load(made or str(path)), sha256, beta)
 
 
 def sample_rows(
