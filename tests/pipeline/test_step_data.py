@@ -88,12 +88,13 @@ def test_groups_carry_minus_what_the_measure_charges(tmp_path: Path) -> None:
     assert counts["groups"] == len(rows)
     world = Priced()
     prompt = world.prompts("train", 1, 1)[0]
-    charged = []
+    charged, threshold = [], plan.summary["threshold"]
+    assert threshold is not None
     for row in rows:
         for message, score in zip(row["completions"], row["scores"], strict=True):
             cost = world.cost(prompt, message[0]["content"])
             # CVaR 0.8 charges five times what exceeds the threshold.
-            expected = 5 * max(0.0, cost - plan.summary["threshold"])
+            expected = 5 * max(0.0, cost - threshold)
             assert -score == pytest.approx(expected)
             charged.append(score < 0)
     assert any(charged)

@@ -41,7 +41,7 @@ def test_rounds_solve_for_the_policy_at_their_end() -> None:
     one = plan_tail(COSTS, AIM)
     two = plan_tail(COSTS, TailAim("cvar:0.9", None, beta=1.0, gap_scale=1.0, rounds=2))
     assert two.summary["threshold"] == one.summary["threshold"]
-    assert (one.beta, two.beta) == (0.5, 1.0)
+    assert (one.summary["beta"], two.summary["beta"]) == (0.5, 1.0)
     assert plan_tail(COSTS, TailAim("cvar:0.9", None, beta=1.0, gap_scale=2.0)).summary[
         "predicted"
     ] == pytest.approx(one.summary["predicted"])
@@ -59,7 +59,7 @@ def test_a_limit_decides_the_temperature() -> None:
         3.0,
         prompt=torch.arange(200).repeat_interleave(8),
     )
-    assert plan.beta == pytest.approx(2 * 2.0 / found.strength)
+    assert plan.summary["beta"] == pytest.approx(2 * 2.0 / found.strength)
     assert plan.summary["predicted"]["kl"] == found.kl
     for limit, words in ((100.0, "already"), (0.01, "least risk")):
         with pytest.raises(InputError, match=rf"safe\.limit: .*{words}"):

@@ -112,7 +112,7 @@ class Job:
             self.world = _needed_world(config)
         else:
             self.trained_on = trained_on(data.preferences, data.given.values())
-            self.world = judged_world(config, data.preferences, data.given.values(), self.folder)
+            self.world = judged_world(config, data.preferences, self.trained_on, self.folder)
             if config.own_answers():
                 self.labelling = labelling_world(data.preferences, self.folder)
         self.max_cost = None if self.world is None else max_cost_of(self.world)
@@ -217,8 +217,8 @@ def evaluation_prompts(config: AlignConfig, world: World | None = None) -> list[
     hold out fewer than the 2 prompts that an interval takes.
     """
     if world is None and (preferences := preferences_of(config)) is not None:
-        given, folder = given_data(config, preferences)[0], Path(config.output_dir).expanduser()
-        world = judged_world(config, preferences, given.values(), folder)
+        learnt = trained_on(preferences, given_data(config, preferences)[0].values())
+        world = judged_world(config, preferences, learnt, Path(config.output_dir).expanduser())
     if world is None and config.world is not None:
         world = get_world(config.world)
     if world is None or config.evaluation is None:

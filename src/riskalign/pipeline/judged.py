@@ -115,20 +115,19 @@ def preferences_of(config: AlignConfig) -> Preferences | None:
 
 
 def judged_world(
-    config: AlignConfig, preferences: Preferences, given: Iterable[Dataset], folder: Path
+    config: AlignConfig, preferences: Preferences, learnt: set[str], folder: Path
 ) -> JudgedWorld:
     """The world in which a job with judged answers, in a folder, is evaluated.
 
     Its scorers are those that `scoring` names, else those that the job trains. Of the prompts that
-    could be asked, those that the job's scorers or its steps (rows `given`) learn from are left
-    out.
+    could be asked, those that the job's scorers or its steps (`learnt`, see `trained_on`) learn
+    from are left out.
 
     Raises `InputError`: a file of prompts that cannot be read, or a step that trains on prompts
     that are set aside for scorers.
     """
     scoring = config.scoring_settings()
     named = {kind: getattr(scoring, kind) for kind in SCORED}
-    learnt = trained_on(preferences, given)
     if None in named.values() and config.evaluation is not None:
         aside = {text_hash(prompt) for prompt in preferences.prompts("scorer")}
         if shared := len(aside & learnt):
@@ -137,7 +136,7 @@ def judged_world(
                 "that judge are in a step's own data, so that what it learnt there would be judged "
                 "by its own teacher. Take them out, or give scoring.reward and scoring.cost."
             )
-        learnt |= aside
+        learnt = learnt | aside
     candidates: list[Text] = preferences.prompts("eval")
     if scoring.prompts is not None:
         candidates = [list(prompt.messages) for prompt in load_prompt_set(scoring.prompts).items]

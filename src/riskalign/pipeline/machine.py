@@ -130,7 +130,7 @@ def commit() -> str | None:
         return None
 
 
-def describe() -> dict[str, Any]:
+def describe() -> dict[str, object]:
     """The machine, for the manifest."""
     device = best_device()
     return {

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 
@@ -35,7 +34,7 @@ def run(step: MethodStep) -> Result:
     assert world is not None
     reward: Scorer = world.reward
     cost: Scorer = world.cost
-    hashes: dict[str, Any] = {}
+    hashes: dict[str, str] = {}
     learnt: list[Text] = []
     if config.scorers is not None:
         reward, cost = (_scorer(step, kind, hashes, learnt) for kind in SCORED)
@@ -80,7 +79,7 @@ def run(step: MethodStep) -> Result:
 
 
 def _scorer(
-    step: MethodStep, kind: ScorerKind, hashes: dict[str, Any], learnt: list[Text]
+    step: MethodStep, kind: ScorerKind, hashes: dict[str, str], learnt: list[Text]
 ) -> ScalarModel:
     """The reward or the cost model, trained on four fifths of its pairs and judged on the rest.
 

@@ -4,7 +4,6 @@ import dataclasses
 import gzip
 import json
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -40,7 +39,7 @@ def write_sampled_pairs(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Sample `config.model` in `config.world` and write `kind` pairs or groups to `out`.
 
     `out` ends in ``.jsonl`` or ``.jsonl.gz`` and is written whole or not at all; the same
@@ -75,7 +74,7 @@ def write_sampled_pairs(
 
 def write_answers(
     config: AlignConfig, out: Path, *, overwrite: bool = False, progress: Progress | None = None
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Sample `config.model` in `config.world` and write its scored answers to `out`, a line each.
 
     Rows `prompt_id`, `text`, `reward` and `cost`, as `riskalign plan --answers` takes them; prompts

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset
 
@@ -64,7 +64,7 @@ def _given_rows(job: Job, name: str, kind: Kind, aim: TailAim | None) -> StepDat
     if aim is not None:
         seed, before = job.seed(f"pairs-{name}"), len(rows)
         rows, plan = charged_rows(rows, aim, about["source"], anchors=step.anchors, seed=seed)
-        beta = plan.beta
+        beta = plan.summary["beta"]
         about |= {"pairs": len(rows), "left_out_alike": before - len(rows), "tail": plan.summary}
         job.note(tail_words(name, plan.summary, given=True))
     rows_hash = content_hash(list(rows))
@@ -134,6 +134,18 @@ def _sampled_rows(
     return StepData(load(made or str(path)), sha256, beta)
 
 
+class Sampled(NamedTuple):
+    """Sampled rows, in TRL's conversational format with scores, and what they were made of.
+
+    `counts` has numbers of prompts, answers, their tokens and rows, the answers' mean reward and
+    cost and their unsafe rate; `plan` says what costs are charged for the risk of whole answers.
+    """
+
+    rows: list[dict[str, Any]]
+    counts: dict[str, float]
+    plan: TailPlan | None
+
+
 def sample_rows(
     world: World,
     loaded: LoadedModel,
@@ -145,17 +157,16 @@ def sample_rows(
     bf16: bool,
     aim: TailAim | None = None,
     update: Update | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, Any], TailPlan | None]:
+) -> Sampled:
     """Rows for a step from the model's own answers to the world's training prompts.
 
-    Returns the rows, in TRL's conversational format with scores; counts:
-    prompts, answers, their tokens, rows, the answers' mean reward and cost and their unsafe rate;
-    and where `aim` is given what costs are charged for the risk of whole answers.
+    There is a plan where an `aim` is given.
 
     Raises `InputError` when no prompt got answers of different score.
     """
-    options: dict[str, Any] = {"seed": seed, "bf16": bf16, "update": update}
-    prompts, scored, tokens = draw_answers(world, loaded, sampling, **options)
+    prompts, scored, tokens = draw_answers(
+        world, loaded, sampling, seed=seed, bf16=bf16, update=update
+    )
     plan = None
     score: pairs.Score = pairs.by_reward if kind == "helpful" else pairs.by_cost
     if aim is not None:
@@ -175,14 +186,14 @@ def sample_rows(
         )
     averaged = averages(scored)
     if not found.rows and plan is not None:
-        raise InputError(f"{where}: {nothing_charged(plan)}")
+        raise InputError(f"{where}: {nothing_charged(plan.summary)}")
     if not found.rows:
         raise InputError(
             f"{where}: no {kind} pairs from {averaged['answers']} answers to {len(prompts)} "
             "prompts, because all answers to a prompt score alike. Raise sampling.prompts, "
             "sampling.answers_per_prompt or sampling.temperatures."
         )
-    counts: dict[str, Any] = {
+    counts = {
         "prompts": len(prompts),
         "tokens": tokens,
         step.rows: len(found.rows),
@@ -192,10 +203,10 @@ def sample_rows(
         **safety,
         **averaged,
     }
-    return found.rows, counts, plan
+    return Sampled(found.rows, counts, plan)
 
 
-def averages(scored: Sequence[Sequence[pairs.Scored]]) -> dict[str, Any]:
+def averages(scored: Sequence[Sequence[pairs.Scored]]) -> dict[str, float]:
     """How many answers there are, their mean reward and cost, and their unsafe rate."""
     answers = [answer for own in scored for answer in own]
     n = len(answers)

@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from datasets import Dataset
@@ -44,17 +44,32 @@ class TailAim:
     ordered: bool = False
 
 
-@dataclass(frozen=True)
-class TailPlan:
-    """What costs are charged, at which temperature, and what is expected of it.
+class TailSummary(TypedDict):
+    """What costs are charged, at which temperature, and what is expected of it, as in manifests.
 
-    `summary` is of JSON's types: the charge, the threshold, what the answers are expected to be
-    after training and were before, and how many of them that stands on.
+    `sampled` and `predicted` say what the answers are before and after training: cost, risk, reward
+    and KL. `answers_a_prompt` and the effective numbers say how many answers that stands on.
     """
 
-    phi: TailCost
+    risk: str
+    limit: float | None
+    ordered: bool
     beta: float
-    summary: dict[str, Any]
+    threshold: float | None
+    phi: dict[str, float]
+    sampled: dict[str, float]
+    predicted: dict[str, float]
+    answers_a_prompt: float
+    effective_a_prompt: float
+    effective_tail: float
+
+
+@dataclass(frozen=True)
+class TailPlan:
+    """How costs are charged."""
+
+    phi: TailCost
+    summary: TailSummary
 
     def score(self, answer: Scored) -> tuple[float, float]:
         """Minus what its cost is charged; among equals the more helpful answer is better."""
@@ -98,7 +113,7 @@ def plan_tail(
         before["reward"] = float(log_probs.exp() @ _flat(rewards))
         after["reward"] = float(optimum.weights @ _flat(rewards))
     threshold = optimum.phi.threshold
-    summary = {
+    summary: TailSummary = {
         "risk": aim.risk,
         "limit": aim.limit,
         "ordered": aim.ordered,
@@ -111,14 +126,14 @@ def plan_tail(
         "effective_a_prompt": optimum.effective,
         "effective_tail": optimum.effective_tail,
     }
-    return TailPlan(optimum.phi, beta, summary)
+    return TailPlan(optimum.phi, summary)
 
 
 def _flat(values: Sequence[Sequence[float]]) -> torch.Tensor:
     return torch.tensor([value for own in values for value in own], dtype=torch.float64)
 
 
-def tail_words(name: str, summary: dict[str, Any], *, given: bool = False) -> str:
+def tail_words(name: str, summary: TailSummary, *, given: bool = False) -> str:
     """A plan in a sentence or two, with a warning where its prediction is worth little.
 
     `given`: it stands on a file's scores, not on the model's own answers.
@@ -143,9 +158,8 @@ def tail_words(name: str, summary: dict[str, Any], *, given: bool = False) -> st
     return words
 
 
-def nothing_charged(plan: TailPlan) -> str:
+def nothing_charged(summary: TailSummary) -> str:
     """Why no two answers to a prompt are told apart, and what to do."""
-    summary = plan.summary
     more = "Raise lambda_ (or lower safe.beta)" if summary["limit"] is None else "Lower the limit"
     return (
         f"safe.answer_risk {summary['risk']} charges all answers to a prompt alike: none has some "
@@ -181,7 +195,7 @@ def charged_rows(
         changed = {"scores": new} if grouped else dict(zip(sides, new, strict=True))
         (tail if len(set(new)) > 1 else alike).append((place, {**row, **changed}))
     if not tail:
-        raise InputError(f"safe.data: {source}: {nothing_charged(plan)}")
+        raise InputError(f"safe.data: {source}: {nothing_charged(plan.summary)}")
     kept = with_anchors(tail, alike, anchors, seed).rows
     return Dataset.from_list(kept, features=rows.features), plan
 
