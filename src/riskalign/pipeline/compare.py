@@ -105,20 +105,22 @@ def run_plan(
 
 
 def _read(plan: Plan) -> list[_Asked]:
-    """The cells, seed by seed. They differ in their steps, hardly in their data: read once."""
+    """The cells, seed by seed; judged answers and a method's data are read once."""
     read: dict[Any, Preferences | None] = {}
+    data: dict[str, JobData] = {}
     weights: dict[str, str] = {}
     asked = []
     for (name, seed), config in plan.cells.items():
         if config.data not in read:
             read[config.data] = preferences_of(config)
-        data = read_data(config, read[config.data])
+        if name not in data:  # seeds change none of it
+            data[name] = read_data(config, read[config.data])
         if config.model not in weights:
             loaded = load_model(config.model, trust_remote_code=config.trust_remote_code)
             weights[config.model] = fingerprint(loaded.model)
-        key = cell_key(config, data, weights[config.model])
+        key = cell_key(config, data[name], weights[config.model])
         path = plan.folder / "cells" / f"{file_name(name)}-seed{seed}.json"
-        asked.append(_Asked(name, seed, config, data, key, path))
+        asked.append(_Asked(name, seed, config, data[name], key, path))
     return asked
 
 

@@ -10,14 +10,15 @@ from riskalign.pipeline.job import Job
 from riskalign.pipeline.judged import SCORED, JudgedWorld, encoder_identity
 from riskalign.pipeline.ledger import Outcome, content_hash
 from riskalign.pipeline.progress import Update
-from riskalign.scorers import Kind as ScorerKind
 from riskalign.scorers import (
+    Card,
     check_independent,
     check_unseen,
     load_scorer,
     read_card,
     train_embedding_scorer,
 )
+from riskalign.scorers import Kind as ScorerKind
 
 _QUALITY = {"pair_accuracy": "accuracy", "brier": "brier", "ece": "ece", "auc": "auc"}
 
@@ -37,21 +38,23 @@ def train_scorers(job: Job) -> None:
     labellers = job.labelling.folders if job.labelling is not None else {}
     for kind, folder in labellers.items():
         _train(job, "train", kind, folder)
-        _note(job, f"label-{kind}", folder)
+        _note(job, f"label-{kind}", read_card(folder))
     if evaluation is None:
         return
+    cards = {}
     for kind, folder in world.folders.items():
         if getattr(job.config.scoring_settings(), kind) is None:
             _train(job, "scorer", kind, folder)
-        _note(job, f"judge-{kind}", folder)
+        cards[kind] = read_card(folder)
+        _note(job, f"judge-{kind}", cards[kind])
     if (n := len(job.eval_prompts)) < evaluation.prompts:
         left = f": {world.left_out} more were left out because training has them."
         job.note(
             f"Only {n} prompts could be asked, where evaluation.prompts is {evaluation.prompts}"
             + (left if world.left_out else ".")
         )
-    check_cards(job)
-    job.note(_independence(job, world.folders, labellers))
+    _check_cards(job, world.folders, cards)
+    job.note(_independence(job, world.folders, cards, labellers))
 
 
 def _train(job: Job, side: Side, kind: ScorerKind, folder: Path) -> None:
@@ -69,37 +72,42 @@ def _train(job: Job, side: Side, kind: ScorerKind, folder: Path) -> None:
     job.stage(stage, inputs, work)
 
 
-def _note(job: Job, name: str, folder: Path) -> None:
+def _note(job: Job, name: str, card: Card) -> None:
     """Keep what a scorer's card says of its quality on prompts that it was not trained on."""
-    metrics = read_card(folder).metrics
+    metrics = card.metrics
     job.note_scorer(name, {new: metrics[k].value for k, new in _QUALITY.items() if k in metrics})
 
 
-def check_cards(job: Job, *, given: bool = False) -> None:
-    """Refuse a judge of the other kind, or that learnt from prompts trained on or asked.
+def check_given_judges(job: Job) -> None:
+    """Refuse judges that the configuration names, before the job, as `train_scorers` would."""
+    if isinstance(job.world, JudgedWorld) and job.config.evaluation is not None:
+        named, folders = job.config.scoring_settings(), job.world.folders
+        given = [kind for kind in folders if getattr(named, kind) is not None]
+        _check_cards(job, folders, {kind: read_card(folders[kind]) for kind in given})
 
-    Checks those that there are before the job where only the `given` ones are asked for.
-    """
-    if not isinstance(job.world, JudgedWorld) or job.config.evaluation is None:
-        return
+
+def _check_cards(
+    job: Job, folders: Mapping[ScorerKind, Path], cards: Mapping[ScorerKind, Card]
+) -> None:
+    """Refuse a judge of the other kind, or that learnt from prompts trained on or asked."""
     asked = {text_hash(list(prompt.messages)) for prompt in job.eval_prompts}
     groups = {"the steps are trained on": job.trained_on, "are asked": asked}
-    for kind, folder in job.world.folders.items():
-        if given and getattr(job.config.scoring_settings(), kind) is None:
-            continue
-        card = read_card(folder)
+    for kind, card in cards.items():
+        name = f"scoring.{kind}: {folders[kind]}"
         if card.kind != kind:
-            raise InputError(f"scoring.{kind}: {folder} is a {card.kind} scorer.")
-        check_unseen(f"scoring.{kind}: {folder}", card, groups)
+            raise InputError(f"{name} is a {card.kind} scorer.")
+        check_unseen(name, card, groups)
 
 
 def _independence(
-    job: Job, folders: Mapping[ScorerKind, Path], labellers: Mapping[ScorerKind, Path]
+    job: Job,
+    folders: Mapping[ScorerKind, Path],
+    cards: Mapping[ScorerKind, Card],
+    labellers: Mapping[ScorerKind, Path],
 ) -> str:
     """Why the scorers that judge are independent of training, those that labelled among it."""
-    cards = [read_card(folder) for folder in folders.values()]
-    learnt = {each for card in cards for each in card.prompt_hashes}
-    encoders = dict.fromkeys(f"{card.family}, {card.encoder}" for card in cards)
+    learnt = {each for card in cards.values() for each in card.prompt_hashes}
+    encoders = dict.fromkeys(f"{card.family}, {card.encoder}" for card in cards.values())
     apart = "No scorer took part in training."
     if trainers := [load_scorer(folder) for folder in labellers.values()]:
         judges = map(load_scorer, folders.values())

@@ -19,7 +19,7 @@ from riskalign.pipeline.held_out import accuracy_stage
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, stage_seed
 from riskalign.pipeline.methods import get_method, has_rows
-from riskalign.pipeline.own_scorers import check_cards, train_scorers
+from riskalign.pipeline.own_scorers import check_given_judges, train_scorers
 from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.progress import Progress, Update, quiet_libraries
 from riskalign.pipeline.sft import demonstrations, sft_step
@@ -79,7 +79,7 @@ def align(
 
 @dataclass(frozen=True)
 class Start:
-    """A start model that can do what its job asks, what the manifest says of it, its numbers."""
+    """A start model that was checked, what the manifest says of it, and its parameters' number."""
 
     model: ModelOnDisk
     about: Mapping[str, Any]
@@ -105,7 +105,7 @@ def check_start(job: Job) -> Start:
         )
     tokenize_given(job, loaded)
     _check_prompts(job, loaded)
-    check_cards(job, given=True)
+    check_given_judges(job)
     model = ModelOnDisk(name, fingerprint(loaded.model), trust, job.chat_template)
     about = {
         "source": name,
