@@ -20,7 +20,7 @@ from riskalign.evaluation import (
 from riskalign.losses import SequenceStats, own_parameters, pair_loss
 from riskalign.models import load_model, save_model
 from riskalign.pipeline import AlignConfig, align, load_config
-from riskalign.pipeline.compare import cell_key
+from riskalign.pipeline.cells import cell_key
 from riskalign.pipeline.given import JobData
 from riskalign.pipeline.ledger import resolve
 from riskalign.plugin import outside

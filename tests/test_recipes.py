@@ -16,7 +16,7 @@ from riskalign.evaluation import (
 from riskalign.evaluation.sets import load_prompt_set
 from riskalign.evaluation.sets import report as sets_table
 from riskalign.pipeline import load_plan
-from riskalign.pipeline.compare import changed_code, finished_cell
+from riskalign.pipeline.cells import changed_code, finished_cell
 from riskalign.worlds import get_world, max_cost_of
 
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -11,8 +11,8 @@ import yaml
 
 from riskalign.errors import InputError
 from riskalign.models import save_model
-from riskalign.pipeline import load_plan, run_plan, sources
-from riskalign.pipeline.compare import _beside
+from riskalign.pipeline import compare, load_plan, run_plan, sources
+from riskalign.pipeline.cells import _beside
 from riskalign.pipeline.evaluate import evaluate
 from riskalign.pipeline.parse import Settings
 from tests import tiny
@@ -287,3 +287,14 @@ def test_a_world_of_ones_own_is_code_too(
         file.write("\n\nOTHER = 1\n")
     found = json.loads(run_plan(load_plan(given)).results.read_text())["other_code"]
     assert found["dpo-helpful"]["rooms"] == ["world"]
+
+
+def test_a_methods_data_are_read_once_for_all_seeds(job: Make, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in tiny.make_pairs(4)))
+    config = job() | {"compare": {"presets": ["dpo-safe", "sacpo"], "seeds": [0, 1]}}
+    config["safe"] |= {"data": str(path)}
+    one, other, again, _ = compare._read(load_plan(config))
+    assert (one.name, one.seed, again.name, again.seed) == ("dpo-safe", 0, "dpo-safe", 1)
+    assert one.data is again.data is not other.data
+    assert one.key != again.key

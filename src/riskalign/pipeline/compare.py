@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,42 +22,33 @@ from riskalign.evaluation import (
 )
 from riskalign.evaluation.comparison_report import write_comparison
 from riskalign.files.atomic import write_text
-from riskalign.files.folder import Outputs, check_outputs, from_json, hold, remove_made
-from riskalign.losses import own_parameters
+from riskalign.files.folder import Outputs, check_outputs, hold, remove_made
 from riskalign.models import fingerprint, load_model
 from riskalign.pipeline import machine
+from riskalign.pipeline.cells import (
+    CellFile,
+    cell_key,
+    cell_settings,
+    changed_code,
+    code_of_cell,
+    finished_cell,
+)
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate
 from riskalign.pipeline.given import JobData, read_data
-from riskalign.pipeline.job import Job, inputs_of, outputs_of, world_identity
-from riskalign.pipeline.judged import encoder_identity, judged_identity, preferences_of
-from riskalign.pipeline.ledger import content_hash, now, resolve
+from riskalign.pipeline.job import Job, inputs_of, outputs_of
+from riskalign.pipeline.judged import preferences_of
+from riskalign.pipeline.ledger import now
 from riskalign.pipeline.measure import read_scored
-from riskalign.pipeline.methods import KINDS, METHODS, get_method, has_rows
 from riskalign.pipeline.parse import Plan, file_name
 from riskalign.pipeline.progress import Progress, Silent, quiet_libraries
 from riskalign.pipeline.run import check_start, train_steps
-from riskalign.pipeline.sources import code_of, others
-from riskalign.plugin import outside
-from riskalign.risk import get_risk
 from riskalign.worlds import get_world, max_cost_of
-
-CellFile = dict[str, Any]  # a cell as its file has it
 
 #: Tails whose ratios at matched helpfulness are read off the frontiers.
 _LEVELS = (0.95, 0.99)
 #: Stages that a method needs to be trained; the others measure it.
 _TRAINING = ("pairs-", "label-", "scorer-", "train-")
-
-#: What does not count of a group of settings: where files lie, since what they hold does, and what
-#: acts on what is made of the cells.
-_UNCOUNTED: Mapping[str, tuple[str, ...]] = {
-    "data": ("path", "safe_path"),
-    "scoring": ("reward", "cost", "prompts", "encoder"),
-    "evaluation": ("n_boot", "confidence", "examples", "metrics", "sensitivity", "specificity"),
-    "helpful": ("data", "eval_data"),
-    "safe": ("data", "eval_data"),
-}
 
 
 @dataclass(frozen=True)
@@ -171,7 +162,7 @@ def _make(each: _Asked, siblings: Sequence[Path], command: str, progress: Progre
         scored, dial = evaluate(job, trained.models)
     files = dict(scored)
     files |= {f"dial-{w:g}": file for w, file in dial.items() if file not in scored.values()}
-    cell = {
+    cell: CellFile = {
         "schema": 1,
         "key": each.key,
         "method": each.name,
@@ -284,114 +275,3 @@ class _Prefixed:
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._progress.stage(self._prefix + name, total)
-
-
-def cell_key(config: AlignConfig, data: JobData, weights: str) -> str:
-    """What a cell is asked for: its settings that count, and what the files that they name hold."""
-    files: dict[str, Any] = {
-        "data": {kind: content_hash(list(rows)) for kind, rows in data.given.items()},
-        "held_out": {
-            kind: content_hash(list(rows))
-            for kind, rows in data.held_out.items()
-            if config.step(kind).eval_data is not None
-        },
-    }
-    if config.chat_template is not None:
-        template = Path(config.chat_template).read_text(encoding="utf-8")
-        files["chat_template"] = content_hash(template)
-    if config.scoring is not None:
-        files["encoder"] = encoder_identity(config.scoring.encoder)
-    if data.preferences is not None:
-        files["world"] = judged_identity(config, data.preferences)
-    if code := _outside(config):
-        files["outside"] = code
-    settings = _counted(cell_settings(config), config)
-    return content_hash([settings, weights, machine.use_bf16(config.bf16), files])
-
-
-def _outside(config: AlignConfig) -> dict[str, str]:
-    """Losses, risk measures and methods of a user's own, by what they are computed with."""
-    steps = [config.step(kind) for _, kind in config.steps() if has_rows(kind)]
-    risks = [risk for step in steps for risk in (step.risk, step.answer_risk) if risk is not None]
-    if config.evaluation is not None:
-        risks.append(config.evaluation.risk)
-    losses = [step.loss_type for step in steps]
-    return outside([*losses, *(get_risk(risk).name for risk in risks), *config.method_kinds()])
-
-
-def _counted(settings: Mapping[str, Any], config: AlignConfig) -> dict[str, Any]:
-    """What counts of a cell's settings, as they were when it was made, for the job `config`.
-
-    Settings that act on the comparison alone, or not at all with this method, do not count; nor
-    do defaults, so that a setting new in riskalign leaves finished cells as they are.
-    """
-    absent: set[str] = {"chat_template", *KINDS} - set(config.pair_kinds())
-    for name in METHODS:
-        if name not in config.order:
-            absent.update(get_method(name).fields)
-    counted = {}
-    for name, value in settings.items():
-        if name in absent:
-            continue
-        if name in _UNCOUNTED and value is not None:
-            without = set(_UNCOUNTED[name])
-            if name in KINDS and "alpha" not in own_parameters(value["loss_type"]):
-                without.add("alpha")
-            value = {k: v for k, v in value.items() if k not in without}
-        counted[name] = value
-    return _beside(counted, resolve(AlignConfig()))
-
-
-def cell_settings(config: AlignConfig) -> dict[str, Any]:
-    """A cell's resolved settings; where its job lies is none of them."""
-    return {key: value for key, value in resolve(config).items() if key != "output_dir"}
-
-
-def _beside(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are not the defaults, group by group."""
-    changed: dict[str, Any] = {}
-    for name, value in settings.items():
-        default = defaults.get(name)
-        if isinstance(value, dict) and isinstance(default, dict):
-            changed |= {name: inner} if (inner := _beside(value, default)) else {}
-        elif value != default:
-            changed[name] = value
-    return changed
-
-
-def finished_cell(path: Path, key: str, config: AlignConfig) -> CellFile | None:
-    """The cell in a file, if it was made from what it is asked for.
-
-    Of a cell without `code`, of before there was one, the settings can be told and no more.
-    """
-    try:
-        cell: CellFile = from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if "code" in cell:
-        return cell if cell["key"] == key else None
-    then, today = (_counted(each, config) for each in (cell["settings"], cell_settings(config)))
-    return cell if then == today else None
-
-
-def code_of_cell(job: Job) -> dict[str, str]:
-    """The code that made a cell: the rooms that its stages computed with, and a user's world."""
-    found: dict[str, str] = {}
-    for stage in job.stages:
-        found |= code_of(stage)
-    world = getattr(job.world, "unguarded", job.world)
-    if job.data.preferences is None and not type(world).__module__.startswith("riskalign."):
-        found["world"] = content_hash(job.world_identity())
-    return found
-
-
-def changed_code(cell: CellFile) -> list[str] | None:
-    """The rooms that have other code now than when the cell was made; None where none is known."""
-    if "code" not in cell:
-        return None
-    rooms = dict(cell["code"])
-    world, spec = rooms.pop("world", None), cell["settings"]["world"]
-    changed = others(rooms)
-    if world is not None and world != content_hash(world_identity(spec, get_world(spec))):
-        changed.append("world")
-    return changed
