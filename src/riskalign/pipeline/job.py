@@ -290,7 +290,7 @@ def outputs_of(config: AlignConfig, *, trains: bool = True) -> Outputs:
 
 
 def inputs_of(config: AlignConfig) -> dict[str, str | None]:
-    """What a job reads, by its field; a name that is no path is none."""
+    """The names of files and folders that a job reads, by field; some may be hub ids or None."""
     found = {"model": config.model, "chat_template": config.chat_template}
     for kind in KINDS:
         step = config.step(kind)

@@ -93,7 +93,7 @@ class JudgedWorld:
             self._score(kind, answers)
 
     def _score(self, kind: ScorerKind, answers: Sequence[tuple[Prompt, str]]) -> float:
-        """Score those of the answers that have no score yet; that of the last one."""
+        """Score the answers that have no score yet, and return the score of the last one."""
         keys = [(kind, prompt.id, text) for prompt, text in answers]
         all_of = zip(keys, answers, strict=True)
         new = {key: each for key, each in all_of if key not in self._scores}

@@ -106,7 +106,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Versions of riskalign, Python and the packages that decide results, and what else does."""
+    """Versions of riskalign, Python and the packages that decide results, and RISKALIGN_NATIVE."""
     found = {"riskalign": riskalign.__version__, "python": platform.python_version()}
     if "RISKALIGN_NATIVE" in os.environ:
         found["RISKALIGN_NATIVE"] = os.environ["RISKALIGN_NATIVE"]

@@ -84,8 +84,8 @@ def train_stage(
     """The stage `train-<name>`: train `start` by `loop`, save the result; the model and its log.
 
     Leaves `model` (plain weights) and `log.json` in the step's folder. What the loop left in
-    `checkpoints` goes once the outcome is noted; until then the same `inputs` find it there. Of the
-    outcome `noted` goes to the manifest's models as well.
+    `checkpoints` goes once the outcome is noted; until then the same `inputs` find it there. The
+    outcome's fields `noted` go to the manifest's models as well.
     """
     config, folder = job.config, job.folder / name
     inputs = {
