@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from riskalign.cli import certify as certify_command
 from riskalign.cli import compare as compare_command
 from riskalign.cli import data as data_command
 from riskalign.cli import judge as judge_command
@@ -328,6 +329,9 @@ app.command(context_settings=OPEN, epilog=compare_command.COMPARE_EPILOG)(compar
 app.command(epilog=compare_command.PRESETS_EPILOG)(compare_command.presets)
 app.command(context_settings=OPEN, epilog=data_command.EPILOG)(data_command.data)
 app.command(epilog=plan_command.EPILOG)(plan_command.plan)
+app.command(add_help_option=False, context_settings=OPEN, epilog=certify_command.EPILOG)(
+    certify_command.certify
+)
 app.add_typer(score_command.app, name="score")
 app.command(add_help_option=False, context_settings=OPEN, epilog=judge_command.EPILOG)(
     judge_command.judge
@@ -342,6 +346,10 @@ def _align(config: Any, overrides: list[str], **options: Any) -> None:
         _say(f"model  [bold]{result.model}[/bold]")
     else:
         _show(result.results, result.report, result.model)
+    if result.certificate is not None:
+        certify_command.show(result.certificate, console)
+        if result.certificate["certified"] is None:
+            raise typer.Exit(certify_command.NONE_PASSED)
 
 
 def _with_progress(work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -112,6 +112,33 @@ class _Corrected(TypedDict):
     why: str
 
 
+class _Limit(TypedDict):
+    risk: str
+    limit: Cost
+    category: str | None
+
+
+class _Test(_Limit):
+    setting: str
+    estimate: Cost
+    bound: Cost
+    passed: bool
+    prompts: Count
+    answers: Count
+
+
+class _Certificate(TypedDict):
+    certified: str | None
+    certified_w: NotRequired[Finite | None]
+    settings: NotRequired[dict[str, Finite]]
+    limits: list[_Limit]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    bound: str
+    assumptions: list[str]
+    tests: Annotated[list[_Test], Field(min_length=1)]
+    prompts_needed: Count | None
+
+
 class Results(BaseModel):
     """The fields of `results.json`, and what those that may be absent then stand for.
 
@@ -135,6 +162,8 @@ class Results(BaseModel):
     bounds: dict[str, dict[str, Cost]] = {}
     attempts: dict[str, _Attempts] = {}
     corrected: _Corrected | None = None
+
+    certificate: _Certificate | None = None
     dial: list[_Point] = []
     costs: dict[str, list[Cost]] = {}
     rewards: dict[str, list[Finite]] = {}

@@ -224,3 +224,41 @@ def cautions(results: Mapping[str, Any]) -> list[str]:
             "any mean of worse ones. Give the world a `max_cost`, or ask more prompts."
         )
     return notes
+
+
+def limit_words(limit: Mapping[str, Any]) -> str:
+    """A limit as one reads it: CVaR 0.95 ≤ 2."""
+    risk = {"mean": "mean cost", "unsafe_rate": "unsafe rate"}.get(limit["risk"], limit["risk"])
+    risk = risk.replace("cvar:", "CVaR ")
+    of = "" if limit["category"] is None else f" of {limit['category']}"
+    return f"{risk}{of} ≤ {number(limit['limit'])}"
+
+
+def certified_words(certificate: Mapping[str, Any]) -> list[str]:
+    """What a certificate says, on which assumptions; or what would be needed for one."""
+    limits = " and ".join(limit_words(limit) for limit in certificate["limits"])
+    sure, tests = percent_of(certificate["confidence"]), certificate["tests"]
+    if certificate["certified"] is not None:
+        words = f"Certified: {certificate['certified']} keeps {limits}, with {sure} confidence"
+        return [f"{words} by the bound {certificate['bound']}.", _assumed(certificate)]
+    first = tests[0]["setting"]
+    own = [test for test in tests if test["setting"] == first and not test["passed"]]
+    bounds = ", ".join(f"{limit_words(test)}: at most {number(test['bound'])}" for test in own)
+    needed, asked = certificate["prompts_needed"], max(test["prompts"] for test in own)
+    if needed is not None:
+        more = f"About {needed:,} prompts like these would show it ({asked:,} were asked)."
+    elif any(test["estimate"] >= test["limit"] for test in own):
+        more = "Its own answers break the limit: a safer setting is needed, not more prompts."
+    else:
+        more = "Its estimate is too near the limit for any number of prompts that one would ask."
+    return [
+        f"Not certified: no setting surely keeps {limits}, with {sure} confidence.",
+        f"The safest, {first}, is shown to keep: {bounds}. {more}",
+        _assumed(certificate),
+    ]
+
+
+def _assumed(certificate: Mapping[str, Any]) -> str:
+    return (
+        f"It holds for every distribution of costs where {'; '.join(certificate['assumptions'])}."
+    )

@@ -2,6 +2,12 @@
 
 from riskalign.models.dial import DialLogitsProcessor, DialModel, dial
 from riskalign.models.merge import merge
+from riskalign.pipeline.certify import (
+    certify_files,
+    certify_models,
+    check_certificate_out,
+    write_certificate,
+)
 from riskalign.pipeline.compare import CompareResult, run_plan
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.job import evaluation_prompts
@@ -13,6 +19,7 @@ from riskalign.pipeline.run import AlignResult, align
 from riskalign.pipeline.schedule import Temperatures, temperatures
 from riskalign.pipeline.sets import SetsSettings, evaluate_sets
 from riskalign.pipeline.settings import (
+    BudgetConfig,
     EvaluationConfig,
     LoraSettings,
     SamplingConfig,
@@ -31,6 +38,7 @@ from riskalign.pipeline.steps import Learnt, MethodStep
 __all__ = [
     "AlignConfig",
     "AlignResult",
+    "BudgetConfig",
     "CompareResult",
     "DialLogitsProcessor",
     "DialModel",
@@ -49,6 +57,9 @@ __all__ = [
     "StepConfig",
     "Temperatures",
     "align",
+    "certify_files",
+    "certify_models",
+    "check_certificate_out",
     "config_text",
     "dial",
     "evaluate_models",
@@ -63,6 +74,7 @@ __all__ = [
     "run_plan",
     "temperatures",
     "write_answers",
+    "write_certificate",
     "write_merge",
     "write_sampled_pairs",
 ]

@@ -11,6 +11,7 @@ from riskalign.losses import ORDERED
 from riskalign.pipeline.methods import KINDS, METHODS, get_method, has_rows
 from riskalign.pipeline.schedule import Schedule, temperatures
 from riskalign.pipeline.settings import (
+    BudgetConfig,
     EvaluationConfig,
     Kind,
     LoraSettings,
@@ -85,6 +86,8 @@ class AlignConfig:
     """Run code that comes with a model."""
     evaluation: EvaluationConfig | None = field(default_factory=EvaluationConfig)
     """How the models are compared; null leaves it out."""
+    budget: BudgetConfig | None = None
+    """A limit on the risk: the most helpful point of the dial that surely keeps it is certified."""
 
     def __post_init__(self) -> None:
         """Refuse the first field that does not go with the others."""
@@ -107,6 +110,18 @@ class AlignConfig:
                 name = kind.replace(":", ".")  # a folder's
                 done.append((name if n == 1 else f"{name}-{n}", kind))
         return done
+
+    def budget_settings(self) -> list[tuple[str, float]]:
+        """Points of the dial that a budget is tested at, the safest first, and their names."""
+        kinds = list(dict.fromkeys(kind for _, kind in self.steps()))
+        if self.budget is None:
+            return []
+        points = self.budget.settings
+        if not points:
+            points = tuple(i / 10 for i in range(10, -1, -1)) if len(kinds) > 1 else (1.0,)
+            points = points[::-1] if kinds[-1] == "helpful" and len(kinds) > 1 else points
+        names = {0.0: "step1", 1.0: "final"}
+        return [(names.get(w, f"dial-{w:g}"), w) for w in dict.fromkeys(points)]
 
     def method_kinds(self) -> list[str]:
         """The methods with loops of their own among the steps."""
@@ -193,6 +208,11 @@ def _rules(config: AlignConfig) -> Rules:
         for field_name, why in get_method(name).problems(config):
             yield field_name, True, why
     yield "merges", config.merges and len(kinds) < 2, "needs steps of two kinds to lie between"
+    if config.budget is not None:
+        why = "needs an evaluation, which says how models are asked and measures the choice afresh"
+        yield "budget", config.evaluation is None, why
+        lone = config.budget.settings and len(kinds) < 2
+        yield "budget.settings", lone, "needs steps of two kinds to lie between"
     if four_bits:
         why = "is true, and 4-bit weights cannot be trained; give peft: {r: 16}"
         yield "load_in_4bit", config.peft is None, why

@@ -46,37 +46,47 @@ _LATER = (
 )
 
 
-def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Path]]:
-    """Scored answers of each model and merge, and of each point of the dial up to `final`."""
-    evaluation, world = job.config.evaluation, job.world
-    assert evaluation is not None
-    assert world is not None
-    seed = job.seed("evaluate")
-    loaded = InMemory(models, job.bf16, always="start")
+class Asker:
+    """A job's models, asked for scored answers, each time as a stage of the job."""
 
-    def answers(
-        stage: str, name: str, n: int, w: float | None = None, merged: bool = False
+    def __init__(self, job: Job, models: Models) -> None:
+        self._job, self._models = job, models
+        self._loaded = InMemory(models, job.bf16, always="start")
+
+    def __call__(
+        self,
+        place: str,
+        name: str,
+        prompts: Sequence[Prompt],
+        how: EvaluationConfig,
+        seed: int,
+        *,
+        w: float | None = None,
+        merged: bool = False,
     ) -> Path:
-        """Of one model to the first `n` prompts, or of one at `w` between it and `final`.
+        """The file `place` in the job's folder with one model's answers.
 
-        That is the dial, or where `merged` the average of the weights.
+        With `w` it is the model at `w` between the one named and `final`: that is the dial, or
+        where `merged` the average of the weights.
         """
-        path = job.folder / "evaluation" / f"{stage}.jsonl"
+        job, models, world = self._job, self._models, self._job.world
+        assert world is not None
+        path = job.folder / f"{place}.jsonl"
         inputs: dict[str, Any] = {
             "model": models[name].weights,
             "dial": None if w is None else [models["final"].weights, w],
             "merged": merged,
             "start": models["start"].weights,
-            "prompts": n,
+            "prompts": len(prompts),
             "world": job.world_identity(),
-            "evaluation": {k: v for k, v in vars(evaluation).items() if k not in _LATER},
+            "evaluation": {k: v for k, v in vars(how).items() if k not in _LATER},
             "bf16": job.bf16,
             "seed": seed,
         }
 
         def work(key: str, update: Update) -> Outcome:
             dial_to = None
-            start, policy, final = loaded("start", name, name if w is None else "final")
+            start, policy, final = self._loaded("start", name, name if w is None else "final")
             model = policy.model
             if w is not None and merged:
                 model = merge(model, final.model, w)
@@ -84,8 +94,8 @@ def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Pat
                 dial_to = final.model, w
             scored = measure(
                 world,
-                job.eval_prompts[:n],
-                evaluation,
+                prompts,
+                how,
                 policy=model,
                 start=start.model,
                 tokenizer=start.tokenizer,
@@ -96,13 +106,35 @@ def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Pat
             write_scored(path, scored)
             return {"files": [path]}
 
-        job.stage(f"evaluate-{stage}", inputs, work, code=[get_risk(evaluation.risk).name])
+        stage = place.replace("evaluation/", "evaluate-").replace("calibration/", "calibrate-")
+        job.stage(stage, inputs, work, code=[get_risk(how.risk).name])
         return path
+
+
+def evaluate(
+    job: Job, models: Models, certified: float | None = None
+) -> tuple[dict[str, Path], dict[float, Path]]:
+    """Scored answers of each model and merge, and of each point of the dial up to `final`.
+
+    Among the models is the point `certified` of the dial, where there is one between the two.
+    """
+    evaluation = job.config.evaluation
+    assert evaluation is not None
+    seed = job.seed("evaluate")
+    ask = Asker(job, models)
+
+    def answers(
+        stage: str, name: str, n: int, w: float | None = None, merged: bool = False
+    ) -> Path:
+        prompts = job.eval_prompts[:n]
+        return ask(f"evaluation/{stage}", name, prompts, evaluation, seed, w=w, merged=merged)
 
     n = len(job.eval_prompts)
     scored = {name: answers(name, name, n) for name in models}
     for w in job.config.merges:
         scored[f"merge-{w:g}"] = answers(f"merge-{w:g}", "step1", n, w, merged=True)
+    if certified not in (None, 0.0, 1.0):
+        scored["certified"] = answers("certified", "step1", n, certified)
     dial: dict[float, Path] = {}
     if {"step1", "final"} <= models.keys() and evaluation.dial_prompts:
         ends = {0.0: scored["step1"], 1.0: scored["final"]}
@@ -113,7 +145,11 @@ def evaluate(job: Job, models: Models) -> tuple[dict[str, Path], dict[float, Pat
 
 
 def report(
-    job: Job, trained: Trained, scored: Mapping[str, Path], dial: Mapping[float, Path]
+    job: Job,
+    trained: Trained,
+    scored: Mapping[str, Path],
+    dial: Mapping[float, Path],
+    certificate: Mapping[str, Any] | None = None,
 ) -> tuple[Path, Path]:
     """Write `results.json` and, from it, `report.html`; their paths."""
     evaluation = job.config.evaluation
@@ -128,6 +164,7 @@ def report(
         "scorers": {name: each for name, each in job.scorers.items() if "accuracy" in each},
         "held_out": trained.held_out,
         "notes": job.notes,
+        **({} if certificate is None else {"certificate": certificate}),
     }
     inputs = {
         **about,

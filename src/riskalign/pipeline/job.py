@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from riskalign.data import Tokenized
 from riskalign.errors import InputError
+from riskalign.evaluation import UNSAFE, Bounded
 from riskalign.files.atomic import remove
 from riskalign.files.folder import Outputs, check_outputs, hold
 from riskalign.models import LoadedModel, fingerprint, load_model
@@ -27,6 +29,7 @@ from riskalign.pipeline.ledger import Ledger, Manifest, Outcome, Work, stage_see
 from riskalign.pipeline.methods import KINDS, get_method, has_rows
 from riskalign.pipeline.presets import method_name
 from riskalign.pipeline.progress import Progress, Silent
+from riskalign.pipeline.settings import BudgetConfig
 from riskalign.pipeline.sources import source_hash
 from riskalign.plugin import files_of, outside
 from riskalign.worlds import Prompt, World, get_world, has_dev, max_cost_of
@@ -122,6 +125,10 @@ class Job:
             if data.preferences is None:  # scorers may be yet to train
                 for score in (self.world.reward, self.world.cost):  # or a broken one is found late
                     score(self.eval_prompts[0], "")
+        self.calibration: list[Prompt] = []
+        if self.world is not None and config.budget is not None:
+            self.calibration = calibration_prompts(config, self.world, self.eval_prompts)
+            self.bounded(config.budget)
         self._outputs = outputs_of(config, trains=measured is None)
         self._inputs = {**inputs_of(config), **(measured or {})}
         self._siblings = siblings
@@ -149,6 +156,29 @@ class Job:
                     "the same command again: finished stages are kept, nothing is half-written."
                 ) from error
             self.manifest.end("finished")
+
+    def bounded(self, budget: BudgetConfig) -> Bounded:
+        """How the limits of a budget are tested.
+
+        Raises `InputError` where a largest cost is missing, or no prompt has a limit's category.
+        """
+        max_cost = self.max_cost if budget.max_cost is None else budget.max_cost
+        risks = [limit.risk for limit in budget.all_limits() if limit.risk != UNSAFE]
+        if max_cost is None and risks:
+            raise InputError(
+                f"budget.max_cost: is null, and the world does not say its largest cost, without "
+                f"which no bound on {risks[0]} holds for every distribution. Give it, or limit "
+                "unsafe_rate."
+            )
+        known = {prompt.facts.get("category") for prompt in self.calibration}
+        for limit in budget.all_limits():
+            if limit.category is not None and limit.category not in known:
+                named = ", ".join(sorted(str(each) for each in known - {None})) or "none"
+                raise InputError(
+                    f"budget.limits: no calibration prompt is of the category {limit.category!r}; "
+                    f"the world's prompts have the fact 'category' with {named}."
+                )
+        return Bounded(budget.confidence, max_cost, budget.bound)
 
     def _kept(self) -> str:
         """What an interruption leaves to go on from."""
@@ -240,6 +270,37 @@ def evaluation_prompts(config: AlignConfig, world: World | None = None) -> list[
     return world.prompts(split, n, seed)
 
 
+def calibration_prompts(
+    config: AlignConfig, world: World, evaluated: Sequence[Prompt]
+) -> list[Prompt]:
+    """Prompts that limits are tested on, drawn as those of the evaluation, and none of those.
+
+    Of a data set they are at most as many as `budget.prompts` says.
+
+    Raises `InputError` where there are fewer than 2.
+    """
+    budget, evaluation = config.budget, config.evaluation
+    assert budget is not None
+    assert evaluation is not None
+    split: Split = evaluation.split
+    if split == "dev" and not has_dev(world):
+        split = "train"
+    n = budget.prompts + len(evaluated)
+    if isinstance(world, JudgedWorld):
+        n = world.count(split)
+    taken = {prompt.id for prompt in evaluated}
+    seed = stage_seed(config, "evaluate" if evaluation.split == "eval" else "develop")
+    drawn = [prompt for prompt in world.prompts(split, n, seed) if prompt.id not in taken]
+    if len(drawn) > budget.prompts:
+        drawn = random.Random(stage_seed(config, "calibrate")).sample(drawn, budget.prompts)
+    if len(drawn) < 2:
+        raise InputError(
+            f"budget: the evaluation leaves {len(drawn)} prompts to test limits on. Raise "
+            "data.eval_fraction, lower evaluation.prompts, or set budget: null."
+        )
+    return drawn
+
+
 def world_identity(spec: str | None, world: World | None) -> dict[str, Any]:
     """What decides a world's prompts and scores, as far as can be known: name and source.
 
@@ -267,6 +328,9 @@ def outputs_of(config: AlignConfig, *, trains: bool = True) -> Outputs:
         scored = ["start", "step1", "final", *(f"merge-{w:g}" for w in config.merges)]
         scored += [f"dial-{w:g}" for w in config.evaluation.dial]
         files += [f"evaluation/{name}.jsonl" for name in scored]
+        if config.budget is not None:
+            files += ["certificate.json", "evaluation/certified.jsonl"]
+            files += [f"calibration/{name}.jsonl" for name, _ in config.budget_settings()]
     if not trains:
         return Outputs(files)
     trees = ["model"]

@@ -134,6 +134,8 @@ def resolve(config: AlignConfig) -> dict[str, Any]:
     for kind in KINDS:
         tree[kind]["beta"] = config.step_beta(kind)
         tree[kind]["sampling"] = dataclasses.asdict(config.step_sampling(kind))
+    if tree["budget"] is None:
+        del tree["budget"]
     if tree["evaluation"] is not None and not tree["evaluation"]["metrics"]:
         del tree["evaluation"]["metrics"]  # as in a job of before there were any
     plain: dict[str, Any] = json.loads(json.dumps(tree))  # tuples become lists, as YAML reads them

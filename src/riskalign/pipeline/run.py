@@ -12,6 +12,7 @@ from riskalign.models.folders import resolve_folder
 from riskalign.models.loading import check_targets
 from riskalign.models.sampling import checked_prompts
 from riskalign.pipeline import machine
+from riskalign.pipeline.certify import certify_job
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate, report
 from riskalign.pipeline.given import read_data
@@ -30,7 +31,10 @@ from riskalign.training.preparation import check_experts
 
 @dataclass(frozen=True)
 class AlignResult:
-    """Where a job left what. `results` and `report` are None for a job without evaluation."""
+    """Where a job left what. `results` and `report` are None for a job without evaluation.
+
+    `certificate` is the content of certificate.json, None where the job has no budget.
+    """
 
     output_dir: Path
     model: Path
@@ -38,6 +42,7 @@ class AlignResult:
     manifest: Path
     results: Path | None
     report: Path | None
+    certificate: dict[str, Any] | None = None
 
 
 def align(
@@ -70,11 +75,14 @@ def align(
         with job.recorded():
             trained = train_steps(job, start)
             final = _publish(job, trained.models["final"])
-            results = html = None
+            results = html = certificate = None
             if job.eval_prompts:
-                scored, dial = evaluate(job, trained.models)
-                results, html = report(job, trained, scored, dial)
-        return AlignResult(job.folder, final, trained.folders, job.manifest.path, results, html)
+                certificate = certify_job(job, trained.models)
+                chosen = None if certificate is None else certificate["certified_w"]
+                scored, dial = evaluate(job, trained.models, chosen)
+                results, html = report(job, trained, scored, dial, certificate)
+        paths = trained.folders, job.manifest.path, results, html
+        return AlignResult(job.folder, final, *paths, certificate)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from riskalign.data import Kind as Kind
 from riskalign.data import SafetyRule
 from riskalign.errors import FieldError
-from riskalign.evaluation import get_metrics, parse_counts
+from riskalign.evaluation import Limit, check_risk, get_metrics, parse_counts
 from riskalign.losses import UNPAIRED
 from riskalign.models.merge import LARGEST_WEIGHT
 from riskalign.models.sampling import Backend
@@ -46,6 +46,7 @@ from riskalign.training.config import (
 )
 
 StepKind = Annotated[Words, known(check_kind)]
+LimitedRisk = Annotated[Words, known(check_risk)]
 #: Between two models (0 the first, 1 the second), or beyond them.
 AnswerRisk = Annotated[Words, known(answer_risk)]
 Weight = Annotated[Number, Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)]
@@ -255,6 +256,53 @@ class EvaluationConfig(Measuring):
         for name, other in (("sensitivity", "specificity"), ("specificity", "sensitivity")):
             if getattr(self, name) is None and getattr(self, other) is not None:
                 raise FieldError(name, f"is needed with {other}")
+
+
+@settings
+class LimitConfig:
+    """The most that a risk of one answer's cost may be."""
+
+    limit: NotNegative
+    """In units of the cost; of unsafe_rate a share of answers."""
+    risk: LimitedRisk = "cvar:0.95"
+    """cvar:LEVEL, mean, or unsafe_rate: how often an answer costs anything."""
+    category: Words | None = None
+    """Of prompts with this category alone."""
+
+
+@settings
+class BudgetConfig:
+    """A limit on the risk, and how surely it is to be kept by the most helpful setting that can."""
+
+    risk: LimitedRisk = "cvar:0.95"
+    """What is limited: cvar:LEVEL, mean, or unsafe_rate."""
+    limit: NotNegative | None = None
+    """The most that it may be, in units of the cost; of unsafe_rate a share of answers."""
+    limits: Annotated[tuple[LimitConfig, ...], Field(max_length=100)] = ()
+    """Several, all kept together, in place of these two: [{risk: …, limit: …, category: …}]."""
+    confidence: Between = 0.95
+    """Of the certificate: that the chosen setting keeps every limit."""
+    bound: Literal["betting", "order", "chernoff"] = "betting"
+    """Which bound is compared with the limit (docs/estimation.md)."""
+    max_cost: Positive | None = None
+    """The largest cost there can be; null takes the world's."""
+    prompts: Tokens = 500
+    """Calibration prompts, which are used for nothing else."""
+    answers_per_prompt: Count = 2
+    """Answers to each."""
+    settings: Annotated[tuple[Weight, ...], LISTED] = ()
+    """Points of the dial, the safest first; empty for 11 between the steps' models."""
+
+    def __post_init__(self) -> None:
+        """Refuse a budget without a limit, or with a limit that is given twice."""
+        if (self.limit is None) == (not self.limits):
+            raise FieldError("limit", "give either it or limits")
+
+    def all_limits(self) -> list[Limit]:
+        """What is to be kept."""
+        if self.limit is not None:
+            return [Limit(self.risk, self.limit)]
+        return [Limit(each.risk, each.limit, each.category) for each in self.limits]
 
 
 def for_order(step: StepConfig) -> StepConfig:
