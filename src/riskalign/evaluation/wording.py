@@ -243,7 +243,10 @@ def certified_words(certificate: Mapping[str, Any]) -> list[str]:
         return [f"{words} by the bound {certificate['bound']}.", _assumed(certificate)]
     first = tests[0]["setting"]
     own = [test for test in tests if test["setting"] == first and not test["passed"]]
-    bounds = ", ".join(f"{limit_words(test)}: at most {number(test['bound'])}" for test in own)
+    bounds = " and ".join(
+        f"{limit_words({**test, 'limit': test['bound']})} (limit {number(test['limit'])})"
+        for test in own
+    )
     needed, asked = certificate["prompts_needed"], max(test["prompts"] for test in own)
     if needed is not None:
         more = f"About {needed:,} prompts like these would show it ({asked:,} were asked)."
@@ -253,7 +256,7 @@ def certified_words(certificate: Mapping[str, Any]) -> list[str]:
         more = "Its estimate is too near the limit for any number of prompts that one would ask."
     return [
         f"Not certified: no setting surely keeps {limits}, with {sure} confidence.",
-        f"The safest, {first}, is shown to keep: {bounds}. {more}",
+        f"The safest, {first}, is only shown to have {bounds}. {more}",
         _assumed(certificate),
     ]
 
