@@ -1,13 +1,12 @@
-"""What `accelerate launch` runs in test_distributed.py: short runs whose logs are written down.
-
-Arguments: where to write, and the batch size of one process.
-"""
+"""What each process of test_distributed.py runs: short runs whose logs are written down."""
 
 import json
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
+import torch.distributed
+from accelerate.state import AcceleratorState
 from peft import LoraConfig
 
 from riskalign.training import RSAConfig, RSATrainer
@@ -50,16 +49,19 @@ def run(folder: Path, batch_size: int, *, lora: bool) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(rank: int, processes: int, target: Path, batch_size: int) -> None:
     """Run with full fine-tuning and with an adapter; the first process writes the results."""
-    target, batch_size = Path(sys.argv[1]), int(sys.argv[2])
+    # As a launcher sets them; the rendezvous is a file, so no port need be free.
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes}
+    os.environ.update({name: str(value) for name, value in places.items()})
+    os.environ.update(LOCAL_WORLD_SIZE=str(processes), ACCELERATE_USE_CPU="true")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    met = target.with_suffix(".met").as_uri()
+    torch.distributed.init_process_group("gloo", met, rank=rank, world_size=processes)
     found = {
         kind: run(target.with_suffix(""), batch_size, lora=kind == "lora")
         for kind in ("full", "lora")
     }
     if found["full"]["main"]:
         target.write_text(json.dumps(found), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    torch.distributed.destroy_process_group()
