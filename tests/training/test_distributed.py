@@ -1,25 +1,22 @@
 """Two processes give the losses and weights of one at the same global batch."""
 
 import json
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
-import torch
 import torch.multiprocessing
 
+from tests.processes import START_METHOD
 from tests.training import launched
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     target = tmp_path / "two.json"
-    # A fork has imported everything; beside a GPU torch does not compute in forks.
-    forks = sys.platform == "linux" and not torch.cuda.is_available()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
         torch.multiprocessing.start_processes(
-            launched.main, (2, target, 2), nprocs=2, start_method="fork" if forks else "spawn"
+            launched.main, (2, target, 2), nprocs=2, start_method=START_METHOD
         )
     for kind, two in json.loads(target.read_text(encoding="utf-8")).items():
         one = launched.run(tmp_path / "one", 4, lora=kind == "lora")

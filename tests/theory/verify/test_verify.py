@@ -1,6 +1,7 @@
 """`riskalign verify` passes, and fails where the library is broken on purpose."""
 
 import json
+import multiprocessing
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 import torch
 from rich.console import Console
 from torch import Tensor
+from typer.testing import CliRunner
 
 import riskalign.risk.registry as registry
 import riskalign.theory.solve as solve
+import riskalign.theory.verify.runner as runner
 from riskalign.cli.app import app
 from riskalign.errors import InputError
 from riskalign.losses import LOSSES, Margin, SequenceStats
@@ -32,6 +35,7 @@ from riskalign.theory.verify import (
     run,
     to_json,
 )
+from tests.processes import START_METHOD
 
 SETTING = Setting(8, 1)
 BY_KEY = {claim.key: claim for claim in CLAIMS}
@@ -51,7 +55,14 @@ def fresh() -> Iterator[None]:
 
 def fails(key: str) -> bool:
     answer_claims.forget()  # what was solved before the library was broken
-    return not check(BY_KEY[key], SETTING).passed
+    return not check(BY_KEY[key], Setting(4, 1)).passed
+
+
+@pytest.fixture
+def one_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is broken shows at any level, and long before ascent has ended."""
+    monkeypatch.setattr(answer_claims, "LEVELS", {"cvar:0.8": 0.8})
+    monkeypatch.setattr(answer_claims, "_STEPS", 40)
 
 
 def test_an_unweighted_quantile_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +90,7 @@ def test_a_wrong_sign_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LOSSES, "rsa1", swapped)
     assert fails("stationary")
     monkeypatch.setattr(loss_claims, "MEASURES", ("cvar:0.4",))
+    monkeypatch.setattr(loss_claims, "FITTED", ("gap",))
     assert fails("loss-finds")
 
 
@@ -88,6 +100,7 @@ def test_a_safe_step_towards_cost_is_found(monkeypatch: pytest.MonkeyPatch) -> N
         assert fails(key), key
 
 
+@pytest.mark.usefixtures("one_level")
 def test_a_threshold_in_the_wrong_place_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The quantile under the reference, instead of that under the policy that one arrives at."""
 
@@ -102,6 +115,7 @@ def test_a_threshold_in_the_wrong_place_is_found(monkeypatch: pytest.MonkeyPatch
     assert not fails("tail-rare")
 
 
+@pytest.mark.usefixtures("one_level")
 def test_the_cost_itself_in_place_of_its_tail_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def untransformed(mdp: TokenMDP, phi: object) -> Levels:
         return mdp.cost
@@ -137,7 +151,10 @@ def test_every_claim_reaches_another_process() -> None:
         assert pickle.loads(pickle.dumps(claim)).key == claim.key
 
 
-def test_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As `run` does, but with processes that need not import everything.
+    start = multiprocessing.get_context(START_METHOD)
+    monkeypatch.setattr(runner, "get_context", lambda method: start)
     findings = run(SETTING, [BY_KEY["translation"], BY_KEY["objective"]], processes=2)
     console = Console(record=True, width=120)
     print_findings(findings, SETTING, console)
@@ -154,11 +171,7 @@ def test_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from typer.testing import CliRunner
-
-    import riskalign.theory.verify.runner as runner
-
-    few = tuple(claim for claim in CLAIMS if claim.group == "steps")
+    few = (BY_KEY["objective"], BY_KEY["two-actions"])
     monkeypatch.setattr(runner.run, "__defaults__", (few, None, 1))
     files = ["--json", str(tmp_path / "v.json"), "--html", str(tmp_path / "v.html")]
     done = CliRunner().invoke(app, ["verify", "--trees", "4", "--processes", "1", *files])
