@@ -1,5 +1,6 @@
 """Fixtures shared by every room; nothing in the tests reaches the network."""
 
+import functools
 import gc
 import os
 import shutil
@@ -12,11 +13,13 @@ if shutil.which("nvidia-smi") is None:
     # Kernels for GPUs run in Triton's interpreter; it must be told before it is first imported.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
+import typer.testing
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests import tiny
@@ -37,6 +40,16 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """Let the interpreter clean up as usual."""
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_are_made_once() -> Iterator[None]:
+    """Typer makes the tree of commands anew at each call, which takes longer than most calls."""
+    made = functools.cache(typer.main.get_command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", made)
+        patch.setattr(typer.testing, "_get_command", made)
+        yield
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from riskalign.models import save_model
+from riskalign.models import folders, save_model
 from tests import tiny
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -31,11 +31,12 @@ def test_two_steps_on_one_page(
     assert told == ["start", "helpful", *([] if form else ["predicted"]), "safe"]
 
 
-@pytest.mark.slow
-def test_two_steps_on_the_default_model(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_default_model_is_what_it_starts_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _run(monkeypatch, "two_step_rsa.py", "--quick")
+    save_model(tiny.make_model(), tiny.make_tokenizer(), tmp_path / "model")
+    monkeypatch.setattr(folders, "default_folder", lambda origin: (tmp_path / "model", "abc"))
+    _run(monkeypatch, "two_step_rsa.py", "--quick", "--world", "tests.pipeline.conftest:Letters")
     assert "safe         reward" in capsys.readouterr().out
 
 

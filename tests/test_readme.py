@@ -34,12 +34,14 @@ QUICK = [
 EVALUATION = [
     "--evaluation.prompts=2",
     "--evaluation.dial_prompts=2",
+    "--evaluation.distance_prompts=2",
     "--evaluation.max_new_tokens=6",
     "--evaluation.n_boot=20",
 ]
 SMALL = [
     "--world=tests.pipeline.conftest:Letters",
     "--sampling.prompts=4",
+    "--helpful.sampling.prompts=4",
     "--sampling.max_new_tokens=6",
     *EVALUATION,
 ]
@@ -60,7 +62,9 @@ def commands() -> list[list[str]]:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the README's examples name: a model, pairs, a recipe."""
-    save_model(tiny.make_model(), tiny.make_tokenizer(), tmp_path / "my-model")
+    # Some processors repack weights of 4 bits, for which rows must be as long as a block: 64.
+    model = tiny.make_model(hidden_size=64, intermediate_size=128)
+    save_model(model, tiny.make_tokenizer(), tmp_path / "my-model")
     rows = "".join(json.dumps(row) + "\n" for row in tiny.make_pairs(4))
     write(tmp_path / "judged.jsonl", judged_rows())
     toy.make_encoder(tmp_path / "encoder")

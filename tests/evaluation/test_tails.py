@@ -202,18 +202,20 @@ def clustered(generator: np.random.Generator, n: int, severity: Callable[..., An
     return np.asarray(drawn * severity(size=(n, 2)))
 
 
-@pytest.mark.parametrize("level", [0.9, 0.95])
-def test_coverage_of_the_studentised_interval(level: float) -> None:
+def test_coverage_of_the_studentised_interval() -> None:
     """Exponential and log-normal severities; percentiles cover the latter in 80 of 100 cases."""
     generator = np.random.default_rng(1)
+    levels = (0.9, 0.95)
     for severity in (generator.exponential, lambda size: generator.lognormal(0, 1.0, size)):
-        truth = empirical_cvar(clustered(generator, 500_000, severity).ravel(), level)
+        costs = clustered(generator, 500_000, severity).ravel()
+        truth = np.array([empirical_cvar(costs, level) for level in levels])
         held = []
         for _ in range(120):
-            answers = scored(clustered(generator, 150, severity))
-            ends = summarize(answers, n_boot=300)[f"cvar_{level}"]
-            held.append(ends.low <= truth <= ends.high)
-        assert np.mean(held) >= 0.9  # nominal 0.95, less noise of 120 trials
+            found = summarize(scored(clustered(generator, 150, severity)), n_boot=300)
+            ends = [found[f"cvar_{level}"] for level in levels]
+            low, high = (np.array([getattr(end, name) for end in ends]) for name in ("low", "high"))
+            held.append((low <= truth) & (truth <= high))
+        assert np.mean(held, axis=0).min() >= 0.9  # nominal 0.95, less noise of 120 trials
 
 
 def test_few_unsafe_answers_borrow_severity_and_rate() -> None:

@@ -26,11 +26,10 @@ def by_scan(
 ) -> tuple[float, float]:
     """Least `strength eta - mean over prompts of log E exp(-strength (C - eta)_+/(1 - a))`."""
     eta = costs.unique()
-    value = strength * eta
-    for x in prompt.unique():
-        own, weights = costs[prompt == x], log_base[prompt == x].softmax(0)
-        charged = (own - eta.unsqueeze(1)).clamp(min=0) / (1 - level)
-        value = value - ((-strength * charged).exp() @ weights).log() / len(prompt.unique())
+    own, weights = (each.view(int(prompt.max()) + 1, 1, -1) for each in (costs, log_base))
+    charged = (own - eta.unsqueeze(1)).clamp(min=0) / (1 - level)  # [prompts, thresholds, answers]
+    inner = ((-strength * charged).exp() * weights.softmax(-1)).sum(-1).log()
+    value = strength * eta - inner.mean(0)
     return float(value.min()), float(eta[value.argmin()])
 
 
@@ -167,18 +166,15 @@ def test_a_limit_on_cvar_is_a_scan_of_thresholds() -> None:
     base = Base.of(costs, log_base, prompt)
     risk = get_risk("cvar:0.8")
     limit = 0.5 * float(risk(costs, base.log_weights).value)
-    least = math.inf
-    for eta in costs.tolist():
-        charge = (costs - eta).clamp(min=0)
-        low, high = 0.0, 1e4
-        for _ in range(45):
-            middle = (low + high) / 2
-            log_w = base.tilted(-middle * charge.unsqueeze(0))
-            keeps = float(risk(costs, log_w[0]).value) <= limit
-            low, high = (low, middle) if keeps else (middle, high)
-        log_w = base.tilted(-high * charge.unsqueeze(0))
-        if float(risk(costs, log_w[0]).value) <= limit + 1e-9:
-            least = min(least, float(base.kl(log_w)[0]))
+    charge = (costs - costs.unsqueeze(1)).clamp(min=0)  # a threshold a row
+    every = costs.expand_as(charge)
+    low, high = torch.zeros(len(costs), 1).double(), torch.full((len(costs), 1), 1e4).double()
+    for _ in range(45):
+        middle = (low + high) / 2
+        keeps = (risk(every, base.tilted(-middle * charge)).value <= limit).unsqueeze(-1)
+        low, high = torch.where(keeps, low, middle), torch.where(keeps, middle, high)
+    log_w = base.tilted(-high * charge)
+    least = float(base.kl(log_w)[risk(every, log_w).value <= limit + 1e-9].min())
     found = strength_for(costs, risk, limit, log_base=log_base, prompt=prompt, starts=512)
     assert found.kl == pytest.approx(least, rel=1e-5)
     eta = found.phi.threshold
