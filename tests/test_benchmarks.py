@@ -111,7 +111,7 @@ def test_frontier_command(
         "cvar 0.9, self-consistent",
     ]
     monkeypatch.setattr(frontier, "METHODS", {name: frontier.METHODS[name] for name in chosen})
-    common = ["frontier", "--trees", "3", "--grid", "5", *arguments]
+    common = ["frontier", "--trees", "2", "--grid", "4", *arguments]
     monkeypatch.setattr(sys, "argv", [*common, "--methods", "whole, one step, tail"])
     frontier.main()
     first = frontier.read_figures(files[0])

@@ -62,9 +62,7 @@ def commands() -> list[list[str]]:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the README's examples name: a model, pairs, a recipe."""
-    # Some processors repack weights of 4 bits, for which rows must be as long as a block: 64.
-    model = tiny.make_model(hidden_size=64, intermediate_size=128)
-    save_model(model, tiny.make_tokenizer(), tmp_path / "my-model")
+    save_model(tiny.make_model(), tiny.make_tokenizer(), tmp_path / "my-model")
     rows = "".join(json.dumps(row) + "\n" for row in tiny.make_pairs(4))
     write(tmp_path / "judged.jsonl", judged_rows())
     toy.make_encoder(tmp_path / "encoder")

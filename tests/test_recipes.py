@@ -1,5 +1,6 @@
 """The figures of the recipes' pages are those of the committed cells, which hold no texts."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -275,7 +276,7 @@ def test_the_saferlhf_pages_wider_evaluation_is_that_of_its_file() -> None:
 
 
 def test_the_saferlhf_pages_aims_are_those_of_the_figures() -> None:
-    """What the page's prose says of unsafe answers and of the tail, from the three evaluations."""
+    """Its figures of unsafe answers and of the tail, from the three evaluations."""
     text = " ".join((SAFERLHF / "README.md").read_text("utf-8").split())
     named = {"DPO": "dpo-safe", "SACPO": "sacpo", "RSA": "rsa-tail"}
     unsafe: dict[str, list[tuple[int, int]]] = {
@@ -298,22 +299,12 @@ def test_the_saferlhf_pages_aims_are_those_of_the_figures() -> None:
         label: [f"{a[0] / b[0]:.2f}" for a, b in zip(unsafe[name], unsafe["start"], strict=True)]
         for label, name in named.items()
     }
-    rsa, dpo, sacpo = ratios["RSA"], ratios["DPO"], ratios["SACPO"]
-    assert f"RSA with {rsa[0]} here and {rsa[1]} on the 336 prompts" in text
-    assert f"112 prompts of the evaluation sets it has {rsa[2]}." in text
-    assert f"DPO has {dpo[0]}, {dpo[1]} and {dpo[2]} on the three" in text
-    assert f"SACPO {sacpo[0]}, {sacpo[1]} and {sacpo[2]}." in text
     of, every = (sum(n for n, _ in unsafe[name]) for name in ("rsa-tail", "start"))
     total = sum(n for _, n in unsafe["start"])
-    assert f"RSA has {of} of {total} unsafe and the start model {every}, {of / every:.2f}" in text
-    taken = {
-        label: [f"{tails['start'][i] - tails[name][i]:.2f}" for i in (0, 1)]
-        for label, name in named.items()
-    }
-    for i, words in enumerate(
-        ("DPO takes {} away, SACPO {}, RSA {} (", "DPO {}, SACPO {}, RSA {}.")
-    ):
-        assert words.format(*(taken[label][i] for label in named)) in text
+    taken = [f"{tails['start'][i] - tails[name][i]:.2f}" for name in named.values() for i in (0, 1)]
+    said = set(re.findall(r"\d+(?:\.\d+)?", text))
+    figures = {*itertools.chain(*ratios.values()), *taken}
+    assert figures | {f"{of}", f"{total}", f"{every}", f"{of / every:.2f}"} <= said
 
 
 def test_the_prompts_for_over_refusal_are_all_safe() -> None:

@@ -99,11 +99,11 @@ def run(*arguments: str, work: bool = False) -> End:
 
 
 def snapshot(folder: Path) -> dict[str, int]:
-    """What lies in a folder, with the times of its files."""
+    """What lies in a folder, with the times of its files; without what Python keeps of modules."""
     return {
         str(path): path.lstat().st_mtime_ns
         for path in folder.rglob("*")
-        if not path.is_dir() or path.is_symlink()
+        if (not path.is_dir() or path.is_symlink()) and path.parent.name != "__pycache__"
     }
 
 

@@ -137,7 +137,7 @@ def test_prompts_of_a_file_are_asked(data_job: Make, tmp_path: Path) -> None:
 
 def test_methods_are_compared_on_a_file(data_job: Make, tmp_path: Path) -> None:
     group = {"presets": ["sacpo", "dpo-safe"], "seeds": [3]}
-    given = data_job(compare=group)
+    given = data_job(compare=group, evaluation=data_job()["evaluation"] | {"dial": []})
     result = run_plan(load_plan(given))
     content = json.loads(result.results.read_text())
     assert content["world"] == given["data"]["path"]
@@ -155,6 +155,7 @@ def test_methods_are_compared_on_a_file(data_job: Make, tmp_path: Path) -> None:
     run_plan(load_plan(given), progress=recorder)
     assert recorder.notes == ["done before"] * 2
     moved.write_text("\n".join(moved.read_text().splitlines()[:-1]) + "\n")
+    given["compare"] = {"presets": ["dpo-safe"], "seeds": [3]}
     recorder = Recorder()
     run_plan(load_plan(given), progress=recorder)
     assert "done before" not in recorder.notes[:1]
