@@ -9,7 +9,7 @@ from riskalign.evaluation import empirical_cvar, ideal_ratios
 
 
 def simulated(
-    correlated: bool, prompts: int = 60, k: int = 16
+    correlated: bool, prompts: int = 20, k: int = 12
 ) -> tuple[list[str], list[float], list[float]]:
     random = np.random.default_rng(0)
     cost = np.exp(random.normal(size=(prompts, k)))

@@ -1,6 +1,7 @@
 """Jobs on judged answers: pairs, held-out accuracy and learnt scorers from one file."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def test_one_file_gives_pairs_prompts_and_scorers(data_job: Make, tmp_path: Path
     assert results["corrected"]["specificity"][0] == card.verdicts["safe_called_safe"]
     assert results["corrected"]["unsafe_rate"].keys() == results["models"].keys()
     (note,) = results["notes"]
-    assert f"among the {len(found.prompts('train'))} that the steps were trained on" in note
+    assert f" {len(found.prompts('train'))} " in note
     assert result.report is not None
     assert note in result.report.read_text()
     asked = {
@@ -126,10 +127,9 @@ def test_prompts_of_a_file_are_asked(data_job: Make, tmp_path: Path) -> None:
     config["evaluation"] |= {"prompts": 5}
     found = align(config).results
     assert found is not None
-    assert json.loads(found.read_text())["notes"][0] == (
-        "Only 4 prompts could be asked, where evaluation.prompts is 5: 2 more were left out "
-        "because training has them."
-    )
+    note = json.loads(found.read_text())["notes"][0]
+    assert "evaluation.prompts" in note
+    assert re.findall(r"\d+", note) == ["4", "5", "2"]  # asked, wanted, left out
     path.write_text(json.dumps(asked[:1]))
     with pytest.raises(InputError, match="there are 1 prompts to ask"):
         align(config)
@@ -185,7 +185,7 @@ def test_own_answers_are_labelled_by_scorers_that_do_not_judge(
     known = prompts_of(str(result.model))
     assert known is not None
     assert set(labeller.card.prompt_hashes) <= known
-    assert "is independent of the 2 that trained the policy" in manifest["notes"][0]
+    assert "independent of the 2" in manifest["notes"][0]
 
     again = Recorder()
     align(config, progress=again)

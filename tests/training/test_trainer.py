@@ -185,7 +185,7 @@ def test_cached_reference_changes_nothing(make_trainer: MakeTrainer, peft: bool)
             trainer["peft_config"] = LoraConfig(**LORA)
         made = make_trainer(
             trainer=trainer,
-            num_train_epochs=3,
+            num_train_epochs=2,
             eval_strategy="epoch",
             optim="sgd",
             learning_rate=0.05,

@@ -11,7 +11,7 @@ from tests.evaluation.judges.stub import answers_in
 ASKED = [Turn("system", "Be brief."), Turn("user", "When?")]
 
 
-@settings(deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.text(), min_size=1), st.lists(st.text(), min_size=1, max_size=2))
 def test_no_text_holds_its_mark(conversation: list[str], answers: list[str]) -> None:
     mark = mark_for(conversation, answers)
