@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState  # type: ignore[import-untyped]
 from peft import LoraConfig
 
 from riskalign.training import RSAConfig, RSATrainer

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-import torch.multiprocessing
+from torch.multiprocessing.spawn import start_processes
 
 from tests.processes import START_METHOD
 from tests.training import launched
@@ -15,7 +15,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     target = tmp_path / "two.json"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
-        torch.multiprocessing.start_processes(
+        start_processes(  # type: ignore[no-untyped-call]
             launched.main, (2, target, 2), nprocs=2, start_method=START_METHOD
         )
     for kind, two in json.loads(target.read_text(encoding="utf-8")).items():
