@@ -15,9 +15,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     target = tmp_path / "two.json"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
-        start_processes(  # type: ignore[no-untyped-call]
-            launched.main, (2, target, 2), nprocs=2, start_method=START_METHOD
-        )
+        start_processes(launched.main, (2, target, 2), nprocs=2, start_method=START_METHOD)
     for kind, two in json.loads(target.read_text(encoding="utf-8")).items():
         one = launched.run(tmp_path / "one", 4, lora=kind == "lora")
         assert (one["processes"], two["processes"]) == (1, 2)
