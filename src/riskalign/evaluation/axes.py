@@ -141,7 +141,9 @@ class Frame(NamedTuple):
     right: float
     bottom: float
 
-    def axes(self, x: Scale, y: Scale, x_title: str, y_title: str, *, percent: bool = False) -> str:
+    def axes(
+        self, x: Scale, y: Scale | None, x_title: str, y_title: str, *, percent: bool = False
+    ) -> str:
         """Grid, tick labels and titles; `percent` writes the vertical ticks in percent."""
         parts = []
         for tick in x.ticks():
@@ -150,7 +152,8 @@ class Frame(NamedTuple):
             parts.append(
                 label(at, self.bottom + 18, tick_text(tick), class_="tick", text_anchor="middle")
             )
-        for tick in y.ticks(5):
+        for tick in y.ticks(5) if y else ():
+            assert y is not None
             at = y(tick)
             shown = f"{tick_text(100 * tick)} %" if percent else tick_text(tick)
             parts.append(line([self.left, self.right], [at], "grid"))

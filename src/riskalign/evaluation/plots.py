@@ -20,7 +20,14 @@ from riskalign.evaluation.axes import (
     path,
 )
 from riskalign.evaluation.metrics import TAIL_LEVELS, Metric
-from riskalign.evaluation.wording import Ends, model_names, model_order, number, tick_text
+from riskalign.evaluation.wording import (
+    Ends,
+    limit_words,
+    model_names,
+    model_order,
+    number,
+    tick_text,
+)
 
 _SHAPES = {"start": "circle", "step1": "square", "final": "diamond"}
 _OTHERS = 3
@@ -308,6 +315,32 @@ def training(log: Sequence[Mapping[str, float | None]], curves: Sequence[Curve])
         dot = element("circle", cx=places[-1][0], cy=places[-1][1], r=3, class_="mark")
         parts.append(element("g", end, path(places, class_="line"), dot, class_=curve.css))
     return frame.svg(*parts, title=f"{next(iter(drawn)).name} over training steps")
+
+
+def certificate(found: Mapping[str, Any] | None) -> list[str]:
+    """A chart a limit: the estimate and bound of each setting tested, and the limit; or none."""
+    charts = []
+    for limit in found["limits"] if found else ():
+        assert found is not None
+        tests = [t for t in found["tests"] if {k: t[k] for k in limit} == limit]
+        bottom = 30 + 24 * len(tests)
+        frame = Frame(560, bottom + 42, left=150, top=22, right=540, bottom=bottom)
+        ends = [value for test in tests for value in (test["estimate"], test["bound"])]
+        x = linear([*ends, limit["limit"]], frame.left, frame.right, zero=True)
+        parts = [frame.axes(x, None, limit_words(limit).partition(" ≤")[0], "")]
+        at = x(limit["limit"])
+        parts.append(line([at], [frame.top - 6, frame.bottom], "guide"))
+        parts.append(label(at, frame.top - 10, "limit", class_="note", text_anchor="middle"))
+        for i, test in enumerate(tests):
+            y = frame.top + 16 + 24 * i
+            css = "s-final" if test["passed"] else "s-start"
+            said = f"{test['setting']}: {number(test['estimate'])}, at most {number(test['bound'])}"
+            whisker = line([x(test["estimate"]), x(test["bound"])], [y], "whisker")
+            mark = marker(x(test["estimate"]), y, "circle", 4.5)
+            name = label(frame.left - 8, y + 4, test["setting"], class_="tick", text_anchor="end")
+            parts.append(element("g", hover(said), whisker, mark, class_=css) + name)
+        charts.append(frame.svg(*parts, title=f"{limit_words(limit)}, by setting"))
+    return charts
 
 
 def time_bar(seconds: float, longest: float) -> str:

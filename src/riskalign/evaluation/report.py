@@ -86,6 +86,7 @@ def render_report(results: Mapping[str, Any]) -> str:
         legend=legend,
         css_of={key: plots.series_class(key, order) for key in order},
         dial_swatch=Markup(plots.DIAL_SWATCH),
+        certificate=[Markup(svg) for svg in plots.certificate(results.get("certificate"))],
         exceedance=Markup(plots.exceedance(results)),
         frontier=Markup(plots.frontier(results)),
         training=training,

@@ -30,6 +30,7 @@ def model_names(results: Mapping[str, Any]) -> dict[str, str]:
         kind, dash, w = key.partition("-")
         if kind == "merge" and dash:
             names[key] = f"Weights at {w}"
+    names |= {key: "Certified" for key in names if key == "certified"}
     return names | ({"final": results["method"]} if "final" in names and results["method"] else {})
 
 

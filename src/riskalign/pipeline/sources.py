@@ -33,6 +33,8 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "accuracy": (*_TRAIN, "pipeline/held_out.py"),
     "model": (),
     "evaluate": (*_WORLD, *_SCORE, "pipeline/measure.py"),
+    "calibrate": (*_WORLD, *_SCORE, "pipeline/measure.py"),
+    "certificate": ("evaluation/bounds.py", "evaluation/certify.py", "pipeline/certify.py"),
     "report": ("evaluation", "pipeline/evaluate.py", "pipeline/measure.py"),
     "answers": (*_SETS, "worlds", "evaluation/sets"),
     "drift": (*_SETS, *_SCORE, "risk"),
