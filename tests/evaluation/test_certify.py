@@ -19,6 +19,7 @@ from riskalign.evaluation import (
     read_costs,
 )
 from riskalign.evaluation.certify import estimate
+from riskalign.evaluation.corrected import upper
 
 
 def asked(rate: float, n: int = 400, seed: int = 0) -> list[Asked]:
@@ -86,6 +87,20 @@ def test_prompts_needed_would_do(risk: str, method: str) -> None:
     # No number of prompts shows what is not so.
     broken = certify([("x", lambda: answers)], [Limit(risk, 0.9 * now)], bounded)
     assert broken.prompts_needed is None
+
+
+def test_rates_are_corrected_for_a_scorer_that_errs() -> None:
+    own, limit = [a.costs for a in asked(0.05)], Limit("unsafe_rate", 0.5)
+    called = rate_upper_bound(own, 0.975)
+    blind = Bounded(sensitivity=(45, 50))
+    assert blind.upper(limit, own) == upper(called, (45, 50), None, 0.025)
+    both = Bounded(sensitivity=(45, 50), specificity=(180, 200))
+    # Fewer answers are called unsafe than there are false alarms on the labels: none is counted.
+    assert called < 0.1
+    assert both.upper(limit, own) in (
+        blind.upper(limit, own), upper(called, (45, 50), (180, 200), 0.025)
+    )  # fmt: skip
+    assert Bounded(sensitivity=(10**6, 10**6)).upper(limit, own) == pytest.approx(called, abs=1e-4)
 
 
 def test_an_estimate_weighs_prompts_alike() -> None:

@@ -99,6 +99,8 @@ def test_calibration_prompts_are_none_of_the_evaluation(job: Make) -> None:
         ({"limit": 1.0, "limits": [{"limit": 1.0}]}, "budget.limit: give either"),
         ({"limit": 1.0, "risk": "erm:1"}, "budget.risk: .*cvar:LEVEL, mean or unsafe_rate"),
         ({"limit": -1.0}, "budget.limit"),
+        ({"limit": 1.0, "sensitivity": "9/10"}, "budget.sensitivity: is given, and no limit"),
+        ({"limit": 1, "risk": "unsafe_rate", "specificity": "9/10"}, "needs sensitivity"),
         ({"limits": [{"risk": "mean"}]}, "budget.limits"),
         ({"limit": 1.0, "prompts": 1}, "budget.prompts"),
         ({"limits": [{"limit": 1, "category": "law"}], "max_cost": 9}, "no calibration prompt is"),

@@ -20,6 +20,7 @@ import numpy as np
 from riskalign.data.sources import text_lines
 from riskalign.errors import InputError, door
 from riskalign.evaluation.bounds import BOUNDS, cvar_upper_bound, rate_upper_bound
+from riskalign.evaluation.corrected import Counts, upper
 from riskalign.evaluation.tails import check_level, tail
 from riskalign.worlds.world import is_number
 
@@ -77,11 +78,17 @@ def check_risk(risk: str) -> float | None:
 
 @dataclass(frozen=True)
 class Bounded:
-    """How limits are tested: by the bound `method`, of costs up to `max_cost`."""
+    """How limits are tested: by the bound `method`, of costs up to `max_cost`.
+
+    With a `sensitivity`, and a `specificity` where it is known, bounds of the unsafe rate are of
+    what a scorer that errs so often on labels must have behind it; half of the level is theirs.
+    """
 
     confidence: float = 0.95
     max_cost: float | None = None
     method: str = "betting"
+    sensitivity: Counts | None = None
+    specificity: Counts | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no test can be made with."""
@@ -94,7 +101,7 @@ class Bounded:
         """The upper bound of a limit's risk; of so many times these prompts."""
         level = check_risk(limit.risk)
         if level is None:
-            return rate_upper_bound(by_prompt, self.confidence, times=times)
+            return self._upper_rate(by_prompt, times)
         if self.max_cost is None:
             raise InputError(
                 f"max_cost: is not known, and without it no bound on {limit.risk} holds for every "
@@ -102,6 +109,16 @@ class Bounded:
             )
         how = level, self.max_cost, self.confidence, self.method
         return cvar_upper_bound(by_prompt, *how, times=times)
+
+    def _upper_rate(self, by_prompt: Sequence[Sequence[float]], times: int) -> float:
+        if self.sensitivity is None:
+            return rate_upper_bound(by_prompt, self.confidence, times=times)
+        miss = (1 - self.confidence) / 2
+        called = rate_upper_bound(by_prompt, 1 - miss, times=times)
+        try:
+            return upper(called, self.sensitivity, self.specificity, miss)
+        except InputError:  # labels that say nothing of false alarms; then none is counted
+            return upper(called, self.sensitivity, None, miss)
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,9 @@ def as_certificate(verdict: Verdict, limits: Sequence[Limit], bounded: Bounded) 
     """What was tested how, on what assumptions, and what came of it, of JSON's types."""
     bounds = [f"costs are at most {bounded.max_cost:g}"] if bounded.max_cost is not None else []
     rates_only = all(limit.risk == UNSAFE for limit in limits)
+    errs = "the costs are what is to be limited"
+    if bounded.sensitivity is not None:
+        errs = "what sets the costs errs as on its labels, for which unsafe rates are corrected"
     return {
         "schema": 1,
         "riskalign_version": __version__,
@@ -117,10 +120,12 @@ def as_certificate(verdict: Verdict, limits: Sequence[Limit], bounded: Bounded) 
         "confidence": bounded.confidence,
         "bound": "exact, or betting" if rates_only else bounded.method,
         "max_cost": bounded.max_cost,
+        "sensitivity": bounded.sensitivity,
+        "specificity": bounded.specificity,
         "assumptions": [
             "prompts are independent draws, from where the model will be asked",
             "they were used for nothing else",
-            "the costs are what is to be limited",
+            errs,
             "answers are sampled as they will be",
             *([] if rates_only else bounds),
         ],
@@ -142,7 +147,7 @@ def certify_files(budget: BudgetConfig, paths: Sequence[Path]) -> Certificate:
     """
     if len(set(paths)) < len(paths):
         raise InputError("scores: one file is given twice")
-    bounded = Bounded(budget.confidence, budget.max_cost, budget.bound)
+    bounded = budget.bounded(None)
     tried = [(str(path), lambda path=path: read_costs(path)) for path in paths]
     verdict = certify(tried, budget.all_limits(), bounded)
     content = as_certificate(verdict, budget.all_limits(), bounded)
@@ -162,8 +167,7 @@ def certify_models(
         raise InputError("certify: needs a limit, a world and an evaluation")
     told, trust = progress or Silent(), config.trust_remote_code
     world, how = get_world(config.world), _how(evaluation, budget)
-    max_cost = max_cost_of(world) if budget.max_cost is None else budget.max_cost
-    bounded = Bounded(budget.confidence, max_cost, budget.bound)
+    bounded = budget.bounded(max_cost_of(world))
     bf16, seed = use_bf16(config.bf16), stage_seed(config, "calibrate")
     prompts = world.prompts(evaluation.split, budget.prompts, seed)
     prints: dict[str, str] = {}

@@ -162,9 +162,9 @@ class Job:
 
         Raises `InputError` where a largest cost is missing, or no prompt has a limit's category.
         """
-        max_cost = self.max_cost if budget.max_cost is None else budget.max_cost
+        bounded = budget.bounded(self.max_cost)
         risks = [limit.risk for limit in budget.all_limits() if limit.risk != UNSAFE]
-        if max_cost is None and risks:
+        if bounded.max_cost is None and risks:
             raise InputError(
                 f"budget.max_cost: is null, and the world does not say its largest cost, without "
                 f"which no bound on {risks[0]} holds for every distribution. Give it, or limit "
@@ -178,7 +178,7 @@ class Job:
                     f"budget.limits: no calibration prompt is of the category {limit.category!r}; "
                     f"the world's prompts have the fact 'category' with {named}."
                 )
-        return Bounded(budget.confidence, max_cost, budget.bound)
+        return bounded
 
     def _kept(self) -> str:
         """What an interruption leaves to go on from."""

@@ -8,7 +8,14 @@ from pydantic import AfterValidator, Field
 from riskalign.data import Kind as Kind
 from riskalign.data import SafetyRule
 from riskalign.errors import FieldError
-from riskalign.evaluation import Limit, check_risk, get_metrics, parse_counts
+from riskalign.evaluation import (
+    UNSAFE,
+    Bounded,
+    Limit,
+    check_risk,
+    get_metrics,
+    parse_counts,
+)
 from riskalign.losses import UNPAIRED
 from riskalign.models.merge import LARGEST_WEIGHT
 from riskalign.models.sampling import Backend
@@ -286,6 +293,11 @@ class BudgetConfig:
     """Which bound is compared with the limit (docs/estimation.md)."""
     max_cost: Positive | None = None
     """The largest cost there can be; null takes the world's."""
+    sensitivity: Annotated[str, known(parse_counts)] | None = None
+    """Of what says that an answer is unsafe, on labels: 45/50 unsafe ones were called so. Bounds of
+    unsafe_rate are then corrected for it."""
+    specificity: Annotated[str, known(parse_counts)] | None = None
+    """The same of safe answers; null counts no false alarm."""
     prompts: Tokens = 500
     """Calibration prompts, which are used for nothing else."""
     answers_per_prompt: Count = 2
@@ -297,6 +309,20 @@ class BudgetConfig:
         """Refuse a budget without a limit, or with a limit that is given twice."""
         if (self.limit is None) == (not self.limits):
             raise FieldError("limit", "give either it or limits")
+        rates = [limit.risk for limit in self.all_limits()].count(UNSAFE)
+        if self.sensitivity is not None and not rates:
+            raise FieldError("sensitivity", "is given, and no limit is on unsafe_rate")
+        if self.specificity is not None and self.sensitivity is None:
+            raise FieldError("specificity", "needs sensitivity")
+
+    def bounded(self, max_cost: float | None) -> Bounded:
+        """How the limits are tested, of costs up to the world's largest one."""
+        sensitivity, specificity = (
+            None if counts is None else parse_counts(counts)
+            for counts in (self.sensitivity, self.specificity)
+        )
+        most = max_cost if self.max_cost is None else self.max_cost
+        return Bounded(self.confidence, most, self.bound, sensitivity, specificity)
 
     def all_limits(self) -> list[Limit]:
         """What is to be kept."""
