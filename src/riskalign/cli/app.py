@@ -23,6 +23,7 @@ from riskalign.cli import compare as compare_command
 from riskalign.cli import data as data_command
 from riskalign.cli import judge as judge_command
 from riskalign.cli import plan as plan_command
+from riskalign.cli import rare as rare_command
 from riskalign.cli import score as score_command
 from riskalign.cli import sets as sets_command
 from riskalign.cli.flags import help_with_fields, parse_overrides
@@ -44,6 +45,7 @@ app = typer.Typer(
 console = Console()
 errors = Console(stderr=True)
 OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
+EVALUATE = f"{rare_command.EPILOG}\n\n{sets_command.EPILOG}"
 FIELDS = (
     "\n\nAny field of the configuration is a flag: [cyan]--safe.learning_rate 1e-5[/cyan]; "
     "[cyan]riskalign align --help[/cyan] lists them."
@@ -181,7 +183,7 @@ def sample(
     _say(f"[bold]{out}[/bold]")
 
 
-@app.command(add_help_option=False, context_settings=OPEN, epilog=sets_command.EPILOG)
+@app.command(add_help_option=False, context_settings=OPEN, epilog=EVALUATE)
 def evaluate(
     ctx: typer.Context,
     model: Annotated[
@@ -199,6 +201,23 @@ def evaluate(
     step1: Annotated[
         str | None, typer.Option(help="In a world: the model after the first step, for the dial.")
     ] = None,
+    rare: Annotated[
+        bool, typer.Option("--rare", help="With --final: rare harm, helped by looser settings.")
+    ] = False,
+    w: Annotated[
+        float | None,
+        typer.Option(
+            "--w", help="With --rare: the dial's setting, 1 by default.", show_default=False
+        ),
+    ] = None,
+    looser: Annotated[
+        str | None,
+        typer.Option(
+            help="With --rare: settings below w that are sampled as well, by default 0.75 and 0.5 "
+            "below it.",
+            show_default=False,
+        ),
+    ] = None,
     config: Config = None,
     help_: sets_command.Help = False,
 ) -> None:
@@ -207,6 +226,10 @@ def evaluate(
     if final is not None and rsa is not None:
         raise InputError("evaluate: --rsa is the old name of --final. Give --final alone.")
     final = final or rsa
+    if not rare and (w is not None or looser is not None):
+        raise InputError("evaluate: --w and --looser go with --rare. Give it as well.")
+    if rare and final is None:
+        raise InputError("evaluate: --rare measures a model in a world. Give --final.")
     if final is None:
         if step1 is not None or config is not None:
             raise InputError("evaluate: --step1 and --config go with --final. Give it as well.")
@@ -216,9 +239,12 @@ def evaluate(
         raise InputError(f"evaluate: --final measures in a world and --{name} on a set. Give one.")
     if model and len(model) > 1:
         raise InputError("evaluate: with --final there is one --model, the start model.")
+    overrides += [f"model={json.dumps(name)}" for name in model or []]
+    if rare:
+        rare_command.evaluate_rare(config, overrides, final=final, step1=step1, w=w, looser=looser)
+        return
     from riskalign.pipeline import evaluate_models, load_config
 
-    overrides += [f"model={json.dumps(name)}" for name in model or []]
     results, report = _with_progress(
         evaluate_models,
         load_config(config, overrides),

@@ -30,6 +30,7 @@ _WORDS = {
     "label": "Train the {} scorer that labels",
     "accuracy": "Judge the {} step on unseen pairs",
     "model": "Save the model",
+    "rare": "Sample and weigh answers",
     "report": "Write the report",
     "cell": "Everything",
     "check": "Check models and sets",

@@ -15,6 +15,7 @@ from riskalign.pipeline.methods import Method, Panel
 from riskalign.pipeline.parse import Plan, load_config, load_plan, load_settings
 from riskalign.pipeline.presets import preset_names, preset_text
 from riskalign.pipeline.progress import Progress, Silent
+from riskalign.pipeline.rare import evaluate_rare
 from riskalign.pipeline.run import AlignResult, align
 from riskalign.pipeline.schedule import Temperatures, temperatures
 from riskalign.pipeline.sets import SetsSettings, evaluate_sets
@@ -63,6 +64,7 @@ __all__ = [
     "config_text",
     "dial",
     "evaluate_models",
+    "evaluate_rare",
     "evaluate_sets",
     "evaluation_prompts",
     "load_config",

@@ -324,8 +324,8 @@ def outputs_of(config: AlignConfig, *, trains: bool = True) -> Outputs:
     """All that a job may write below its folder; without `trains`, one that only measures."""
     files = ["manifest.json", "config.yaml", "finished.json"]
     if config.evaluation is not None:
-        files += ["results.json", "report.html"]
-        scored = ["start", "step1", "final", *(f"merge-{w:g}" for w in config.merges)]
+        files += ["results.json", "report.html", "rare.json"]
+        scored = ["start", "step1", "final", "rare", *(f"merge-{w:g}" for w in config.merges)]
         scored += [f"dial-{w:g}" for w in config.evaluation.dial]
         files += [f"evaluation/{name}.jsonl" for name in scored]
         if config.budget is not None:

@@ -35,6 +35,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "evaluate": (*_WORLD, *_SCORE, "pipeline/measure.py"),
     "calibrate": (*_WORLD, *_SCORE, "pipeline/measure.py"),
     "certificate": ("evaluation/bounds.py", "evaluation/certify.py", "pipeline/certify.py"),
+    "rare": (*_WORLD, *_SCORE, "evaluation/dial_scores.py", "pipeline/rare.py"),
     "report": ("evaluation", "pipeline/evaluate.py", "pipeline/measure.py"),
     "answers": (*_SETS, "worlds", "evaluation/sets"),
     "drift": (*_SETS, *_SCORE, "risk"),
