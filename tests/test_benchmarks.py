@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import attempts, coverage, frontier, frontier_answers
+from benchmarks import attempts, coverage, frontier, frontier_answers, rare
 from benchmarks.frontier_page import plot, table
 from riskalign.errors import InputError
 from riskalign.risk import tail_optimum
@@ -171,3 +171,15 @@ def test_coverage_of_a_few_trials() -> None:
     open_ended = coverage.simulate("Pareto 1.5, 20 %", 40, trials=3, n_boot=60, seed=0)
     assert any(row["width"] is None for row in open_ended)
     assert "(∞)" in coverage.table(open_ended)
+
+
+def test_rare_harm_of_a_few_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rare, "PROMPTS", 20)
+    name = "all harm suppressed alike, small errors"
+    case = rare.simulate(name, 1e-3, prompts=200, repeats=5, seed=0)
+    assert case["truth"]["unsafe_rate"] == pytest.approx(1e-3)
+    # So rare that the quantile is 0: CVaR 0.99 is the mean cost a hundred times.
+    assert case["truth"]["cvar_0.99"] == pytest.approx(5 * case["truth"]["cvar_0.95"])
+    assert case["worth"][str((0.0,))] > case["worth"][str((0.8, 0.9))] > 1
+    assert set(case["rows"]) == {"unsafe_rate", "cvar_0.95", "cvar_0.99"}
+    assert f"| {name} | 0.001 | CVaR 0.99 |" in rare.tables([case])

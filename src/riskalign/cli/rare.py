@@ -97,7 +97,7 @@ def print_rare(content: dict[str, Any], console: Console) -> None:
         f"{METRICS[key].label} {wording.amount(METRICS[key], value)}"
         for key, value in content["bounds"].items()
     )
-    notes.append(f"upper bounds that assume nothing, from own answers alone: {bounds}")
+    notes.append(f"{percent} upper bounds that assume nothing, from own answers alone: {bounds}")
     for note in notes:
         console.print(f"• {note}", style="dim", highlight=False, soft_wrap=True)
 
@@ -109,6 +109,7 @@ def _weighing(content: dict[str, Any], rare: dict[str, Any]) -> list[str]:
         f"the rest at {looser}, weighed back to w: effective size {rare['effective']['all']:,.0f}, "
         f"largest weight {rare['largest_weight']:.3g}",
         "stands on: as many unsafe answers would plain sampling have to see to know as much",
+        "the intervals take it that looser settings give every kind of harm that w gives",
     ]
     worth = rare["worth"]
     if worth is None:
