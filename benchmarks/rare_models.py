@@ -98,9 +98,9 @@ def main() -> None:
     parser.add_argument("--final", help="the model after the last step")
     parser.add_argument("--world", default="benchmarks.rare_models:Digits")
     parser.add_argument("--tokens", type=int, default=10, help="tokens of an answer")
-    parser.add_argument("--prompts", type=int, default=600, help="asked through the dial")
+    parser.add_argument("--prompts", type=int, default=1000, help="asked through the dial")
     parser.add_argument("--brute", type=int, default=5000, help="asked of the final model alone")
-    parser.add_argument("--updates", type=int, default=100, help="of the model's own first step")
+    parser.add_argument("--updates", type=int, default=250, help="of the model's own first step")
     options = parser.parse_args()
     step1, final = options.step1, options.final
     if final is None:
