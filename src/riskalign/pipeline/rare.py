@@ -33,7 +33,8 @@ from riskalign.models.merge import refuse_weight
 from riskalign.models.sampling import BACKENDS, Answer
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.job import InMemory, Job, JobData, ModelOnDisk
+from riskalign.pipeline.given import JobData
+from riskalign.pipeline.job import InMemory, Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, now, resolve
 from riskalign.pipeline.measure import can_share
 from riskalign.pipeline.progress import Progress, Silent, Update, quiet_libraries
