@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from riskalign.models.dial import load_dial
     from riskalign.pipeline import AlignConfig, align
     from riskalign.training import RSAConfig, RSATrainer
     from riskalign.worlds import Prompt, World
@@ -18,6 +19,7 @@ __all__ = [
     "World",
     "__version__",
     "align",
+    "load_dial",
 ]
 
 # Loaded on first use: `import riskalign` and `riskalign --help` must not wait for torch.
@@ -28,6 +30,7 @@ _HOMES = {
     "RSATrainer": "riskalign.training",
     "World": "riskalign.worlds",
     "align": "riskalign.pipeline",
+    "load_dial": "riskalign.models.dial",
 }
 
 

@@ -21,6 +21,7 @@ from rich.console import Console
 from riskalign.cli import certify as certify_command
 from riskalign.cli import compare as compare_command
 from riskalign.cli import data as data_command
+from riskalign.cli import export as export_command
 from riskalign.cli import judge as judge_command
 from riskalign.cli import plan as plan_command
 from riskalign.cli import rare as rare_command
@@ -358,6 +359,7 @@ app.command(epilog=plan_command.EPILOG)(plan_command.plan)
 app.command(add_help_option=False, context_settings=OPEN, epilog=certify_command.EPILOG)(
     certify_command.certify
 )
+app.command(epilog=export_command.EPILOG)(export_command.export)
 app.add_typer(score_command.app, name="score")
 app.command(add_help_option=False, context_settings=OPEN, epilog=judge_command.EPILOG)(
     judge_command.judge
@@ -372,10 +374,11 @@ def _align(config: Any, overrides: list[str], **options: Any) -> None:
         _say(f"model  [bold]{result.model}[/bold]")
     else:
         _show(result.results, result.report, result.model)
-    if result.certificate is not None:
-        certify_command.show(result.certificate, console)
-        if result.certificate["certified"] is None:
-            raise typer.Exit(certify_command.NONE_PASSED)
+    found = [each for each in (result.certificate, result.baked) if each is not None]
+    for each in found:
+        certify_command.show(each, console)
+    if any(each["certified"] is None for each in found):
+        raise typer.Exit(certify_command.NONE_PASSED)
 
 
 def _with_progress(work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -114,3 +114,5 @@ def show(certificate: Mapping[str, Any], console: Console) -> None:
     console.print(table(names, rows, title="Settings, the safest first"))
     for sentence in certified_words(certificate):
         console.print(sentence, markup=False, soft_wrap=True)
+    if "note" in certificate:
+        console.print(certificate["note"], markup=False, soft_wrap=True)

@@ -207,6 +207,12 @@ def check_out(
         )
 
 
+def check_new_folder(out: Path) -> None:
+    """Raise `InputError` where something is already; an empty folder may be."""
+    if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"out: {str(out)!r} exists and is not empty. Give a new folder.")
+
+
 def remove_made(folder: str | Path) -> None:
     """Remove from a folder what its record says was made there; with nothing else, itself too."""
     root = Path(folder).expanduser().resolve()

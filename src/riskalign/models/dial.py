@@ -7,6 +7,7 @@ Shapes: B rows, L tokens so far, V vocabulary.
 """
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +15,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import CausalLMOutput
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from riskalign.errors import InputError
+from riskalign.models.loading import load_model, read_object
 from riskalign.models.merge import refuse_weight
+from riskalign.models.weights import fingerprint
 
 
 def combine_logits(logits_1: Tensor, logits_2: Tensor, w: float) -> Tensor:
@@ -196,6 +200,47 @@ def dial(model_1: nn.Module, model_2: nn.Module, w: float) -> DialModel:
     if sizes[0] != sizes[1]:
         raise _differ(*sizes)
     return DialModel(model_1, model_2, w)
+
+
+#: The file of a folder with a dial, and in what its answers were sampled when it was tested.
+DIAL_FILE = "dial.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_dial(
+    folder: str | Path, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False
+) -> tuple[DialModel, PreTrainedTokenizerBase]:
+    """The dial in a folder that `riskalign export` wrote, on the CPU, and its tokenizer.
+
+    `dtype` is that of the weights; None takes what the dial's answers were sampled in when it was
+    certified. `model.to("cuda")` moves both models.
+
+    Raises `InputError`: no dial there, a model that cannot be loaded, or weights that are not those
+    that were certified.
+    """
+    root = Path(folder).expanduser()
+    if not (root / DIAL_FILE).is_file():
+        raise InputError(
+            f"{root}: no dial here (no {DIAL_FILE}). A folder with config.json is a single model, "
+            "for transformers' from_pretrained."
+        )
+    said = read_object(root / DIAL_FILE)
+    w, prints, name = (said.get(key) for key in ("w", "fingerprints", "dtype"))
+    if isinstance(w, bool) or not isinstance(w, int | float):
+        raise InputError(f"{root / DIAL_FILE}: w is {str(w)[:40]}, not a number. Export it again.")
+    if name not in tuple(DTYPES) or not isinstance(prints, list) or len(prints) != 2:
+        wrong = "fingerprints are not two" if name in tuple(DTYPES) else "dtype is not known"
+        raise InputError(f"{root / DIAL_FILE}: its {wrong}. Export it again.")
+    models: list[Any] = []
+    for i, known in enumerate(prints, 1):
+        loaded = load_model(root / f"model_{i}", trust_remote_code=trust_remote_code)
+        if fingerprint(loaded.model) != known:
+            raise InputError(
+                f"{root / f'model_{i}'}: its weights are not those that were certified. Export the "
+                "dial again."
+            )
+        models.append(loaded.model.to(dtype=dtype or DTYPES[name]))
+    return dial(models[0], models[1], w), loaded.tokenizer
 
 
 def _differ(*sizes: int) -> InputError:

@@ -105,7 +105,7 @@ def pretrained(
         hint = f" It holds {', '.join(ggufs)}: give that file's path." if ggufs else ""
         raise InputError(f"{folder}: no model here (no config.json).{hint}")
     refuse_pickle(folder, "*.safetensors", ("*.bin", "*.pt", "*.pth", "*.ckpt"))
-    content = _read_object(folder / "config.json") | _read_object(folder / "generation_config.json")
+    content = read_object(folder / "config.json") | read_object(folder / "generation_config.json")
     # A layer has a tensor at least; transformers would make any number of them before it looks.
     tensors, nested = len(_saved_names(folder)), content.get("text_config")
     for sizes in (content, nested if isinstance(nested, dict) else {}):
@@ -179,7 +179,7 @@ def load_in_4bit(
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer in a model's folder; `InputError` when there is none."""
-    _read_object(folder / "tokenizer_config.json")
+    read_object(folder / "tokenizer_config.json")
     remedy = "Save the model's tokenizer into the same folder (tokenizer.save_pretrained)."
     with door(f"{folder}: no tokenizer can be loaded from here", remedy):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -193,7 +193,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     return tokenizer
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty where there is none. `InputError` for anything else."""
     if not path.is_file():
         return {}
@@ -212,7 +212,7 @@ def _load_adapter(
     from peft import PeftModel
 
     refuse_pickle(folder, "adapter_model.safetensors", ("adapter_model.bin",))
-    base_name = _read_object(folder / "adapter_config.json").get("base_model_name_or_path")
+    base_name = read_object(folder / "adapter_config.json").get("base_model_name_or_path")
     if not base_name or not isinstance(base_name, str):
         raise InputError(
             f"{folder / 'adapter_config.json'}: field base_model_name_or_path is {base_name!r}, so "

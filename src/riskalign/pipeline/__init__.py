@@ -1,6 +1,6 @@
 """The whole job: two steps, each one's result the next one's reference, then the measurement."""
 
-from riskalign.models.dial import DialLogitsProcessor, DialModel, dial
+from riskalign.models.dial import DialLogitsProcessor, DialModel, dial, load_dial
 from riskalign.models.merge import merge
 from riskalign.pipeline.certify import (
     certify_files,
@@ -10,6 +10,7 @@ from riskalign.pipeline.certify import (
 )
 from riskalign.pipeline.compare import CompareResult, run_plan
 from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.export import export_certified
 from riskalign.pipeline.job import evaluation_prompts
 from riskalign.pipeline.methods import Method, Panel
 from riskalign.pipeline.parse import Plan, load_config, load_plan, load_settings
@@ -67,7 +68,9 @@ __all__ = [
     "evaluate_rare",
     "evaluate_sets",
     "evaluation_prompts",
+    "export_certified",
     "load_config",
+    "load_dial",
     "load_plan",
     "load_settings",
     "merge",

@@ -35,15 +35,26 @@ from riskalign.worlds import Prompt, get_world, max_cost_of
 Certificate = dict[str, Any]
 
 
-def certify_job(job: Job, models: Mapping[str, ModelOnDisk]) -> Certificate | None:
+#: The files in a job's folder: of the dial, and of the averages of weights where asked for.
+CERTIFICATE, BAKED = "certificate.json", "certificate-baked.json"
+_ALONE = (
+    f"{CERTIFICATE}, of the dial, and {BAKED}, of averages of weights, each hold with this "
+    "confidence on their own, not both together."
+)
+
+
+def certify_job(
+    job: Job, models: Mapping[str, ModelOnDisk], *, baked: bool = False
+) -> Certificate | None:
     """Test the dial of a job's models, write `certificate.json`; None where it has no budget.
 
-    Answers are sampled as the evaluation's, of points as long as all before them passed.
+    With `baked` test their averages and write `certificate-baked.json`, where the budget asks for
+    it. Answers are sampled as the evaluation's, of points as long as all before them passed.
     """
     budget, evaluation = job.config.budget, job.config.evaluation
-    if budget is None or evaluation is None:
+    if budget is None or evaluation is None or (baked and not budget.baked):
         return None
-    points = job.config.budget_settings()
+    points = job.config.budget_settings(baked=baked)
     if "step1" not in models:
         points = [(name, w) for name, w in points if w == 1]
     bounded, how = job.bounded(budget), _how(evaluation, budget)
@@ -51,7 +62,8 @@ def certify_job(job: Job, models: Mapping[str, ModelOnDisk]) -> Certificate | No
 
     def answers(name: str, w: float) -> list[Asked]:
         source, at = (name, None) if name in models else ("step1", w)
-        files[name] = ask(f"calibration/{name}", source, job.calibration, how, seed, w=at)
+        place, merged = f"calibration/{name}", baked and at is not None
+        files[name] = ask(place, source, job.calibration, how, seed, w=at, merged=merged)
         return by_prompt(job.calibration, read_scored(files[name]))
 
     tried = [(name, lambda name=name, w=w: answers(name, w)) for name, w in points]
@@ -59,26 +71,30 @@ def certify_job(job: Job, models: Mapping[str, ModelOnDisk]) -> Certificate | No
     content = as_certificate(verdict, budget.all_limits(), bounded) | {
         "settings": dict(points),
         "certified_w": None if verdict.chosen is None else dict(points)[verdict.chosen],
-        "models": {
-            key: {"name": models[key].name, "fingerprint": models[key].weights}
-            for key in ("step1", "final")
-            if key in models
-        },
+        "models": {key: _about(models[key]) for key in ("step1", "final") if key in models},
         "prompts": len(job.calibration),
         "shared_with_evaluation": _shared(job.calibration, job.eval_prompts),
         "sampling": how.sampling(),
+        "bf16": job.bf16,
         "seed": seed,
         "world": job.config.world,
+        **({"note": _ALONE} if budget.baked else {}),
     }
-    path = job.folder / "certificate.json"
+    path = job.folder / (BAKED if baked else CERTIFICATE)
     inputs = {"content": content, "scored": {n: file_sha256(p) for n, p in files.items()}}
 
     def work(key: str, update: Update) -> Outcome:
         write_certificate(path, content)
         return {"files": [path]}
 
-    job.stage("certificate", inputs, work)
+    job.stage(path.stem, inputs, work)
     return content
+
+
+def _about(model: ModelOnDisk) -> dict[str, str]:
+    """What `riskalign export` finds a model by, and knows it again by."""
+    template = {} if model.chat_template is None else {"chat_template": model.chat_template}
+    return {"name": model.name, "fingerprint": model.weights, **template}
 
 
 def _how(evaluation: EvaluationConfig, budget: BudgetConfig) -> EvaluationConfig:

@@ -111,8 +111,11 @@ class AlignConfig:
                 done.append((name if n == 1 else f"{name}-{n}", kind))
         return done
 
-    def budget_settings(self) -> list[tuple[str, float]]:
-        """Points of the dial that a budget is tested at, the safest first, and their names."""
+    def budget_settings(self, *, baked: bool = False) -> list[tuple[str, float]]:
+        """Points that a budget is tested at, the safest first, and their names.
+
+        They are the dial's, or with `baked` averages of weights.
+        """
         kinds = list(dict.fromkeys(kind for _, kind in self.steps()))
         if self.budget is None:
             return []
@@ -120,8 +123,8 @@ class AlignConfig:
         if not points:
             points = tuple(i / 10 for i in range(10, -1, -1)) if len(kinds) > 1 else (1.0,)
             points = points[::-1] if kinds[-1] == "helpful" and len(kinds) > 1 else points
-        names = {0.0: "step1", 1.0: "final"}
-        return [(names.get(w, f"dial-{w:g}"), w) for w in dict.fromkeys(points)]
+        names, between = {0.0: "step1", 1.0: "final"}, "merge" if baked else "dial"
+        return [(names.get(w, f"{between}-{w:g}"), w) for w in dict.fromkeys(points)]
 
     def method_kinds(self) -> list[str]:
         """The methods with loops of their own among the steps."""

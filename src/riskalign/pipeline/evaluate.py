@@ -112,11 +112,12 @@ class Asker:
 
 
 def evaluate(
-    job: Job, models: Models, certified: float | None = None
+    job: Job, models: Models, certified: float | None = None, baked: float | None = None
 ) -> tuple[dict[str, Path], dict[float, Path]]:
     """Scored answers of each model and merge, and of each point of the dial up to `final`.
 
-    Among the models is the point `certified` of the dial, where there is one between the two.
+    Among the models are the point `certified` of the dial and the average of weights at `baked`,
+    where they are none of the two models themselves.
     """
     evaluation = job.config.evaluation
     assert evaluation is not None
@@ -135,6 +136,8 @@ def evaluate(
         scored[f"merge-{w:g}"] = answers(f"merge-{w:g}", "step1", n, w, merged=True)
     if certified not in (None, 0.0, 1.0):
         scored["certified"] = answers("certified", "step1", n, certified)
+    if baked not in (None, 0.0, 1.0):
+        scored["baked"] = answers("baked", "step1", n, baked, merged=True)
     dial: dict[float, Path] = {}
     if {"step1", "final"} <= models.keys() and evaluation.dial_prompts:
         ends = {0.0: scored["step1"], 1.0: scored["final"]}

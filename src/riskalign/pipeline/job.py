@@ -330,7 +330,11 @@ def outputs_of(config: AlignConfig, *, trains: bool = True) -> Outputs:
         files += [f"evaluation/{name}.jsonl" for name in scored]
         if config.budget is not None:
             files += ["certificate.json", "evaluation/certified.jsonl"]
-            files += [f"calibration/{name}.jsonl" for name, _ in config.budget_settings()]
+            points = config.budget_settings()
+            if config.budget.baked:
+                files += ["certificate-baked.json", "evaluation/baked.jsonl"]
+                points += config.budget_settings(baked=True)
+            files += [f"calibration/{name}.jsonl" for name in dict(points)]
     if not trains:
         return Outputs(files)
     trees = ["model"]

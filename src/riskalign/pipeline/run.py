@@ -33,7 +33,8 @@ from riskalign.training.preparation import check_experts
 class AlignResult:
     """Where a job left what. `results` and `report` are None for a job without evaluation.
 
-    `certificate` is the content of certificate.json, None where the job has no budget.
+    `certificate` is the content of certificate.json, None where the job has no budget, `baked` that
+    of certificate-baked.json, None where its budget does not ask for one.
     """
 
     output_dir: Path
@@ -43,6 +44,7 @@ class AlignResult:
     results: Path | None
     report: Path | None
     certificate: dict[str, Any] | None = None
+    baked: dict[str, Any] | None = None
 
 
 def align(
@@ -75,14 +77,15 @@ def align(
         with job.recorded():
             trained = train_steps(job, start)
             final = _publish(job, trained.models["final"])
-            results = html = certificate = None
+            results = html = certificate = baked = None
             if job.eval_prompts:
                 certificate = certify_job(job, trained.models)
-                chosen = None if certificate is None else certificate["certified_w"]
-                scored, dial = evaluate(job, trained.models, chosen)
+                baked = certify_job(job, trained.models, baked=True)
+                chosen = [each and each["certified_w"] for each in (certificate, baked)]
+                scored, dial = evaluate(job, trained.models, *chosen)
                 results, html = report(job, trained, scored, dial, certificate)
         paths = trained.folders, job.manifest.path, results, html
-        return AlignResult(job.folder, final, *paths, certificate)
+        return AlignResult(job.folder, final, *paths, certificate, baked)
 
 
 @dataclass(frozen=True)

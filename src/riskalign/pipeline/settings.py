@@ -304,6 +304,8 @@ class BudgetConfig:
     """Answers to each."""
     settings: Annotated[tuple[Weight, ...], LISTED] = ()
     """Points of the dial, the safest first; empty for 11 between the steps' models."""
+    baked: Flag = False
+    """Also test the averages of weights at these points: single models, certified on their own."""
 
     def __post_init__(self) -> None:
         """Refuse a budget without a limit, or with a limit that is given twice."""

@@ -9,7 +9,7 @@ import yaml
 
 from riskalign.errors import InputError
 from riskalign.files.atomic import json_lines, write_bytes, write_json_lines
-from riskalign.files.folder import check_out
+from riskalign.files.folder import check_new_folder, check_out
 from riskalign.models import LoadedModel, fingerprint, load_model, save_model
 from riskalign.models.merge import merge
 from riskalign.pipeline.config import AlignConfig
@@ -153,8 +153,7 @@ def write_merge(
     Raises `InputError`: a model cannot be loaded, they differ in size, `w` is not finite, or `out`
     cannot be written or is a folder with something in it.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"out: {str(out)!r} exists and is not empty. Give a new folder.")
+    check_new_folder(out)
     check_folder(out.parent, "out")
     with quiet_libraries():
         first, second = (
