@@ -113,7 +113,7 @@ def test_table_names_every_command(
     assert named <= listed
     assert named == {
         "quickstart", "align", "train", "sample", "evaluate", "report", "config", "verify", "plan",
-        "compare", "presets", "merge", "score", "data", "judge",
+        "compare", "presets", "merge", "score", "data", "judge", "certify", "export",
     }  # fmt: skip
 
 

@@ -58,6 +58,48 @@ _MANIFEST: dict[str, Callable[[Path], object]] = {
     "stages a word": _edited(stages="x"),
 }
 
+_CERTIFIED: dict[str, Any] = {
+    "certified": "final",
+    "certified_w": 1.0,
+    "limits": [{"risk": "mean", "limit": 2.0, "category": None}],
+    "confidence": 0.95,
+    "bound": "betting",
+    "assumptions": [],
+    "tests": [],
+    "models": {"final": {"name": "safe/model", "fingerprint": "0"}},
+    "prompts": 2,
+    "shared_with_evaluation": 0,
+    "sampling": {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4},
+    "bf16": False,
+    "world": None,
+    "riskalign_version": "0.1.0",
+}
+
+
+def _says(**fields: Any) -> Callable[[Path], object]:
+    """A certificate with these fields; sound but for its fingerprint without any."""
+    return _content(json.dumps(_CERTIFIED | fields))
+
+
+_SAYS = _says()
+_CERTIFICATE: dict[str, Callable[[Path], object]] = {
+    **{name: edit for name, edit in _ANY.items() if name != "cut off"},
+    "of nothing": _says(certified=None, certified_w=None),
+    "of a command": _content('{"certified": "a.jsonl", "tests": []}'),
+    "at a word": _says(certified_w="half"),
+    "at NaN": _says(certified_w=float("nan")),
+    "far beyond": _says(certified_w=1e9),
+    "without models": _says(models={}),
+    "of models without a fingerprint": _says(models={"final": {"name": "safe/model"}}),
+    "of a model called 3": _says(certified_w=0, models={"step1": {"name": 3, "fingerprint": "0"}}),
+    "sampled with words": _says(sampling={"temperature": "hot"}),
+    "with code for tokens": _says(
+        sampling={"temperature": 1.0, "top_p": 1.0, "max_new_tokens": "1)\nexit("}
+    ),
+    "limits a word": _says(limits="x"),
+    "tests a word": _says(tests="x"),
+}
+
 
 def cases() -> list[Case]:
     """All of them."""
@@ -90,6 +132,19 @@ def cases() -> list[Case]:
         case(f"record {name}", again, "run", tampered(".riskalign/made.jsonl", _content(text)))
         for name, text in {"a list": "[1]\n", "cut off": '{"path"', "nested": "[" * 100_000, "null": "null\n", "of numbers": '{"made": 3}\n'}.items()
     ]  # fmt: skip
+    export = "export {here}/run --out {out}"
+    found += [
+        case(f"certificate {name}", export, "certificate.json", tampered("certificate.json", edit))
+        for name, edit in _CERTIFICATE.items()
+    ]
+    found += [
+        case(
+            "certificate of other weights", export, "run/model", tampered("certificate.json", _SAYS)
+        ),
+        case("no certificate", "export {kit}/run --out {out}", "certificate.json"),
+        case("no averages certified", "export {kit}/run --baked --out {out}", "certificate-baked"),
+        case("export over a file", "export {kit}/run --out {sound}/config.json", "config.json"),
+    ]
     found += [
         case(
             f"results {name}",

@@ -206,7 +206,7 @@ def test_a_dial_whose_files_changed_is_refused(run: Run, tmp_path: Path) -> None
             riskalign.load_dial(out)
     (out / "dial.json").write_text(json.dumps(good))
     tamper(out / "model_2")
-    with pytest.raises(InputError, match="model_2.*not those that were certified"):
+    with pytest.raises(InputError, match=r"model_2.*not those that were certified"):
         riskalign.load_dial(out)
 
 

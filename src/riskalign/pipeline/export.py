@@ -10,7 +10,7 @@ from riskalign.files.atomic import link_or_copy, new_folder, write_bytes, write_
 from riskalign.files.folder import check_new_folder, from_json
 from riskalign.models import LoadedModel, fingerprint, load_model, save_model
 from riskalign.models.dial import DIAL_FILE
-from riskalign.models.merge import merge, refuse_weight
+from riskalign.models.merge import LARGEST_WEIGHT, merge
 from riskalign.pipeline.card import card
 from riskalign.pipeline.certify import BAKED, CERTIFICATE, Certificate
 from riskalign.pipeline.judged import note_prompts, prompts_of
@@ -97,7 +97,8 @@ def _read(path: Path, run: Path) -> tuple[bytes, Certificate, float, list[_Teste
         content: dict[str, Any] = from_json(text)
         chosen, w, models = (content[key] for key in ("certified", "certified_w", "models"))
         if chosen is not None:
-            refuse_weight(w)
+            if not abs(w) <= LARGEST_WEIGHT:
+                raise ValueError(f"certified_w is {w}")
             names = [_ENDS[w]] if w in _ENDS else list(_ENDS.values())
             tested = [_tested(run, name, models[name]) for name in names]
             card(content, [model.weights for model in tested], is_dial=False)
