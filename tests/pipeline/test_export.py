@@ -19,7 +19,7 @@ from riskalign.evaluation.wording import model_names
 from riskalign.models import fingerprint, load_model, save_model
 from riskalign.models.dial import dial
 from riskalign.models.merge import merge
-from riskalign.pipeline import align, export_certified
+from riskalign.pipeline import align, export_certified, load_config
 from riskalign.pipeline.card import plain
 from riskalign.pipeline.judged import note_prompts, prompts_of
 from tests import tiny
@@ -235,6 +235,12 @@ def test_the_command(
     assert command(monkeypatch, run(None), "--out", tmp_path / "new") == 2
     assert "certifies nothing" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_averages_need_two_kinds_of_steps() -> None:
+    budget = {"risk": "unsafe_rate", "limit": 0.5, "baked": True}
+    with pytest.raises(InputError, match=r"budget\.baked: needs steps of two kinds"):
+        load_config({"order": ["safe"], "budget": budget})
 
 
 def test_a_job_bakes(job: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

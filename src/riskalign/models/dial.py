@@ -239,7 +239,8 @@ def load_dial(
                 f"{root / f'model_{i}'}: its weights are not those that were certified. Export the "
                 "dial again."
             )
-        models.append(loaded.model.to(dtype=dtype or DTYPES[name]))
+        model: Any = loaded.model
+        models.append(model.to(dtype=dtype or DTYPES[name]))
     return dial(models[0], models[1], w), loaded.tokenizer
 
 

@@ -214,8 +214,9 @@ def _rules(config: AlignConfig) -> Rules:
     if config.budget is not None:
         why = "needs an evaluation, which says how models are asked and measures the choice afresh"
         yield "budget", config.evaluation is None, why
-        lone = config.budget.settings and len(kinds) < 2
-        yield "budget.settings", lone, "needs steps of two kinds to lie between"
+        for name in ("settings", "baked"):
+            lone = getattr(config.budget, name) and len(kinds) < 2
+            yield f"budget.{name}", lone, "needs steps of two kinds to lie between"
     if four_bits:
         why = "is true, and 4-bit weights cannot be trained; give peft: {r: 16}"
         yield "load_in_4bit", config.peft is None, why

@@ -81,7 +81,7 @@ def align(
             if job.eval_prompts:
                 certificate = certify_job(job, trained.models)
                 baked = certify_job(job, trained.models, baked=True)
-                chosen = [each and each["certified_w"] for each in (certificate, baked)]
+                chosen = [(each or {}).get("certified_w") for each in (certificate, baked)]
                 scored, dial = evaluate(job, trained.models, *chosen)
                 results, html = report(job, trained, scored, dial, certificate)
         paths = trained.folders, job.manifest.path, results, html
