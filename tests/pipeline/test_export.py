@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+import typer
+from rich.console import Console
 
 import riskalign
 from riskalign.cli import main
+from riskalign.cli.certify import show_all
 from riskalign.errors import InputError
 from riskalign.evaluation import read_results
 from riskalign.evaluation.wording import model_names
@@ -235,6 +238,22 @@ def test_the_command(
     assert command(monkeypatch, run(None), "--out", tmp_path / "new") == 2
     assert "certifies nothing" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_certificate_that_is_missing_is_told_by_the_exit_code(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of the dial or of the averages."""
+    good = certificate({}, 0.5, False, False) | {"note": "each alone"}
+    bad = certificate({}, None, True, False)
+    bad["tests"][0] |= {"passed": False, "bound": 3.0}
+    console = Console()
+    show_all((good, None), console)
+    assert "each alone" in capsys.readouterr().out
+    with pytest.raises(typer.Exit) as end:
+        show_all((good, bad), console)
+    assert end.value.exit_code == 3
+    assert "Not certified" in capsys.readouterr().out
 
 
 def test_averages_need_two_kinds_of_steps() -> None:

@@ -374,11 +374,7 @@ def _align(config: Any, overrides: list[str], **options: Any) -> None:
         _say(f"model  [bold]{result.model}[/bold]")
     else:
         _show(result.results, result.report, result.model)
-    found = [each for each in (result.certificate, result.baked) if each is not None]
-    for each in found:
-        certify_command.show(each, console)
-    if any(each["certified"] is None for each in found):
-        raise typer.Exit(certify_command.NONE_PASSED)
+    certify_command.show_all((result.certificate, result.baked), console)
 
 
 def _with_progress(work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

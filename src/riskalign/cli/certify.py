@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,6 +91,15 @@ def certify(
     if out is not None:
         _console.print(f"certificate  [bold]{escape(str(out))}[/bold]", soft_wrap=True)
     if found["certified"] is None:
+        raise typer.Exit(NONE_PASSED)
+
+
+def show_all(certificates: Iterable[Mapping[str, Any] | None], console: Console) -> None:
+    """Print those that there are; exit with code 3 where one of them certifies nothing."""
+    found = [each for each in certificates if each is not None]
+    for each in found:
+        show(each, console)
+    if any(each["certified"] is None for each in found):
         raise typer.Exit(NONE_PASSED)
 
 

@@ -26,12 +26,12 @@ def metrics_of(results: Mapping[str, Any]) -> dict[str, Metric]:
 def model_names(results: Mapping[str, Any]) -> dict[str, str]:
     """The display name of each model of results.json; the last one's is its method's."""
     names = {key: _MODEL_NAMES.get(key, key) for key in results["models"]}
-    names |= {"baked": "Baked, certified"} if "baked" in names else {}
     for key in names:
         kind, dash, w = key.partition("-")
         if kind == "merge" and dash:
             names[key] = f"Weights at {w}"
-    names |= {key: "Certified" for key in names if key == "certified"}
+    chosen = {"certified": "Certified", "baked": "Baked, certified"}
+    names |= {key: name for key, name in chosen.items() if key in names}
     return names | ({"final": results["method"]} if "final" in names and results["method"] else {})
 
 
