@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import attempts, coverage, frontier, frontier_answers, rare
+from benchmarks import attempts, bounds, certify, coverage, frontier, frontier_answers, rare
 from benchmarks.frontier_page import plot, table
 from riskalign.errors import InputError
 from riskalign.risk import tail_optimum
@@ -183,3 +183,28 @@ def test_rare_harm_of_a_few_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     assert case["worth"][str((0.0,))] > case["worth"][str((0.8, 0.9))] > 1
     assert set(case["rows"]) == {"unsafe_rate", "cvar_0.95", "cvar_0.99"}
     assert f"| {name} | 0.001 | CVaR 0.99 |" in rare.tables([case])
+
+
+def test_certificates_on_trees_know_the_truth() -> None:
+    world = certify.make_world("correlated", 1)
+    asked = world.draw(0, 4000, np.random.default_rng(0))
+    costs = np.concatenate([own.costs for own in asked])
+    cvar = np.sort(costs)[::-1][: round(0.05 * costs.size)].mean()
+    assert cvar == pytest.approx(world.cvar[0], rel=0.05)
+    assert (costs > 0).mean() == pytest.approx(world.rate[0], abs=0.02)
+    # Safer settings help less, and more prompts let a more helpful one pass.
+    assert (np.diff(world.cvar) > 0).all()
+    assert (np.diff(world.gain) > 0).all()
+    few, many = (certify.run("correlated", n, 8) for n in (50, 1000))
+    assert few.broken == many.broken == 0
+    assert few.none == 1.0
+    assert many.share > 0.7
+    wrong = certify.all_break(200, 40)
+    assert wrong["best of all"] > 0.15 > wrong["fixed sequence"]
+
+
+def test_bounds_of_a_cell_hold() -> None:
+    found = bounds.cell("7 % unsafe", 200, 4, 0.9, 5)
+    assert all(found[method]["held"] == 1 for method in bounds.BOUNDS)
+    assert found["betting"]["median"] < found["chernoff"]["median"]
+    assert bounds.cell("none", 200, 1, 0.9, 2)["truth"] == 0
