@@ -11,6 +11,7 @@ import torch
 from benchmarks import attempts, bounds, certify, coverage, frontier, frontier_answers, rare
 from benchmarks.frontier_page import plot, table
 from riskalign.errors import InputError
+from riskalign.evaluation.bounds import BOUNDS
 from riskalign.risk import tail_optimum
 from riskalign.theory import accumulate, random_mdp
 
@@ -205,6 +206,6 @@ def test_certificates_on_trees_know_the_truth() -> None:
 
 def test_bounds_of_a_cell_hold() -> None:
     found = bounds.cell("7 % unsafe", 200, 4, 0.9, 5)
-    assert all(found[method]["held"] == 1 for method in bounds.BOUNDS)
+    assert all(found[method]["held"] == 1 for method in BOUNDS)
     assert found["betting"]["median"] < found["chernoff"]["median"]
     assert bounds.cell("none", 200, 1, 0.9, 2)["truth"] == 0
