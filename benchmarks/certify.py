@@ -127,8 +127,8 @@ def all_break(n: int, runs: int, seed: int = 0) -> dict[str, float]:
         limits = [Limit("unsafe_rate", float(world.rate.min()) * (1 - 1e-9))]
         named = [(str(k), lambda own=own: own) for k, own in enumerate(asked)]
         erred["fixed sequence"] += certify(named, limits, bounded).chosen is not None
-        alone = [certify([each], limits, bounded).chosen is not None for each in named]
-        erred["best of all"] += any(alone)
+        bounds = (bounded.upper(limits[0], limits[0].of(own)) for own in asked)
+        erred["best of all"] += any(bound <= limits[0].limit for bound in bounds)
     return {name: count / runs for name, count in erred.items()}
 
 
@@ -143,14 +143,14 @@ def main() -> None:
         f"{family} {n} {'spare' if spare else 'two steps'}": run(family, n, options.runs, spare)
         for family, n, spare in track(cells)
     }
-    wrong = all_break(500, options.runs)
+    wrong = all_break(500, 8 * options.runs)
     print("| family | prompts | dial | limit broken | none certified | share of the gain |")
     print("| --- | ---: | --- | ---: | ---: | ---: |")
     for name, cell in found.items():
         family, n, dial = name.split(maxsplit=2)
         shown = (f"{100 * share:.1f} %" for share in cell[1:])
         print(f"| {family} | {int(n):,} | {dial} | {' | '.join(shown)} |")
-    print(f"All settings break the limit: {wrong}")
+    print(f"All settings break the limit, {8 * options.runs} runs: {wrong}")
     if options.json:
         content = {
             "runs": options.runs,
