@@ -11,7 +11,7 @@ from riskalign.evaluation.certify import UNSAFE as UNSAFE
 from riskalign.evaluation.certify import Asked as Asked
 from riskalign.evaluation.certify import Bounded as Bounded
 from riskalign.evaluation.certify import Limit as Limit
-from riskalign.evaluation.certify import Test as Test
+from riskalign.evaluation.certify import Tested as Tested
 from riskalign.evaluation.certify import Verdict as Verdict
 from riskalign.evaluation.certify import certify as certify
 from riskalign.evaluation.certify import check_risk as check_risk

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -122,7 +122,7 @@ class Bounded:
 
 
 @dataclass(frozen=True)
-class Test:
+class Tested:
     """One setting's risk against one limit: as estimated, and its upper bound."""
 
     setting: str
@@ -145,7 +145,7 @@ class Verdict:
     """
 
     chosen: str | None
-    tests: tuple[Test, ...]
+    tests: tuple[Tested, ...]
     prompts_needed: int | None = None
 
 
@@ -198,7 +198,6 @@ def certify(
     settings: Iterable[tuple[str, Callable[[], Sequence[Asked]]]],
     limits: Sequence[Limit],
     bounded: Bounded,
-    tell: Callable[[Test], Any] | None = None,
 ) -> Verdict:
     """Test settings, the safest first, and choose the last one before the first that fails.
 
@@ -208,7 +207,6 @@ def certify(
             independent draws that nothing else was chosen by.
         limits: all that the chosen setting keeps with probability `bounded.confidence`, jointly.
         bounded: how to test.
-        tell: called with each test once it is made.
 
     Raises:
         InputError: no limits, no prompts of a limit's category, costs out of range, or a largest
@@ -221,9 +219,6 @@ def certify(
         asked = answers()
         made = [_test(name, asked, limit, bounded) for limit in limits]
         tests += made
-        for test in made if tell else ():
-            assert tell is not None
-            tell(test)
         if not all(test.passed for test in made):
             needed = _prompts_needed(asked, limits, bounded) if chosen is None else None
             return Verdict(chosen, tuple(tests), needed)
@@ -233,14 +228,14 @@ def certify(
     return Verdict(chosen, tuple(tests))
 
 
-def _test(name: str, asked: Sequence[Asked], limit: Limit, bounded: Bounded) -> Test:
+def _test(name: str, asked: Sequence[Asked], limit: Limit, bounded: Bounded) -> Tested:
     own = limit.of(asked)
     if not own:
         raise InputError(f"limit: none of the {len(asked)} prompts is of {limit.category!r}")
     bound, answers = bounded.upper(limit, own), sum(map(len, own))
     found, passed = estimate(limit.risk, own), bound <= limit.limit
     where = limit.risk, limit.limit, limit.category
-    return Test(name, *where, found, bound, passed, len(own), answers)
+    return Tested(name, *where, found, bound, passed, len(own), answers)
 
 
 def _prompts_needed(
