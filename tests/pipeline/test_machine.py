@@ -26,6 +26,7 @@ def test_bf16_is_as_wanted_else_as_the_device_has_it(monkeypatch: pytest.MonkeyP
 
 def test_disk_room_is_checked_and_hard_links_count_once(tmp_path: Path) -> None:
     machine.check_disk(tmp_path, 1)
+    machine.check_disk(tmp_path / "yet" / "to make", 1)
     with pytest.raises(InputError, match=r"needs about 1000000000.0 GB of disk"):
         machine.check_disk(tmp_path, 10**18)
     (tmp_path / "a").mkdir()

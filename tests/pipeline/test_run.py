@@ -324,6 +324,7 @@ def test_faults_are_found_before_work(
     refused("has no chat template", model=str(bare))
     monkeypatch.setattr("shutil.disk_usage", lambda folder: _Usage(free=1000))
     refused(r"needs about 0.0 GB of disk", output_dir=str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
 
 
 class _Usage:

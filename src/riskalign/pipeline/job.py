@@ -81,7 +81,6 @@ class Job:
     the names of flags, that a job measures which trains none.
     """
 
-    ledger: Ledger
     manifest: Manifest
 
     def __init__(
@@ -131,7 +130,7 @@ class Job:
             self.bounded(config.budget)
         self._outputs = outputs_of(config, trains=measured is None)
         self._inputs = {**inputs_of(config), **(measured or {})}
-        self._siblings = siblings
+        self._siblings, self.ledger = siblings, Ledger(self.folder, siblings)
         check_outputs(self.folder, self._outputs, self._inputs)
 
     @contextlib.contextmanager

@@ -83,8 +83,9 @@ def peak_memory() -> float:
 
 
 def check_disk(folder: Path, needed: int) -> None:
-    """Raise `InputError` unless the folder's disk has `needed` bytes free."""
-    free = shutil.disk_usage(folder).free
+    """Raise `InputError` unless the disk of a folder, which is yet to make, too, has room."""
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(there).free
     if free < needed:
         raise InputError(
             f"output_dir {str(folder)!r}: the job needs about {needed / 1e9:.1f} GB of disk and "

@@ -90,11 +90,10 @@ def align(
 
 @dataclass(frozen=True)
 class Start:
-    """A start model that was checked, what the manifest says of it, and its parameters' number."""
+    """A start model that can do what its job asks, and what the manifest says of it."""
 
     model: ModelOnDisk
     about: Mapping[str, Any]
-    parameters: int
 
 
 def check_start(job: Job) -> Start:
@@ -124,15 +123,16 @@ def check_start(job: Job) -> Start:
         "fingerprint": model.weights,
         "notes": list(loaded.notes),
     }
+    parameters = sum(each.numel() for each in loaded.model.parameters())
+    machine.check_disk(job.folder, _disk_need(job, parameters))
     job.progress.done()
-    return Start(model, about, sum(each.numel() for each in loaded.model.parameters()))
+    return Start(model, about)
 
 
 def train_steps(job: Job, start: Start) -> Trained:
     """Do a job's steps: get each step's pairs, train on them."""
     current = start.model
     job.manifest.note("models", "start", start.about)
-    machine.check_disk(job.folder, _disk_need(job, start.parameters))
     train_scorers(job)
     logs: dict[str, Log] = {}
     if job.config.sft is not None:
