@@ -1,5 +1,6 @@
 """Fixed-sequence certificates: order, joint limits, what is needed, files of scores."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -79,6 +80,9 @@ def test_prompts_needed_would_do(risk: str, method: str) -> None:
     assert certify([("x", lambda: answers * times)], [limit], bounded).chosen == "x"
     fewer = max(1, math.floor(0.9 * times))
     assert certify([("x", lambda: answers * fewer)], [limit], bounded).chosen is None
+    by_order = dataclasses.replace(bounded, method="order")
+    if risk == "cvar:0.9":
+        assert certify([("x", lambda: answers)], [limit], by_order).prompts_needed is not None
     # No number of prompts shows what is not so.
     broken = certify([("x", lambda: answers)], [Limit(risk, 0.9 * now)], bounded)
     assert broken.prompts_needed is None

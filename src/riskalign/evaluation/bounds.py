@@ -28,6 +28,7 @@ _ETAS = (0.0, 0.25, 0.5)
 #: Of `betting`: quantiles and shares of the wealth that is staked, with their weights.
 _STAKED_ON = np.array([0.0, *np.geomspace(0.02, 0.6, 9)])
 _STAKES = np.array([*(1 - np.geomspace(0.65, 1e-3, 15)), 1.0])
+_RANKS = 1000  # of `order`, at most; what lies below them counts as the last of them
 _SMALL_STAKES = 0.16 * 0.5 ** np.arange(10)  # of use to those who bet often
 
 ByPrompt = Sequence[Sequence[float]] | Sequence[Floats]
@@ -154,7 +155,7 @@ def tail_band(n: int, level: float, miss: float) -> tuple[tuple[int, ...], tuple
     `1 - miss`: the numbers of uniforms below the bounds are a Markov chain with binomial steps.
     """
     tail = n * (1 - level)
-    most = min(n, math.ceil(tail + 4 * math.sqrt(tail) + 8))
+    most = min(n, _RANKS, math.ceil(tail + 4 * math.sqrt(tail) + 8))
     spaced = np.unique(np.round(np.geomspace(1, most, 3 + 2 * int(math.log2(most) + 1))))
     ranks = spaced.astype(int)
     factorial = gammaln(np.arange(n + 1) + 1.0)
