@@ -98,7 +98,7 @@ def test_a_band_of_many_costs_takes_no_long_time() -> None:
     ranks, _ = tail_band(40_000, 0.5, 0.05)
     assert max(ranks) == 1000
     costs = np.random.default_rng(0).random(40_000)
-    bound = cvar_upper_bound(costs[:, None], 0.5, 1.0, method="order")
+    bound = cvar_upper_bound(list(costs[:, None]), 0.5, 1.0, method="order")
     assert empirical_cvar(costs, 0.5) < bound < 1
 
 
