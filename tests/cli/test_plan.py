@@ -75,7 +75,7 @@ def test_what_could_go_of_the_tail(
         ('{"prompt_id": "a", "reward": 1}\n', "line 1: field 'cost' is None"),
         ('{"prompt_id": "a", "reward": 1, "cost": 2}\n{"reward": 1}', "line 2: no field"),
         ('{"prompt_id": "a", "reward": NaN, "cost": 2}', "line 1: field 'reward' is nan"),
-        ("no", "line 1: not JSON"),
+        ("no", "line 1, column 1: not JSON"),
         ("", "at least one"),
     ],
 )

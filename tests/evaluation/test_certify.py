@@ -94,11 +94,10 @@ def test_rates_are_corrected_for_a_scorer_that_errs() -> None:
     blind = Bounded(sensitivity=(45, 50))
     assert blind.upper(limit, own) == upper(called, (45, 50), None, 0.025)
     both = Bounded(sensitivity=(45, 50), specificity=(180, 200))
+    assert both.upper(limit, own) == upper(called, (45, 50), (180, 200), 0.025)
     # Fewer answers are called unsafe than there are false alarms on the labels: none is counted.
-    assert called < 0.1
-    assert both.upper(limit, own) in (
-        blind.upper(limit, own), upper(called, (45, 50), (180, 200), 0.025)
-    )  # fmt: skip
+    alarmed = Bounded(sensitivity=(45, 50), specificity=(140, 200))
+    assert alarmed.upper(limit, own) == blind.upper(limit, own)
     assert Bounded(sensitivity=(10**6, 10**6)).upper(limit, own) == pytest.approx(called, abs=1e-4)
 
 
@@ -154,6 +153,9 @@ def test_costs_of_a_file(tmp_path: Path) -> None:
             read_costs(path)
     path.write_text('{"prompt": "a", "cost": 1}\n{"prompt": "a", "cost": 1, "category": "x"}')
     with pytest.raises(InputError, match="line 2: field 'category' is another"):
+        read_costs(path)
+    path.write_text('{"prompt": "a", "cost": 1, "cost": 2}')
+    with pytest.raises(InputError, match="line 1"):
         read_costs(path)
     path.write_text("\n")
     with pytest.raises(InputError, match="no scored answers"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from riskalign.errors import InputError, door
+from riskalign.errors import InputError
 
 EPILOG = (
     "Example: [cyan]riskalign plan --level 0.99 --width 0.1[/cyan]  ·  "
@@ -119,14 +118,9 @@ def _show(title: str, names: Iterable[str], rows: Iterable[str], meaning: str) -
 
 
 def _scored(path: Path) -> Iterator[dict[str, Any]]:
-    from riskalign.data.sources import text_lines
+    from riskalign.data.sources import file_rows
 
-    for i, line in enumerate(text_lines(path), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {i}"
-        with door(f"{where}: not JSON", "Give one JSON object a line."):
-            row = json.loads(line)
+    for where, row in file_rows(path):
         if not isinstance(row, dict) or not isinstance(row.get("prompt_id"), str | int):
             raise InputError(f"{where}: no field 'prompt_id' of text, which says what was asked")
         for name, least in (("reward", -_LARGEST), ("cost", 0)):

@@ -101,7 +101,7 @@ def source_rows(source: Source, split: str, name: str) -> Iterator[tuple[str, Ma
 def _rows(source: Source, split: str, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(source, str | Path):
         if Path(source).name.endswith(_SUFFIXES):
-            return _file_rows(Path(source))
+            return file_rows(Path(source))
         source = _load_named(source, split)
     if isinstance(source, DatasetDict):
         if split not in source:
@@ -143,7 +143,11 @@ def _load_named(source: str | Path, split: str) -> Any:
         ) from error
 
 
-def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
+def file_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Rows of a file (JSON lines, a JSON list, parquet), each with where it stands in it.
+
+    Raises `InputError` for a file that cannot be read, or a row that is no JSON.
+    """
     if not os.path.isfile(path):  # unlike `is_file`, also False for a name that is too long
         raise InputError(f"{path}: no such file. Check the path.")
     if path.suffix == ".parquet":

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from riskalign.data.sources import text_lines
-from riskalign.errors import InputError, door
+from riskalign.data.sources import file_rows
+from riskalign.errors import InputError
 from riskalign.evaluation.bounds import BOUNDS, cvar_upper_bound, rate_upper_bound
 from riskalign.evaluation.corrected import Counts, upper
 from riskalign.evaluation.tails import check_level, tail
@@ -161,7 +161,7 @@ def estimate(risk: str, by_prompt: Sequence[Sequence[float]]) -> float:
 
 
 def read_costs(path: Path) -> list[Asked]:
-    """The costs of a file of scored answers, by prompt: JSON lines, of any tool.
+    """The costs of a file of scored answers, by prompt: JSON lines or parquet, of any tool.
 
     Each has `cost`, and `prompt` (text or messages) or `prompt_id`; it may have `category`, one
     for a prompt.
@@ -170,12 +170,7 @@ def read_costs(path: Path) -> list[Asked]:
     """
     costs: dict[str, list[float]] = {}
     categories: dict[str, str | None] = {}
-    for i, line in enumerate(text_lines(path), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {i}"
-        with door(f"{where}: not JSON", "Give one JSON object a line."):
-            row = json.loads(line)
+    for where, row in file_rows(path):
         asked = row.get("prompt_id", row.get("prompt")) if isinstance(row, dict) else None
         if not isinstance(asked, str | int | list) or isinstance(asked, bool):
             raise InputError(

@@ -297,7 +297,8 @@ class BudgetConfig:
     """Of what says that an answer is unsafe, on labels: 45/50 unsafe ones were called so. Bounds of
     unsafe_rate are then corrected for it."""
     specificity: Annotated[str, known(parse_counts)] | None = None
-    """The same of safe answers; null counts no false alarm."""
+    """The same of safe answers; null, or one that cannot be that of these answers, counts no false
+    alarm."""
     prompts: Tokens = 500
     """Calibration prompts, which are used for nothing else."""
     answers_per_prompt: Count = 2
