@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from riskalign.errors import InputError
-from riskalign.evaluation import cvar_upper_bound, read_results
+from riskalign.evaluation import Bounded, cvar_upper_bound, read_results
 from riskalign.files.atomic import read_json_lines
+from riskalign.models import fingerprint, load_model
 from riskalign.pipeline import BudgetConfig, align, certify_files, certify_models, load_config
+from riskalign.pipeline.export import export_certified
 from riskalign.pipeline.job import calibration_prompts, evaluation_prompts
 from riskalign.worlds import Prompt, get_world
 from riskalign.worlds.world import Split
@@ -62,6 +64,57 @@ def test_a_point_of_the_dial_is_certified_and_measured_afresh(job: Make) -> None
     manifest = json.loads(done.manifest.read_text())
     assert manifest["stages"]["calibrate-final"]["reused"]
     assert manifest["stages"]["certificate"]["reused"]
+
+
+def test_models_of_larger_multipliers_are_the_safe_end(job: Make, tmp_path: Path) -> None:
+    budget = {**BUDGET, "settings": [1.0], "lambdas": [2.0, 8.0], "limit": 6.0}
+    done = align(job(budget=budget))
+    assert done.certificate is not None
+    tested = [test["setting"] for test in done.certificate["tests"]]
+    assert tested == ["lambda-8", "lambda-2", "final"]
+    assert done.certificate["settings"] == {"lambda-8": None, "lambda-2": None, "final": 1.0}
+    models = json.loads(done.manifest.read_text())["models"]
+    trained = ["safe-lambda-8", "safe-lambda-2", "safe"]
+    assert len({models[name]["fingerprint"] for name in trained}) == 3
+    assert len({models[name]["reference"] for name in trained}) == 1
+    assert [models[name]["beta"] for name in trained] == [0.0125, 0.05, 0.1]
+    # They learn from the same rows.
+    assert [path.name for path in (tmp_path / "run" / "pairs").iterdir()].count("safe.jsonl") == 1
+    assert not list((tmp_path / "run" / "pairs").glob("*lambda*"))
+
+
+def test_the_chosen_multiplier_is_measured_afresh_and_exported(
+    job: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bounds = {"lambda-8": 1.0, "lambda-2": 2.0, "final": 3.0}
+    # Bounds of tiny random models are none to choose by.
+    left = iter(bounds.values())
+    monkeypatch.setattr(Bounded, "upper", lambda *args, **how: next(left))
+    budget = {**BUDGET, "settings": [1.0], "lambdas": [2.0, 8.0], "limit": 2.5}
+    done = align(job(budget=budget))
+    assert done.certificate is not None
+    assert (done.certificate["certified"], done.certificate["certified_w"]) == ("lambda-2", None)
+    assert done.results is not None
+    assert "certified" in read_results(done.results)["models"]
+    monkeypatch.undo()
+    export_certified(done.output_dir, tmp_path / "out")
+    weights = done.certificate["models"]["lambda-2"]["fingerprint"]
+    assert fingerprint(load_model(tmp_path / "out").model) == weights
+    assert "It is one step's model." in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lambda_": 2.0}, "has 2, which is not above lambda_: 2"),
+        ({"schedule": "both"}, "schedule both moves both steps"),
+        ({"order": ["safe", "helpful"]}, "the safe steps to be the last"),
+        ({"safe": {"beta": 0.1}}, "so does safe.beta"),
+    ],
+)
+def test_multipliers_that_mean_nothing(job: Make, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"budget.lambdas: .*{message}"):
+        load_config(job(budget={**BUDGET, "settings": [], "lambdas": [2.0]}) | given)
 
 
 def test_where_nothing_passes_the_job_says_what_is_missing(job: Make) -> None:

@@ -130,7 +130,7 @@ class _Test(_Limit):
 class _Certificate(TypedDict):
     certified: str | None
     certified_w: NotRequired[Finite | None]
-    settings: NotRequired[dict[str, Finite]]
+    settings: NotRequired[dict[str, Finite | None]]
     limits: list[_Limit]
     confidence: Annotated[float, Field(gt=0, lt=1)]
     bound: str

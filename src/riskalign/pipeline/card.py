@@ -52,14 +52,14 @@ def card(certificate: Mapping[str, Any], fingerprints: Sequence[str], *, is_dial
         if test["setting"] == chosen
     ]
     w, of = certificate["certified_w"], "the average of the two steps' weights"
-    if is_dial or w in (0, 1):
+    if is_dial or w in (0, 1, None):
         of = "a point of the dial between the two steps' models" if is_dial else "one step's model"
     dtype = "bfloat16" if certificate["bf16"] else "float32"
     world = certificate["world"]
     source = "held-out prompts of a data set" if world is None else f"prompts of {plain(world)}"
     lines = [
         "# A certified setting",
-        f"{plain(words)} It is {of}, at w = {w:g}.",
+        f"{plain(words)} It is {of}{'' if w is None else f', at w = {w:g}'}.",
         "\n".join(
             [
                 "| limit | estimate | at most | prompts | answers |",

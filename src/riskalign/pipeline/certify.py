@@ -56,11 +56,11 @@ def certify_job(
         return None
     points = job.config.budget_settings(baked=baked)
     if "step1" not in models:
-        points = [(name, w) for name, w in points if w == 1]
+        points = [(name, w) for name, w in points if w in (1, None)]
     bounded, how = job.bounded(budget), _how(evaluation, budget)
     ask, seed, files = Asker(job, models), job.seed("calibrate"), {}
 
-    def answers(name: str, w: float) -> list[Asked]:
+    def answers(name: str, w: float | None) -> list[Asked]:
         source, at = (name, None) if name in models else ("step1", w)
         place, merged = f"calibration/{name}", baked and at is not None
         files[name] = ask(place, source, job.calibration, how, seed, w=at, merged=merged)
@@ -71,7 +71,11 @@ def certify_job(
     content = as_certificate(verdict, budget.all_limits(), bounded) | {
         "settings": dict(points),
         "certified_w": None if verdict.chosen is None else dict(points)[verdict.chosen],
-        "models": {key: _about(models[key]) for key in ("step1", "final") if key in models},
+        "models": {
+            key: _about(models[key])
+            for key in ("step1", "final", *(name for name, w in points if w is None))
+            if key in models
+        },
         "prompts": len(job.calibration),
         "shared_with_evaluation": _shared(job.calibration, job.eval_prompts),
         "sampling": how.sampling(),

@@ -111,10 +111,20 @@ class AlignConfig:
                 done.append((name if n == 1 else f"{name}-{n}", kind))
         return done
 
-    def budget_settings(self, *, baked: bool = False) -> list[tuple[str, float]]:
-        """Points that a budget is tested at, the safest first, and their names.
+    def lambdas(self) -> dict[str, float]:
+        """Larger multipliers that a budget is tested at as well, the largest first, and names."""
+        given = () if self.budget is None else self.budget.lambdas
+        return {f"lambda-{each:g}": each for each in sorted(set(given), reverse=True)}
 
-        They are the dial's, or with `baked` averages of weights.
+    def multiplied(self) -> dict[str, dict[str, str]]:
+        """For each of `lambdas`: the job's steps that are done again, and what they are called."""
+        steps = [name for name, kind in self.steps() if kind == "safe"]
+        return {each: {step: f"{step}-{each}" for step in steps} for each in self.lambdas()}
+
+    def budget_settings(self, *, baked: bool = False) -> list[tuple[str, float | None]]:
+        """What a budget is tested on, the safest first: names, and points of the dial.
+
+        With `baked` they are averages of weights. Models of `lambdas` are no points: None.
         """
         kinds = list(dict.fromkeys(kind for _, kind in self.steps()))
         if self.budget is None:
@@ -124,7 +134,8 @@ class AlignConfig:
             points = tuple(i / 10 for i in range(10, -1, -1)) if len(kinds) > 1 else (1.0,)
             points = points[::-1] if kinds[-1] == "helpful" and len(kinds) > 1 else points
         names, between = {0.0: "step1", 1.0: "final"}, "merge" if baked else "dial"
-        return [(names.get(w, f"{between}-{w:g}"), w) for w in dict.fromkeys(points)]
+        dial = [(names.get(w, f"{between}-{w:g}"), w) for w in dict.fromkeys(points)]
+        return [*((name, None) for name in self.lambdas() if not baked), *dial]
 
     def method_kinds(self) -> list[str]:
         """The methods with loops of their own among the steps."""
@@ -217,10 +228,25 @@ def _rules(config: AlignConfig) -> Rules:
         for name in ("settings", "baked"):
             lone = getattr(config.budget, name) and len(kinds) < 2
             yield f"budget.{name}", lone, "needs steps of two kinds to lie between"
+        for is_wrong, why in _lambda_rules(config, config.budget) if config.budget.lambdas else ():
+            yield "budget.lambdas", is_wrong, why
     if four_bits:
         why = "is true, and 4-bit weights cannot be trained; give peft: {r: 16}"
         yield "load_in_4bit", config.peft is None, why
         yield "load_in_4bit", methods, f"does not go with {methods} yet"
+
+
+def _lambda_rules(config: AlignConfig, budget: BudgetConfig) -> Iterator[tuple[object, str]]:
+    kinds = [kind for _, kind in config.steps()]
+    first = kinds.index("safe") if "safe" in kinds else 0
+    least, beyond = min(budget.lambdas), any(w > 1 for w in budget.settings)
+    yield set(kinds[first:]) != {"safe"}, "needs the safe steps to be the last ones of order"
+    yield least <= config.lambda_, f"has {least:g}, which is not above lambda_: {config.lambda_:g}"
+    yield config.schedule == "both", "is of the safe step alone, and schedule both moves both steps"
+    for name in ("beta", "limit"):
+        given = getattr(config.safe, name) is not None
+        yield given, f"says how much costs weigh, and so does safe.{name}; give one"
+    yield beyond, "are the safe end in place of settings beyond 1; give either"
 
 
 def _step_rules(config: AlignConfig, kind: Kind) -> Rules:

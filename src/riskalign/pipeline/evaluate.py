@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from riskalign import __version__
@@ -112,17 +113,22 @@ class Asker:
 
 
 def evaluate(
-    job: Job, models: Models, certified: float | None = None, baked: float | None = None
+    job: Job,
+    models: Models,
+    certified: str | None = None,
+    baked: str | None = None,
+    *,
+    safer: Models = MappingProxyType({}),
 ) -> tuple[dict[str, Path], dict[float, Path]]:
     """Scored answers of each model and merge, and of each point of the dial up to `final`.
 
-    Among the models are the point `certified` of the dial and the average of weights at `baked`,
-    where they are none of the two models themselves.
+    Among the models are the setting `certified`, a point of the dial or one of the `safer` models,
+    and the average of weights `baked`, where they are none of the two models themselves.
     """
     evaluation = job.config.evaluation
     assert evaluation is not None
     seed = job.seed("evaluate")
-    ask = Asker(job, models)
+    ask, config = Asker(job, {**models, **safer}), job.config
 
     def answers(
         stage: str, name: str, n: int, w: float | None = None, merged: bool = False
@@ -134,10 +140,12 @@ def evaluate(
     scored = {name: answers(name, name, n) for name in models}
     for w in job.config.merges:
         scored[f"merge-{w:g}"] = answers(f"merge-{w:g}", "step1", n, w, merged=True)
-    if certified not in (None, 0.0, 1.0):
-        scored["certified"] = answers("certified", "step1", n, certified)
-    if baked not in (None, 0.0, 1.0):
-        scored["baked"] = answers("baked", "step1", n, baked, merged=True)
+    if certified is not None and certified not in models:
+        at = dict(config.budget_settings())[certified]
+        scored["certified"] = answers("certified", certified if at is None else "step1", n, at)
+    if baked is not None and baked not in models:
+        at = dict(config.budget_settings(baked=True))[baked]
+        scored["baked"] = answers("baked", "step1", n, at, merged=True)
     dial: dict[float, Path] = {}
     if {"step1", "final"} <= models.keys() and evaluation.dial_prompts:
         ends = {0.0: scored["step1"], 1.0: scored["final"]}

@@ -71,7 +71,7 @@ def export_certified(
     prints = [model.weights for model in models]
     check_folder(out.parent, "out")
     with quiet_libraries(), new_folder(out) as folder:
-        if len(models) == 1:
+        if w is None or len(models) == 1:
             models[0].put(folder, trust_remote_code)
         elif baked:
             prints = [_bake(models, w, certificate["bf16"], folder, trust_remote_code)]
@@ -87,8 +87,11 @@ def export_certified(
     return certificate
 
 
-def _read(path: Path, run: Path) -> tuple[bytes, Certificate, float, list[_Tested]]:
-    """A certificate as it lies there and as read, the point chosen, and the models it needs."""
+def _read(path: Path, run: Path) -> tuple[bytes, Certificate, float | None, list[_Tested]]:
+    """A certificate as it lies there and as read, the point chosen, and the models it needs.
+
+    A model with a multiplier of its own is no point of the dial: None.
+    """
     if not path.is_file():
         wanted = "budget.baked: true" if path.name == BAKED else "a budget"
         raise InputError(f"{path}: no such file. Give the folder of a job with {wanted}.")
@@ -97,9 +100,10 @@ def _read(path: Path, run: Path) -> tuple[bytes, Certificate, float, list[_Teste
         content: dict[str, Any] = from_json(text)
         chosen, w, models = (content[key] for key in ("certified", "certified_w", "models"))
         if chosen is not None:
-            if not abs(w) <= LARGEST_WEIGHT:
+            if w is not None and not abs(w) <= LARGEST_WEIGHT:
                 raise ValueError(f"certified_w is {w}")
-            names = [_ENDS[w]] if w in _ENDS else list(_ENDS.values())
+            between = w is not None and w not in _ENDS
+            names = list(_ENDS.values()) if between else [_ENDS.get(w, chosen)]
             tested = [_tested(run, name, models[name]) for name in names]
             card(content, [model.weights for model in tested], is_dial=False)
     if chosen is None:

@@ -342,7 +342,8 @@ def outputs_of(config: AlignConfig, *, trains: bool = True) -> Outputs:
         trees += [f"scorers/{kind}" for kind in SCORED if getattr(scoring, kind) is None]
     if config.own_answers():
         trees += [f"labellers/{kind}" for kind in SCORED]
-    names = [name for name, _ in config.steps()]
+    again = [name for own in config.multiplied().values() for name in own.values()]
+    names = [*(name for name, _ in config.steps()), *again]
     for name in names if config.sft is None else ["sft", *names]:
         files.append(f"{name}/log.json")
         trees += [f"{name}/{tree}" for tree in ("model", "adapter", "checkpoints")]
@@ -353,6 +354,8 @@ def outputs_of(config: AlignConfig, *, trains: bool = True) -> Outputs:
             files += [f"pairs/{name}-{of}.jsonl" for of in method.pairs(config)]
         elif not config.is_given(kind):
             files.append(f"pairs/{name}.jsonl")
+    if not config.is_given("safe"):
+        files += [f"pairs/{name}.jsonl" for name in again]
     return Outputs(files, trees)
 
 

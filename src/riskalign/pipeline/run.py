@@ -20,6 +20,7 @@ from riskalign.pipeline.held_out import accuracy_stage
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, stage_seed
 from riskalign.pipeline.methods import get_method, has_rows
+from riskalign.pipeline.multipliers import train_multipliers
 from riskalign.pipeline.own_scorers import check_given_judges, train_scorers
 from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.progress import Progress, Update, quiet_libraries
@@ -79,10 +80,12 @@ def align(
             final = _publish(job, trained.models["final"])
             results = html = certificate = baked = None
             if job.eval_prompts:
-                certificate = certify_job(job, trained.models)
+                first = trained.models.get("step1", trained.models["start"])
+                safer = train_multipliers(job, first)
+                certificate = certify_job(job, {**trained.models, **safer})
                 baked = certify_job(job, trained.models, baked=True)
-                chosen = [(each or {}).get("certified_w") for each in (certificate, baked)]
-                scored, dial = evaluate(job, trained.models, *chosen)
+                chosen = [(each or {}).get("certified") for each in (certificate, baked)]
+                scored, dial = evaluate(job, trained.models, *chosen, safer=safer)
                 results, html = report(job, trained, scored, dial, certificate)
         paths = trained.folders, job.manifest.path, results, html
         return AlignResult(job.folder, final, *paths, certificate, baked)
@@ -181,7 +184,9 @@ def _check_prompts(job: Job, loaded: LoadedModel) -> None:
 def _disk_need(job: Job, parameters: int) -> int:
     """Bytes that the steps still to be made will take, less those that these have taken already."""
     config = job.config
-    left = [(n, kind) for n, kind in config.steps() if not job.ledger.has(f"train-{n}")]
+    again = [(n, "safe") for own in config.multiplied().values() for n in own.values()]
+    steps = [*config.steps(), *again]
+    left = [(n, kind) for n, kind in steps if not job.ledger.has(f"train-{n}")]
     sft = config.sft is not None and not job.ledger.has("train-sft")
     if not left and not sft:
         return 0

@@ -305,6 +305,9 @@ class BudgetConfig:
     """Answers to each."""
     settings: Annotated[tuple[Weight, ...], LISTED] = ()
     """Points of the dial, the safest first; empty for 11 between the steps' models."""
+    lambdas: Annotated[tuple[Positive, ...], LISTED] = ()
+    """Multipliers of the cost above the job's: models trained with them are tested before the dial,
+    the largest first, as its safe end."""
     baked: Flag = False
     """Also test the averages of weights at these points: single models, certified on their own."""
 
