@@ -101,15 +101,20 @@ def _betting(costs: _Costs, level: float, miss: float) -> float:
     and stake f. Wealth spread over many of them reaches `1 / miss` with probability at most `miss`
     (Ville's inequality; betting as in Waudby-Smith & Ramdas, 2024). Half of it is staked on eta 0.
     """
+    return _least(_missing_wealth(*_spread(costs, level), level, miss))
+
+
+def _spread(costs: _Costs, level: float) -> tuple[list[tuple[Floats, Any]], Floats]:
+    """The values of `1 - X` at each eta, each with how often it occurs; and the etas."""
     etas = _STAKED_ON if level > 0 else _STAKED_ON[:1]  # a mean is that at 0
     values = [np.unique(1 - costs.excess(float(eta)), return_counts=True) for eta in etas]
-    return _wagered([(rest, n * costs.times) for rest, n in values], etas, level, miss)
+    return [(rest, n * costs.times) for rest, n in values], etas
 
 
-def _wagered(
+def _missing_wealth(
     spread: Sequence[tuple[Floats, Any]], etas: Floats, level: float, miss: float
-) -> float:
-    """The bound of `_betting` where `1 - X` takes some values, each so many times, at each eta."""
+) -> Callable[[float], float]:
+    """The logarithm of the wealth that is missing if CVaR were c, as a falling function of c."""
     weights = np.full(len(etas), 0.5 / max(1, len(etas) - 1))
     weights[0] = 1 - weights[1:].sum()
     smallest = 2 / math.sqrt(spread[0][1].sum())
@@ -117,7 +122,6 @@ def _wagered(
     goal = math.log(1 / miss) + math.log(len(stakes))
 
     def short(c: float) -> float:
-        """The logarithm of the wealth that is missing if CVaR were c; falls in c."""
         means = (c - etas) * (1 - level) / (1 - etas)
         logs = [
             np.log(weight) + (np.log1p(stakes[:, None] * (rest / (1 - m) - 1)) * count).sum(1)
@@ -126,9 +130,39 @@ def _wagered(
         ]
         return goal - float(np.logaddexp.reduce(np.concatenate(logs))) if logs else goal
 
+    return short
+
+
+def _least(short: Callable[[float], float]) -> float:
+    """The least CVaR at which no wealth is missing; 1 where there is none."""
     top = 1 - 1e-9
     with np.errstate(divide="ignore"):
         return 1.0 if short(top) > 0 else float(brentq(short, 1e-12, top, xtol=1e-13))
+
+
+def betting_keeps(
+    by_prompt: ByPrompt,
+    limit: float,
+    level: float,
+    max_cost: float,
+    confidence: float = 0.95,
+) -> Callable[[int], bool]:
+    """Says of n times these prompts whether `cvar_upper_bound` by betting is at most `limit`.
+
+    What the bound is it does not find out, which takes ten times as long. Arguments and errors are
+    those of `cvar_upper_bound`.
+    """
+    check_level(level)
+    _check(by_prompt, max_cost)
+    spread, etas = _spread(_Costs(by_prompt, max_cost), level)
+
+    def keeps(times: int) -> bool:
+        more = [(rest, n * times) for rest, n in spread]
+        with np.errstate(divide="ignore"):
+            missing = _missing_wealth(more, etas, level, 1 - confidence)
+            return limit >= max_cost or missing(limit / max_cost) <= 0
+
+    return keeps
 
 
 def _order(costs: _Costs, level: float, miss: float) -> float:
@@ -238,7 +272,7 @@ def nothing_seen_bound(n: int, level: float, confidence: float = 0.95) -> float:
     """`cvar_upper_bound` in shares of the largest cost where `n` prompts show no cost at all."""
     etas = _STAKED_ON if level > 0 else _STAKED_ON[:1]
     seen = [(np.ones(1), np.array([float(n)]))] * len(etas)
-    return _wagered(seen, etas, level, 1 - confidence)
+    return _least(_missing_wealth(seen, etas, level, 1 - confidence))
 
 
 def rate_upper_bound(by_prompt: ByPrompt, confidence: float = 0.95, *, times: int = 1) -> float:

@@ -9,7 +9,6 @@ one of them, that one's test must err, so each is tested at the whole level as w
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy as np
 
 from riskalign.data.sources import file_rows
 from riskalign.errors import InputError
-from riskalign.evaluation.bounds import BOUNDS, cvar_upper_bound, rate_upper_bound
+from riskalign.evaluation.bounds import BOUNDS, betting_keeps, cvar_upper_bound, rate_upper_bound
 from riskalign.evaluation.corrected import Counts, upper
 from riskalign.evaluation.tails import check_level, tail
 from riskalign.worlds.world import is_number
@@ -110,6 +109,14 @@ class Bounded:
             )
         how = level, self.max_cost, self.confidence, self.method
         return cvar_upper_bound(by_prompt, *how, times=times)
+
+    def keeps(self, limit: Limit, by_prompt: Sequence[Sequence[float]]) -> Callable[[int], bool]:
+        """Says of n times these prompts whether `upper` is at most the limit."""
+        level = check_risk(limit.risk)
+        if level is None or self.max_cost is None or self.method == "chernoff":
+            return lambda times: self.upper(limit, by_prompt, times) <= limit.limit
+        # A band of so many ranks as `order` needs takes long, so that betting answers for it.
+        return betting_keeps(by_prompt, limit.limit, level, self.max_cost, self.confidence)
 
     def _upper_rate(self, by_prompt: Sequence[Sequence[float]], times: int) -> float:
         if self.sensitivity is None:
@@ -238,11 +245,10 @@ def _prompts_needed(
     asked: Sequence[Asked], limits: Sequence[Limit], bounded: Bounded
 ) -> int | None:
     """How many prompts like these all limits would be kept with; for `order` by betting instead."""
-    if bounded.method == "order":  # whose band takes long for many prompts
-        bounded = dataclasses.replace(bounded, method="betting")
+    keeps = [bounded.keeps(limit, limit.of(asked)) for limit in limits]
 
     def enough(times: int) -> bool:
-        return all(bounded.upper(limit, limit.of(asked), times) <= limit.limit for limit in limits)
+        return all(each(times) for each in keeps)
 
     if any(estimate(limit.risk, limit.of(asked)) >= limit.limit for limit in limits):
         return None
