@@ -84,8 +84,9 @@ def test_what_lies_in_gaps_is_read_and_not_predicted(shared: bool) -> None:
     made = RowCollator(0, shared)([{**group, "completions_gaps": [[1, 2], []]}])
     assert made["target_ids"].tolist() == [3, 5, 6]
     single = {"prompt_ids": [1, 2], "completion_ids": [3, 4, 5], "label": True}
-    made = UnpairedCollator(0, shared)([{**single, "completion_gaps": [0, 2]}])
-    assert made["target_ids"].tolist() == [5, 5]
+    other = {"mismatched_ids": [6, 7], "mismatched_gaps": [0, 1]}
+    made = UnpairedCollator(0, shared)([{**single, "completion_gaps": [0, 2], **other}])
+    assert made["target_ids"].tolist() == [5, 7]
 
 
 def test_packed_by_hand() -> None:

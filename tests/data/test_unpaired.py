@@ -12,6 +12,7 @@ from riskalign.data import (
     is_unpaired,
     load_unpaired,
     tokenize_rows,
+    with_mismatched,
 )
 from riskalign.errors import InputError
 from tests import tiny
@@ -88,7 +89,7 @@ def test_one_kind_of_rows() -> None:
 @pytest.mark.parametrize("shared_prompt", [False, True])
 def test_each_prompt_also_gets_the_response_before_it(shared_prompt: bool) -> None:
     rows, _ = tokenize_rows(ROWS, tiny.make_tokenizer(), max_length=None)
-    batch = UnpairedCollator(2, shared_prompt)(list(rows))
+    batch = UnpairedCollator(2, shared_prompt)(list(with_mismatched(rows)))
     ids = rows["completion_ids"]
     assert batch["target_ids"].tolist() == [
         token for i in range(3) for token in (*ids[i], *ids[i - 1])
@@ -99,6 +100,21 @@ def test_each_prompt_also_gets_the_response_before_it(shared_prompt: bool) -> No
 
 def test_mismatched_responses_keep_within_the_length() -> None:
     rows, _ = tokenize_rows(ROWS, tiny.make_tokenizer(), max_length=None)
-    batch = UnpairedCollator(2, max_length=max(rows["length"]))(list(rows))
+    batch = UnpairedCollator(2, max_length=max(rows["length"]))(list(with_mismatched(rows)))
     assert batch["input_ids"].shape[1] == max(rows["length"])
     assert torch.bincount(batch["sequence"])[3] < len(rows["completion_ids"][0]) + 1
+
+
+def test_a_mismatched_response_is_to_another_prompt_wherever_one_stands_near(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows, _ = tokenize_rows(
+        load_unpaired(tiny.make_pairs(3)), tiny.make_tokenizer(), max_length=None
+    )
+    made = with_mismatched(with_mismatched(rows))
+    ids = rows["completion_ids"]
+    assert list(made["mismatched_ids"]) == [*ids[-2:], *ids[:-2]]  # past the pair's other one
+    assert not caplog.records
+    alone, _ = tokenize_rows(ROWS[:1] * 2, tiny.make_tokenizer(), max_length=None)
+    assert len(with_mismatched(alone, "train_dataset")) == 2
+    assert "train_dataset: 2 of 2 rows take a response to their own prompt" in caplog.text

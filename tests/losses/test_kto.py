@@ -72,6 +72,10 @@ def test_no_cancellation_at_large_margins() -> None:
 
 def test_reference_point_is_the_mean_log_ratio() -> None:
     assert reference_point(stats([1.0, -4.0])).item() == pytest.approx(-1.5)
+    # Another process has a single response, of 9.
+    others = torch.tensor([9.0, 1.0])
+    found = reference_point(stats([1.0, -4.0]), lambda total: total + others.to(total))
+    assert found.item() == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("name", ["beta", "desirable_weight", "undesirable_weight"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transformers import HfArgumentParser
 
-from riskalign.errors import InputError
+from riskalign.errors import FieldError, InputError
 from riskalign.pipeline import StepConfig
 from riskalign.training import RSAConfig
 from riskalign.training.config import LossSettings
@@ -93,6 +93,18 @@ def test_a_jobs_step_has_all_that_the_trainer_takes() -> None:
 def test_bf16_needs_no_gpu(tmp_path: Path) -> None:
     """The device it runs on is found, not asked for."""
     assert RSAConfig(output_dir=str(tmp_path), bf16=True).bf16
+
+
+def test_ways_of_loading_that_a_batch_does_not_survive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FieldError, match="accelerator_config: has dispatch_batches on"):
+        config(tmp_path, accelerator_config={"dispatch_batches": True})
+    uneven = {"even_batches": False}
+    config(tmp_path, accelerator_config=uneven)
+    monkeypatch.setattr(RSAConfig, "world_size", 2)
+    with pytest.raises(FieldError, match="accelerator_config: has even_batches off"):
+        config(tmp_path, accelerator_config=uneven)
 
 
 def test_trls_name_for_checkpointing_is_taken_without_a_warning(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def test_loss_and_gradient_equal_the_naive_ones(
     )
     ids = [(row["prompt_ids"], row["completion_ids"]) for row in rows]
     ratio = log_ratios(policy, ref, ids)
-    mismatched = [(prompt, ids[i - 1][1]) for i, (prompt, _) in enumerate(ids)]
+    # Two before, past the other response of the same pair.
+    mismatched = [(prompt, ids[i - 2][1]) for i, (prompt, _) in enumerate(ids)]
     kl = log_ratios(policy, ref, mismatched).detach().mean().clamp(min=0)
     label = torch.tensor(rows["label"])
     beta = trainer.args.beta

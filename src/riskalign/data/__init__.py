@@ -9,7 +9,6 @@ from riskalign.data.identity import text_hash as text_hash
 from riskalign.data.layout import Batch as Batch
 from riskalign.data.layout import Layout as Layout
 from riskalign.data.layout import RowCollator as RowCollator
-from riskalign.data.layout import UnpairedCollator as UnpairedCollator
 from riskalign.data.layout import packed as packed
 from riskalign.data.layout import plain as plain
 from riskalign.data.preferences import Preferences as Preferences
@@ -31,3 +30,5 @@ from riskalign.data.tokenize import Tokenized as Tokenized
 from riskalign.data.tokenize import TruncationMode as TruncationMode
 from riskalign.data.tokenize import tokenize_responses as tokenize_responses
 from riskalign.data.tokenize import tokenize_rows as tokenize_rows
+from riskalign.data.unpaired import UnpairedCollator as UnpairedCollator
+from riskalign.data.unpaired import with_mismatched as with_mismatched

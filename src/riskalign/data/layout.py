@@ -180,39 +180,3 @@ def _pairs(row: Mapping[str, Any], ties: bool) -> list[tuple[int, int, float]]:
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     pairs = [(i, j, scores[i] - scores[j]) for i, j in itertools.combinations(order, 2)]
     return [pair for pair in pairs if ties or pair[2] > 0]
-
-
-@dataclass(frozen=True)
-class UnpairedCollator:
-    """Collates tokenized single responses as `RowCollator` does pairs, for KTO.
-
-    In place of the chosen response stands the row's own, in place of the rejected one the response
-    of the row before it (before the first, of the last): the mismatched responses that KTO's
-    estimate of the KL is taken from. `gap` [B] is 1 where the label is true and -1 elsewhere.
-    A batch of a single row has no other response and takes that one. `max_length` also holds for a
-    prompt with a mismatched response.
-    """
-
-    pad_token_id: int
-    shared_prompt: bool = False
-    max_length: int | None = None
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
-        """Collate a list of rows; see the class."""
-        pairs = []
-        for i, row in enumerate(rows):
-            room = None if self.max_length is None else self.max_length - len(row["prompt_ids"])
-            [(chosen, chosen_gaps)], [(other, other_gaps)] = map(
-                tokenized_answers, (row, rows[i - 1])
-            )
-            pairs.append(
-                {
-                    "prompt_ids": row["prompt_ids"],
-                    "chosen_ids": chosen,
-                    "rejected_ids": other[:room],
-                    "chosen_gaps": chosen_gaps,
-                    "rejected_gaps": other_gaps,
-                    "gap": 1.0 if row["label"] else -1.0,
-                }
-            )
-        return RowCollator(self.pad_token_id, self.shared_prompt)(pairs)

@@ -1,5 +1,7 @@
 """Kahneman-Tversky Optimization (KTO, arXiv 2402.01306): responses judged one by one, unpaired."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -56,10 +58,15 @@ def kto(
     return LossOutput(loss, metrics)
 
 
-def reference_point(mismatched: SequenceStats) -> Tensor:
+def reference_point(
+    mismatched: SequenceStats, add_up: Callable[[Tensor], Tensor] = torch.clone
+) -> Tensor:
     """KTO's estimate of the policy's KL to the reference, before it is cut off at 0: a scalar.
 
     The mean log ratio of responses to other prompts of the batch (section 4.1 of the paper), which
-    are neither desirable nor undesirable answers to the prompts that they stand behind.
+    are neither desirable nor undesirable answers to the prompts that they stand behind. Where
+    processes hold parts of the batch, of which some may be empty, `add_up` sums over them.
     """
-    return log_ratio(mismatched).detach().mean()
+    ratio = log_ratio(mismatched).detach()
+    sums = add_up(torch.stack((ratio.sum(), ratio.new_tensor(len(ratio)))))
+    return sums[0] / sums[1]

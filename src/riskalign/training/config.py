@@ -173,6 +173,13 @@ class RSAConfig(LossSettings, TrainingArguments):
             # Else TrainingArguments refuses bf16, which a processor can do as well.
             self.use_cpu = self.use_cpu or bool(self.bf16)
         super().__post_init__()  # type: ignore[no-untyped-call]
+        loading: Any = self.accelerator_config
+        if loading.dispatch_batches:
+            problem = "has dispatch_batches on, which cuts a batch's tensors at wrong places"
+            raise FieldError("accelerator_config", f"{problem}; leave it out")
+        if not loading.even_batches and self.world_size > 1:
+            problem = "has even_batches off, with which processes wait for ever for one another"
+            raise FieldError("accelerator_config", f"{problem}; leave it out: no repeat counts")
 
 
 for _field in fields(RSAConfig):  # what `HfArgumentParser` prints
@@ -205,5 +212,5 @@ def check_loss(step: Any) -> None:
         if getattr(step, name) != only:
             raise FieldError(name, f"is not {'null' if only is None else only}, {why}")
     if step.per_device_train_batch_size < 2:
-        problem = f"is not at least 2, {why}: its KL is taken from other responses of the batch"
+        problem = f"is not at least 2, {why}: its KL is a mean over the batch"
         raise FieldError("per_device_train_batch_size", problem)

@@ -32,7 +32,7 @@ from riskalign.errors import InputError, TrainingDiverged
 from riskalign.tokens import backbone_of, head_of
 from riskalign.training.modules import call_through, switch_off_noise
 from riskalign.training.preparation import padding_id
-from riskalign.training.rows import counting
+from riskalign.training.rows import counting, real_rows
 
 
 def demonstration_rows(
@@ -61,12 +61,17 @@ def demonstration_rows(
     return Dataset.from_list(rows)
 
 
+def _real_tokens(batch: Batch) -> int:
+    """How many of a batch's answer tokens, the first ones, belong to rows that count."""
+    return int((batch["row"][batch["sequence"]] < real_rows(batch)).sum())
+
+
 class DemonstrationTrainer(Trainer):
     """Minimises the mean cross-entropy of the answers' tokens over the global batch."""
 
     quiet: tuple[nn.Module, ...] = ()  # modules whose noise is off in training
 
-    get_batch_samples = counting(lambda batch: len(batch["target_ids"]))
+    get_batch_samples = counting(_real_tokens)
 
     def compute_loss(
         self,
@@ -83,13 +88,14 @@ class DemonstrationTrainer(Trainer):
             return head_of(policy).logits(response_hidden(backbone_of(policy), inputs)).float()
 
         logits = call_through(model, policy, answer_logits)
-        total = cross_entropy(logits, inputs["target_ids"], reduction="sum")
+        real = _real_tokens(inputs)
+        total = cross_entropy(logits[:real], inputs["target_ids"][:real], reduction="sum")
         if not bool(total.isfinite()):
             raise TrainingDiverged(
                 f"The loss became NaN or infinite at step {self.state.global_step + 1}; nothing "
                 "was saved from it. Lower sft.learning_rate or set sft.max_grad_norm."
             )
-        n = len(inputs["target_ids"]) if num_items_in_batch is None else num_items_in_batch
+        n = real if num_items_in_batch is None else num_items_in_batch
         loss = total * (self.accelerator.num_processes / n)
         return (loss, logits) if return_outputs else loss
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+import torch.distributed as dist
+from accelerate.utils import gather  # type: ignore[import-untyped]
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -128,10 +130,16 @@ class HiddenCache:
     response token in float32. Saves the reference's forward pass, about a quarter of a step's
     arithmetic, whenever every row of a batch has been seen before. What comes back then is bit by
     bit what was computed first; another batch's products may round otherwise in the last bit.
+
+    Of several processes each keeps what it computed itself, so that together they keep each row
+    once, and sends it to the one that needs it, on whatever machine that is. They compute all or
+    none: a reference that is spread over them needs them all.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._kept: dict[int, Any] = {}  # states, or their place in the file, shape and type
+        self._keeper: dict[int, int] = {}  # which process keeps a row's
+        self._none = torch.empty(0)  # no states, [0, H], of their type and device
         self._file: IO[bytes] | None = None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -139,15 +147,44 @@ class HiddenCache:
             weakref.finalize(self, self._file.close)
 
     def get(self, batch: Mapping[str, Tensor], compute: Callable[[], Tensor]) -> Tensor:
-        """Hidden states [N, H] of a batch of `RowCollator`; `compute` gives what is missing."""
-        keys = batch["index"].tolist()
-        if all(key in self._kept for key in keys):
-            return torch.cat([self._read(key) for key in keys]).to(batch["sequence"].device)
+        """Hidden states [N, H] of a batch of `RowCollator`; `compute` gives what is missing.
+
+        All processes call it together, with equally many rows.
+        """
+        n = dist.get_world_size() if dist.is_initialized() else 1
+        me = dist.get_rank() if n > 1 else 0
+        keys: list[list[int]] = gather(batch["index"]).view(n, -1).tolist()  # of each process
+        lengths = torch.bincount(batch["row"][batch["sequence"]], minlength=len(keys[me])).tolist()
+        if all(key in self._keeper for own in keys for key in own):
+            return self._fetch(keys, me, lengths)
         hidden = compute()
-        lengths = torch.bincount(batch["row"][batch["sequence"]], minlength=len(keys)).tolist()
-        for key, states in zip(keys, hidden.detach().cpu().split(lengths), strict=True):
-            self._write(key, states)
+        self._none = hidden.detach()[:0]
+        for process, own in enumerate(keys):
+            for key in own:
+                self._keeper.setdefault(key, process)
+        for key, states in zip(keys[me], hidden.detach().cpu().split(lengths), strict=True):
+            if self._keeper[key] == me:
+                self._write(key, states)
         return hidden
+
+    def _fetch(self, keys: list[list[int]], me: int, lengths: list[int]) -> Tensor:
+        """This process's states [N, H], while it sends the others theirs."""
+        device = self._none.device
+        parts = [[self._read(k) for k in own if self._keeper[k] == me] for own in keys]
+        if len(keys) == 1:
+            return torch.cat(parts[0]).to(device)
+        sent = torch.cat([self._none, *(part.to(device) for own in parts for part in own)])
+        sizes = [sum(map(len, own)) for own in parts]
+        # In the order of their keepers, and for each in the batch's.
+        order = sorted(range(len(lengths)), key=lambda i: self._keeper[keys[me][i]])
+        incoming = [0] * len(keys)
+        for key, length in zip(keys[me], lengths, strict=True):
+            incoming[self._keeper[key]] += length
+        found = sent.new_empty(sum(lengths), sent.shape[1])
+        octets = (found.view(torch.uint8), sent.view(torch.uint8))  # what every backend takes
+        dist.all_to_all_single(*octets, incoming, sizes)
+        arrived = found.split([lengths[i] for i in order])
+        return torch.cat([arrived[order.index(i)] for i in range(len(order))])
 
     def _write(self, key: int, states: Tensor) -> None:
         if key in self._kept:

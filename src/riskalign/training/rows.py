@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
+from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor
 from transformers import Trainer
 
@@ -82,13 +83,40 @@ def mean_by_row(output: LossOutput, rows: Rows) -> LossOutput:
     return LossOutput(mean(output.loss), metrics)
 
 
+def real_rows(batch: Mapping[str, Tensor]) -> int:
+    """How many of a batch's rows count, its first ones: all where `mark_repeats` found none."""
+    return int(batch["real"]) if "real" in batch else int(batch["row"][-1]) + 1
+
+
+def mark_repeats(batch: Batch, accelerator: Accelerator) -> None:
+    """Note in the batch that was loaded last how many of its rows, the first ones, are no repeats.
+
+    So that all processes have as many batches, of as many rows, accelerate fills up the last ones
+    with rows from the epoch's start (`BatchSamplerShard`). In the order of the processes these
+    repeats come last. A process may have no other rows; it still takes part in every exchange.
+    """
+    n, loader = accelerator.num_processes, accelerator.gradient_state.active_dataloader
+    if n == 1 or not loader.end_of_dataloader:
+        return
+    own = int(batch["row"][-1]) + 1
+    left = len(loader.dataset) % (own * n)  # in the last batches of all processes together
+    if left and not loader._drop_last:
+        at_hand = min(max(left - accelerator.process_index * own, 0), own)
+        batch["real"] = torch.tensor(at_hand)
+
+
 def counting(count: Callable[[Batch], int]) -> Any:
-    """A `get_batch_samples` that sums the `count` of a step's batches over all processes."""
+    """A `get_batch_samples` that sums the `count` of a step's batches over all processes.
+
+    Batches are marked before (`mark_repeats`), and `count` must leave repeats out.
+    """
 
     def get_batch_samples(
         self: Trainer, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor]:
         batches, _ = Trainer.get_batch_samples(self, epoch_iterator, num_batches, device)
+        if batches:
+            mark_repeats(batches[-1], self.accelerator)
         items = torch.tensor([sum(map(count, batches))], device=device)
         return batches, self.accelerator.gather(items).sum()
 

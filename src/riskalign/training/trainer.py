@@ -27,6 +27,7 @@ from riskalign.data import (
     Tokenized,
     UnpairedCollator,
     response_hidden,
+    with_mismatched,
 )
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.losses import (
@@ -45,7 +46,16 @@ from riskalign.tokens import Group, TokenStats, backbone_of, grouped_losses, hea
 from riskalign.training import modules, preparation
 from riskalign.training.config import RSAConfig
 from riskalign.training.reference import HiddenCache, with_reference
-from riskalign.training.rows import MetricSums, Rows, counting, mean_by_row, row_groups, rows_of
+from riskalign.training.rows import (
+    MetricSums,
+    Rows,
+    counting,
+    mark_repeats,
+    mean_by_row,
+    real_rows,
+    row_groups,
+    rows_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +129,8 @@ class RSATrainer(Trainer):
         def prepared(data: Any, name: str, keep: bool = True) -> Dataset:
             split = "train" if name == "train_dataset" else "test"
             pairs, counts = preparation.prepare_rows(data, name, tokenizer, policy, args, split)
+            if args.loss_type in UNPAIRED:
+                pairs = with_mismatched(pairs, name)
             if "index" in pairs.column_names:  # another trainer's, or another set's
                 pairs = pairs.remove_columns("index")
             if keep and args.cache_reference:
@@ -172,7 +184,7 @@ class RSATrainer(Trainer):
         with modules.compiled_layers([model for model in models if model is not None]):
             return super().train(*args, **kwargs)
 
-    get_batch_samples = counting(lambda batch: int(batch["row"][-1]) + 1)
+    get_batch_samples = counting(real_rows)
 
     def compute_loss(
         self,
@@ -193,9 +205,11 @@ class RSATrainer(Trainer):
         return (loss, output) if return_outputs else loss
 
     def row_losses(self, model: nn.Module, batch: Batch) -> LossOutput:
-        """Loss and metrics of each row of a collated batch; `model` may be wrapped."""
+        """Loss and metrics of each row of a collated batch that counts; `model` may be wrapped."""
         policy = self.accelerator.unwrap_model(model)
-        return modules.call_through(model, policy, lambda: self._row_losses(policy, batch))
+        found = modules.call_through(model, policy, lambda: self._row_losses(policy, batch))
+        n = real_rows(batch)
+        return LossOutput(found.loss[:n], {name: of[:n] for name, of in found.metrics.items()})
 
     def _row_losses(self, policy: nn.Module, batch: Batch) -> LossOutput:
         modules.switch_off_noise(self._quiet)
@@ -219,7 +233,7 @@ class RSATrainer(Trainer):
             groups = row_groups(batch, head) if at_once else None
             if groups is None or self.args.chunk_size is not None:
                 stats = token_stats(*inputs, chunk_size=self.args.chunk_size)
-                return self._loss(stats, rows_of(batch))
+                return self._loss(stats, rows_of(batch), real_rows(batch))
             outputs: list[LossOutput] = []
 
             def loss(group: Group, stats: TokenStats) -> Tensor:
@@ -233,17 +247,17 @@ class RSATrainer(Trainer):
             }
         return LossOutput(losses, metrics)
 
-    def _loss(self, stats: TokenStats, rows: Rows) -> LossOutput:
-        """Of R rows, from the statistics of their responses' tokens."""
+    def _loss(self, stats: TokenStats, rows: Rows, real: int | None = None) -> LossOutput:
+        """Of R rows, of which the first `real` count, from their responses' tokens' statistics."""
         by_response = sum_by_sequence(stats, rows.sequence, rows.n_responses)
         first, second = (SequenceStats(*(v[of] for v in by_response)) for of in rows.pairs)
         if self.args.loss_type in UNPAIRED:  # see `UnpairedCollator` for what the two are
-            kl = self.accelerator.reduce(reference_point(second), reduction="mean")
+            others = SequenceStats(*(values[:real] for values in second))
             return kto(
                 first,
                 beta=self.args.beta,
                 desirable=rows.gap > 0,
-                kl=torch.as_tensor(kl).clamp(min=0),
+                kl=reference_point(others, self.accelerator.reduce).clamp(min=0),
                 desirable_weight=self.args.desirable_weight,
                 undesirable_weight=self.args.undesirable_weight,
             )
@@ -289,18 +303,18 @@ class RSATrainer(Trainer):
     ) -> tuple[Tensor, None, None]:
         """Add one batch to the evaluation's averages; there are no predictions to return."""
         inputs = self._prepare_inputs(inputs)
+        mark_repeats(inputs, self.accelerator)
         with torch.no_grad():
             output = self.row_losses(model, inputs)
         self._refuse_divergence(output.loss, "loss")
-        metrics = {"loss": output.loss, **output.metrics}
-        self._eval_sums.add(self.accelerator.gather_for_metrics(metrics))
+        self._eval_sums.add({"loss": output.loss, **output.metrics})
         return output.loss.mean(), None, None
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """As `Trainer`'s, with the averages over all rows and processes as metrics."""
         output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
-        averages = self._eval_sums.averages()
+        averages = self._eval_sums.averages(self.accelerator.reduce)
         metrics = {f"{prefix}_{name}": value for name, value in averages.items()}
         return output._replace(metrics={**(output.metrics or {}), **metrics})
 
