@@ -36,7 +36,11 @@ def models() -> tuple[Any, Any]:
 
 
 def rows(loss: str) -> Any:
-    """Four pairs of uneven responses; for KTO each response by itself, with its label."""
+    """Four pairs of uneven responses; for KTO each response by itself, with its label.
+
+    Preferred ones come first, so that the row before each has another prompt: TRL estimates the KL
+    from that row's response whatever its prompt.
+    """
     from datasets import Dataset
 
     pairs = list(make_pairs(4, 9, 12, 512))
@@ -48,8 +52,8 @@ def rows(loss: str) -> Any:
     return Dataset.from_list(
         [
             {"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"}
-            for pair in pairs
             for side in ("chosen", "rejected")
+            for pair in pairs
         ]
     )
 

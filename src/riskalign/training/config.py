@@ -80,7 +80,7 @@ class LossSettings:
     truncation_mode: TruncationMode = "keep_end"
     """Which part of a long prompt stays: keep_end or keep_start."""
     cache_reference: Literal["memory", "disk"] | None = None
-    """Keep the reference's hidden states for later epochs: 4 bytes x hidden size a token."""
+    """Keep the reference's hidden states for later epochs: 4 bytes x hidden size a token in all."""
     compile_layers: Flag = False
     """Compile the decoder layers: half a minute once, then less time and memory a step."""
 
