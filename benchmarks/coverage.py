@@ -39,11 +39,23 @@ def vault(generator: np.random.Generator, size: tuple[int, int]) -> Floats:
     return generator.choice(VAULT, p=VAULT_SHARES, size=size)
 
 
+#: A shop's offers: the last but two is made so often that the worst 5 % of answers begin among it.
+OFFERS = np.array([8.0, 14.0, 19.0, 23.0, 29.0, 40.0, 120.0])
+
+
+def offers(most: float) -> Severity:
+    """Costs that tie at the tail's start; a share `most` of them is the largest there can be."""
+    shares = (0.354 - most, 0.17, 0.16, 0.104, 0.2, 0.012, most)
+    return lambda generator, size: generator.choice(OFFERS, p=shares, size=size)
+
+
 # name: unsafe rate, severities, largest cost
 WORLDS: dict[str, tuple[float, Severity, float | None]] = {
     "vault, 7 % unsafe": (0.07, vault, 25.0),
     "vault, 1.5 % unsafe": (0.015, vault, 25.0),
     "Pareto 3, 1.5 %": (0.015, lambda g, size: 1 + g.pareto(3.0, size), None),
+    "offers, ties": (0.93, offers(0.0), 120.0),
+    "offers, ties, 0.2 % at the most": (0.93, offers(0.002), 120.0),
     "exponential, 20 %": (0.2, lambda g, size: g.exponential(size=size), None),
     "log-normal, 20 %": (0.2, lambda g, size: g.lognormal(0, 1.5, size), None),
     "Pareto 3, 20 %": (0.2, lambda g, size: 1 + g.pareto(3.0, size), None),
@@ -175,13 +187,15 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--n-boot", type=int, default=500)
     parser.add_argument("--prompts", type=int, nargs="+", default=[64, 136, 500])
+    parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS))
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began = time.perf_counter()
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with ProcessPoolExecutor(options.processes) as pool:
         parts = [
             pool.submit(simulate, name, prompts, options.trials, options.n_boot, options.seed)
-            for name in WORLDS
+            for name in options.worlds
             for prompts in options.prompts
         ]
         rows = [row for part in parts for row in part.result()]

@@ -244,6 +244,24 @@ def test_a_thin_tail_of_common_leaks_has_the_bound_for_its_end() -> None:
     assert summarize(scored(costs), n_boot=200)["cvar_0.99"].high > costs.max()
 
 
+def test_the_upper_end_does_not_jump_where_the_tail_gets_thin() -> None:
+    """200 prompts of which 40 cost 29; of these, ever more also have an answer that costs more."""
+    highs = []
+    for above in range(13):
+        costs = np.full((200, 4), 14.0)
+        costs[:40] = 29.0
+        costs[:above, 0] = 40.0
+        ends = summarize(scored(costs), n_boot=200, max_cost=120.0)["cvar_0.95"]
+        assert ends.value == pytest.approx(29 + 11 * above / 40)
+        highs.append(ends.high)
+    bound = cvar_upper_bound(list(np.full((200, 4), 14.0)), 0.95, 120.0)
+    assert highs[0] > bound > 60
+    assert highs[0] == pytest.approx(highs[1], rel=0.01)
+    falls = -np.diff(highs[1:11])
+    assert 0 < falls.min() and falls.max() < 0.25 * (highs[1] - highs[10])
+    assert max(highs[10:]) < 40
+
+
 def test_ends_stay_in_the_range_of_costs() -> None:
     costs = np.zeros((60, 2))
     costs[:24] = np.linspace(1, 9, 48).reshape(24, 2)

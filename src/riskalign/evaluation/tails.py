@@ -131,9 +131,13 @@ class TailSample:
         return np.bincount(self.prompt, over, self.draws.shape[1]).astype(np.float64)
 
     @property
-    def enough(self) -> bool:
-        """Whether enough prompts have an answer above VaR for resampling to tell of the tail."""
-        return int((self.excess > 0).sum()) >= ENOUGH_PROMPTS
+    def informed(self) -> float:
+        """How far resampling can tell of the tail: 1 where enough prompts have an answer above VaR.
+
+        0 up to one such prompt, whose replicates have no spread; between, in proportion to them.
+        """
+        above = int((self.excess > 0).sum())
+        return 0.0 if above < 2 else min(1.0, above / ENOUGH_PROMPTS)
 
     def influence(self, draws: Floats) -> Floats:
         """How far each prompt moves CVaR in each replicate: [R, M], mean 0 under its weights."""
@@ -176,28 +180,35 @@ def cvar_interval(
     """CVaR's interval, and whether resampling alone gave it.
 
     `rate_high` is the unsafe rate's upper end, `rare` whether few prompts show an unsafe answer,
-    and `bound` a distribution-free upper bound where the largest cost is known: it takes the place
-    of the upper end where the tail is thin although unsafe answers are not rare, for then it is
-    their severity that has not been seen. Ends are kept within 0 and `max_cost`; the upper one is
-    infinite where the sample rules nothing out.
+    and `bound` a distribution-free upper bound where the largest cost is known: the upper end moves
+    to it as the tail gets thin although unsafe answers are not rare, for then it is their severity
+    that has not been seen. Ends are kept within 0 and `max_cost`; the upper one is infinite where
+    the sample rules nothing out.
     """
-    low, high = np.quantile(sample.values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    if sample.enough:
-        ends = studentised(sample.value, sample.values, sample.influence, sample.draws, confidence)
+    percentiles = np.quantile(sample.values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    fitted = None if rare else extrapolated_ends(sample, confidence, max_cost)
+    least, most = fitted or (math.inf, 0.0)
+    largest = math.inf if max_cost is None else max(max_cost, sample.value)
+
+    def kept(low: float, high: float) -> Floats:
+        low, high = min(low, least, sample.value), min(max(high, most, sample.value), largest)
+        return np.array([max(0.0, low), high])
+
+    informed = sample.informed
+    if bound is None or rare:  # there is no bound to move to
+        informed = math.floor(informed)
+    ends = np.zeros(2)
+    if informed > 0:
+        own = studentised(sample.value, sample.values, sample.influence, sample.draws, confidence)
         # Studentised ends err high at both sides where few atoms carry the tail.
-        low, high = min(low, ends.low), ends.high
-    else:
-        high = max(float(high), _at_rate(rate_high, severities, sample.level, max_cost))
+        ends += informed * kept(min(percentiles[0], own.low), own.high)
+    if informed < 1:
+        high = max(percentiles[1], _at_rate(rate_high, severities, sample.level, max_cost))
         if bound is not None and not rare:
             high = max(high, bound)
-    fitted = None if rare else extrapolated_ends(sample, confidence, max_cost)
-    if fitted is not None:
-        low, high = min(low, fitted[0]), max(high, fitted[1])
-    low, high = max(0.0, float(low)), float(high)
-    if max_cost is not None:
-        high = min(high, max(max_cost, sample.value))
-    found = Interval(sample.value, min(low, sample.value), max(high, sample.value))
-    return found, sample.enough and (fitted is None or found.high > fitted[1])
+        ends += (1 - informed) * kept(percentiles[0], high)
+    found = Interval(sample.value, float(ends[0]), float(ends[1]))
+    return found, sample.informed == 1 and (fitted is None or found.high > most)
 
 
 def _at_rate(
