@@ -258,7 +258,8 @@ def test_the_upper_end_does_not_jump_where_the_tail_gets_thin() -> None:
     assert highs[0] > bound > 60
     assert highs[0] == pytest.approx(highs[1], rel=0.01)
     falls = -np.diff(highs[1:11])
-    assert 0 < falls.min() and falls.max() < 0.25 * (highs[1] - highs[10])
+    assert falls.min() > 0
+    assert falls.max() < 0.25 * (highs[1] - highs[10])
     assert max(highs[10:]) < 40
 
 

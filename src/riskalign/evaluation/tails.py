@@ -9,8 +9,8 @@ Where enough prompts lie in the tail, CVaR's interval is a studentised bootstrap
 1997, section 5.2): each replicate is measured by its own standard error, which percentiles leave
 out and so end too low under heavy tails. Where few do, the tail is resampled from too little: if
 unsafe answers are rare, the upper end follows from the exact interval of their rate, with the
-severities seen of any model of the comparison; if they are not, it is the distribution-free bound
-where the largest cost is known.
+severities seen of any model of the comparison; if they are not, it moves to the
+distribution-free bound, prompt by prompt, where the largest cost is known.
 
 A sample of heavy-tailed costs mostly lacks the catastrophes that its CVaR is made of, and so does
 every resample of it. Both intervals are therefore widened to that under a fitted tail: the largest
