@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from riskalign.data import load_pairs, tokenize_rows
 from riskalign.data.chat import render_chat
-from riskalign.data.tokenize import tokenize_answers, tokenize_responses
+from riskalign.data.encode import tokenize_answers, tokenize_responses
 from riskalign.errors import InputError
 from riskalign.models.sampling import prompt_token_ids
 from riskalign.worlds import Prompt

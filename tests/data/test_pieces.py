@@ -17,7 +17,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from riskalign.data.tokenize import tokenize_responses
+from riskalign.data.encode import tokenize_responses
 from riskalign.errors import InputError
 from riskalign.models.sampling import prompt_token_ids
 from riskalign.worlds import Prompt

@@ -86,7 +86,7 @@ def test_bad_rows_name_place_field_and_remedy(row: Any, words: list[str]) -> Non
 def test_mixed_kinds_are_refused() -> None:
     messages = {k: [{"role": "user", "content": k}] for k in GOOD}
     with pytest.raises(InputError, match="line 2: holds messages where f, line 1 holds text"):
-        check_rows([("f, line 1", GOOD), ("f, line 2", messages)], PAIRS.check)
+        list(check_rows([("f, line 1", GOOD), ("f, line 2", messages)], PAIRS.check))
 
 
 ANSWERS = {"chosen": " yes", "rejected": " no"}
@@ -148,8 +148,8 @@ def test_fields_that_would_be_thrown_away_are_refused(row: Any, words: str) -> N
 
 def test_rows_without_a_prompt_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    check_rows([("f, row 1", ANSWERS), ("f, row 2", {"prompt": "a", **ANSWERS})], PAIRS.check)
+    list(check_rows([("f, row 1", ANSWERS), ("f, row 2", {"prompt": "a", **ANSWERS})], PAIRS.check))
     assert "1 of 2 rows have no prompt" in caplog.text
     caplog.clear()
-    check_rows([("f, row 1", {"prompt": "a", **ANSWERS})], PAIRS.check)
+    list(check_rows([("f, row 1", {"prompt": "a", **ANSWERS})], PAIRS.check))
     assert not caplog.text

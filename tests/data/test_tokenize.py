@@ -8,7 +8,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from riskalign.data import load_pairs, tokenize_rows
-from riskalign.data.tokenize import PairCounts, tokenize_responses, truncate
+from riskalign.data.encode import tokenize_responses
+from riskalign.data.tokenize import PairCounts, truncate
 from riskalign.errors import InputError
 from tests import tiny
 

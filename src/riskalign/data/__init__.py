@@ -2,6 +2,7 @@
 
 from riskalign.data.attention import can_share_prompt as can_share_prompt
 from riskalign.data.attention import response_hidden as response_hidden
+from riskalign.data.encode import tokenize_responses as tokenize_responses
 from riskalign.data.fields import Message as Message
 from riskalign.data.fields import Text as Text
 from riskalign.data.formats import Kind as Kind
@@ -28,7 +29,6 @@ from riskalign.data.template import Template as Template
 from riskalign.data.tokenize import PairCounts as PairCounts
 from riskalign.data.tokenize import Tokenized as Tokenized
 from riskalign.data.tokenize import TruncationMode as TruncationMode
-from riskalign.data.tokenize import tokenize_responses as tokenize_responses
 from riskalign.data.tokenize import tokenize_rows as tokenize_rows
 from riskalign.data.unpaired import UnpairedCollator as UnpairedCollator
 from riskalign.data.unpaired import with_mismatched as with_mismatched

@@ -64,36 +64,43 @@ def render_chat(
             )
         how = {"continue_final_message" if answering else "add_generation_prompt": True}
         marked = [*prompt[:-1], {**last, "content": last["content"] + end}]
-        rendered = template.write(prompt, **how)
-        asked = template.write(marked, **how)
+        rendered, asked = template.write_all([prompt, marked], **how)
         opening = asked.rpartition(end)[2]
         if end not in asked or not rendered.endswith(opening):
             raise template.not_shown("the end of the prompt's last message")
     template.check_tools(prompt, key)
 
-    def behind(turns: list[Message]) -> str:
-        """What the template writes behind the prompt's last content, with these turns."""
-        text = template.write(marked + turns)
-        return text.rpartition(end)[2] if prompt else text
+    def all_behind(many: Sequence[list[Message]]) -> list[str]:
+        """What the template writes behind the prompt's last content, with each of these turns."""
+        texts = template.write_all([marked + turns for turns in many])
+        return [text.rpartition(end)[2] for text in texts] if prompt else texts
 
+    # Answers of the same roles have their contents in the same places.
+    roles = [tuple(message["role"] for message in response) for response in responses]
+    marks_of = {own: _marks(key, response) for own, response in zip(roles, responses, strict=True)}
+    blanks = [
+        [{"role": role, "content": mark} for role, mark in zip(own, marks, strict=True)]
+        for own, marks in marks_of.items()
+    ]
+    found = all_behind([*blanks, *responses])
+    around_of = dict(zip(marks_of, found, strict=False))
     texts = []
-    for response in responses:
-        marks = _marks(key, response)
-        blank = [{"role": m["role"], "content": c} for m, c in zip(response, marks, strict=True)]
-        pieces = _between(behind(blank), marks)
+    for own, response, told in zip(roles, responses, found[len(blanks) :], strict=True):
+        marks = marks_of[own]
+        pieces = _between(around_of[own], marks)
         if pieces is None:
             raise template.not_shown("an answer's content")
         lead, *gaps, after = pieces
         if not prompt:
             rendered = opening = lead
-        told = behind(response)
         if said_fields(response[0]):
             turn, fields = with_marks(response[0], key)
-            template.check_marks(turn, fields, behind([turn]))
+            template.check_marks(turn, fields, *all_behind([[turn]]))
             # No mark stands for an empty content: templates tell turns that only call from others.
             if response[0]["content"].strip():
-                around = _between(behind([{**response[0], "content": marks[0]}]), marks)
-                if around is None or dense(told) != dense(response[0]["content"].join(around)):
+                [around] = all_behind([[{**response[0], "content": marks[0]}]])
+                parts = _between(around, marks)
+                if parts is None or dense(told) != dense(response[0]["content"].join(parts)):
                     raise template.left_out("content")
             text = _with_fields(opening, told, lead)
         else:

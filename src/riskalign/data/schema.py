@@ -78,25 +78,31 @@ class Shape(NamedTuple):
         } | self.trained
 
 
-def check_rows(rows: Iterable[tuple[str, Any]], check: Check) -> list[Row]:
+def check_rows(rows: Iterable[tuple[str, Any]], check: Check) -> Iterator[Row]:
     """Check rows given as (where, row); `InputError` names `where`, file and line."""
-    checked: list[Row] = []
     first_where, first_kind = "", ""
+    n = bare = 0
     for where, given in rows:
         for row in check(given, where):
             kind = "text" if isinstance(row["prompt"], str) else "messages"
-            if not checked:
+            if not n:
                 first_where, first_kind = where, kind
             elif kind != first_kind:
                 raise InputError(
                     f"{where}: holds {kind} where {first_where} holds {first_kind}. "
                     "Give every row of one data set the same kind."
                 )
-            checked.append(row)
-    if bare := sum(not row["prompt"] for row in checked):
+            n += 1
+            bare += not row["prompt"]
+            yield row
+    if bare:
         name = first_where.rpartition(",")[0] or first_where
-        logger.warning("%s: %d of %d rows have no prompt.", name, bare, len(checked))
-    return checked
+        logger.warning(bare_words(name, bare, n))
+
+
+def bare_words(name: str, bare: int, n: int) -> str:
+    """What is said of rows without a prompt."""
+    return f"{name}: {bare} of {n} rows have no prompt."
 
 
 def check_row(row: Mapping[str, Any], where: str) -> Row:

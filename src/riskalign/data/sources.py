@@ -14,7 +14,16 @@ from datasets import Dataset, DatasetDict, Features, Json, Value, load_dataset, 
 from datasets.exceptions import DatasetsError
 
 from riskalign.data.fields import ROW_FIELDS, is_marked_up
-from riskalign.data.schema import GROUPS, PAIRS, RESPONSES, Shape, answers_of, check_rows, shape_of
+from riskalign.data.schema import (
+    GROUPS,
+    PAIRS,
+    RESPONSES,
+    Row,
+    Shape,
+    answers_of,
+    check_rows,
+    shape_of,
+)
 from riskalign.errors import InputError
 
 Source: TypeAlias = str | Path | Dataset | DatasetDict | list[dict[str, Any]]
@@ -55,10 +64,7 @@ def load_unpaired(source: Source, *, split: str = "train", name: str = "") -> Da
 
 def load_rows(source: Source, shape: Shape, *, split: str = "train", name: str = "") -> Dataset:
     """Load and check rows of a shape; see `load_pairs`."""
-    name = name or (str(source) if isinstance(source, str | Path) else "data")
-    rows = check_rows(source_rows(source, split, name), shape.check)
-    if not rows:
-        raise InputError(f"{name}: holds no row. Give at least one {shape.one}.")
+    rows = list(checked_rows(source, shape, split=split, name=name))
     texts = [text for row in rows for text in (row["prompt"], *answers_of(row))]
     text: Any = [{"role": Value("string"), "content": Value("string")}]
     if isinstance(texts[0], str):
@@ -71,6 +77,19 @@ def load_rows(source: Source, shape: Shape, *, split: str = "train", name: str =
             features[field] = Json()
             rows = [{field: None, **row} for row in rows]
     return Dataset.from_list(rows, features=Features(features))
+
+
+def checked_rows(
+    source: Source, shape: Shape, *, split: str = "train", name: str = ""
+) -> Iterator[Row]:
+    """As `load_rows`, one by one."""
+    name = name or (str(source) if isinstance(source, str | Path) else "data")
+    rows = check_rows(source_rows(source, split, name), shape.check)
+    first = next(rows, None)
+    if first is None:
+        raise InputError(f"{name}: holds no row. Give at least one {shape.one}.")
+    yield first
+    yield from rows
 
 
 def is_grouped(source: Source, *, split: str = "train", name: str = "data") -> bool:

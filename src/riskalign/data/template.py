@@ -11,13 +11,21 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
-from riskalign.data.fields import NAMES, REASONING, Message, function_of, said_fields
+from riskalign.data.fields import (
+    NAMES,
+    REASONING,
+    Message,
+    function_of,
+    is_marked_up,
+    said_fields,
+)
 from riskalign.errors import InputError
 
 #: Arguments of `apply_chat_template`, and of the template that it sets, which no row may.
@@ -88,10 +96,17 @@ class Template:
 
     def write(self, messages: Messages, **how: Any) -> str:
         """Messages as the template writes them; `InputError` with its words if it refuses."""
+        [text] = self.write_all([messages], **how)
+        return text
+
+    def write_all(self, chats: Sequence[Messages], **how: Any) -> list[str]:
+        """`write` of each, in less time."""
         options = {**self.given.get("chat_template_kwargs", {}), **how}
         if self.given.get("tools"):
             options = {"tools": self.given["tools"], **options}
-        source, chat = str(self.tokenizer.chat_template), cast(Any, list(messages))
+        source, many = str(self.tokenizer.chat_template), cast(Any, [list(chat) for chat in chats])
+        if not many:
+            return []
         if len(source) > _LARGEST:
             raise InputError(
                 f"the chat template of {self.name} has {len(source)} characters, more than "
@@ -101,15 +116,17 @@ class Template:
         count = contextlib.nullcontext() if source in _ENDED else _counted_lines()
         try:
             with count:
-                text = str(self.tokenizer.apply_chat_template(chat, tokenize=False, **options))
+                texts = self.tokenizer.apply_chat_template(many, tokenize=False, **options)
         except Exception as error:  # templates are programs; jinja raises what they raise
-            roles = ", ".join(message["role"] for message in messages)
+            if len(chats) > 1:  # which of them it is
+                return [self.write(chat, **how) for chat in chats]
+            roles = ", ".join(message["role"] for message in chats[0])
             raise InputError(
                 f"The chat template of {self.name} refuses messages with roles ({roles}): "
                 f"{type(error).__name__}: {error}. Give another chat template, or other roles."
             ) from error
         _ENDED.add(source)
-        return text
+        return [str(text) for text in texts]
 
     def not_shown(self, what: str) -> InputError:
         """Of a place that the template does not show."""
@@ -144,6 +161,8 @@ class Template:
         What it leaves out once other messages follow, as many do with reasoning, it leaves out when
         the model is asked as well; so are names and ids. Of both there is a warning, once.
         """
+        if not is_marked_up(messages) and all(m["role"] != "tool" for m in messages):
+            return
         key = key_of(messages)
         for i, message in enumerate(messages):
             marked, marks = with_marks(message, key)
@@ -187,9 +206,31 @@ class Template:
             return str(error)
 
 
-@lru_cache(maxsize=64)
+_HEARD: ContextVar[dict[str, None] | None] = ContextVar("_HEARD", default=None)
+
+
+@contextlib.contextmanager
+def hearing() -> Iterator[dict[str, None]]:
+    """Collect what `warn_once` would say in the block, for who prepares rows to say."""
+    heard: dict[str, None] = {}
+    token = _HEARD.set(heard)
+    try:
+        yield heard
+    finally:
+        _HEARD.reset(token)
+
+
 def warn_once(words: str, template: str) -> None:
     """Say something of a template once."""
+    heard = _HEARD.get()
+    if heard is None:
+        _say(words, template)
+    else:
+        heard[words] = None
+
+
+@lru_cache(maxsize=64)
+def _say(words: str, template: str) -> None:
     logger.warning(words)
 
 
