@@ -67,7 +67,11 @@ def test_byte_order_mark_and_blank_lines_are_skipped(tmp_path: Path) -> None:
         ("p.jsonl", b'{"chosen": "a", "rejected": "b"}\n{"cho\n', ["line 2, column", "not JSON"]),
         ("p.json", b'[{"chosen": "a"}]', ["row 1", "'rejected' is missing"]),
         ("p.json", b'[{"chosen": ]', ["line 1, column", "not JSON"]),
-        ("p.jsonl", b'{"chosen": "a"}\n{"chosen": "\xff"}', ["line 2, byte 29", "not UTF-8"]),
+        (
+            "p.jsonl",
+            b'{"chosen": "a", "rejected": "b"}\n{"chosen": "\xff"}',
+            ["line 2, byte 46", "not UTF-8"],
+        ),
         (
             "p.jsonl",
             b'{"chosen": "a", "rejected": "b"}\n' + b"[" * 100_000,

@@ -14,8 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import pyarrow.compute as pc
 import torch
+from datasets import Dataset
 from torch import Tensor
+
+#: Rows whose lengths are looked at together.
+_AT_ONCE = 4096
 
 Ids: TypeAlias = Sequence[int]
 Batch: TypeAlias = dict[str, Tensor]
@@ -105,6 +110,25 @@ def tokenized_answers(row: Mapping[str, Any]) -> list[tuple[Ids, Ids]]:
         return list(zip(ids, row.get("completions_gaps", [()] * len(ids)), strict=True))
     sides = [side for side in ("chosen", "rejected", "completion") if f"{side}_ids" in row]
     return [(row[f"{side}_ids"], row.get(f"{side}_gaps", ())) for side in sides]
+
+
+def longest_row(rows: Dataset) -> int:
+    """Tokens of the longest prompt with one of its responses, of tokenized rows."""
+    sides = [f"{side}_ids" for side in ("chosen", "rejected", "completion", "completions")]
+    names = [name for name in sides if name in rows.column_names]
+    longest = 0
+    for table in rows.select_columns(["prompt_ids", *names]).with_format("arrow").iter(_AT_ONCE):
+        prompts = pc.list_value_length(table["prompt_ids"]).to_numpy()
+        for name in names:
+            answers = table[name].combine_chunks()
+            if name == "completions_ids":
+                prompts_of = prompts[pc.list_parent_indices(answers).to_numpy()]
+                answers = answers.flatten()
+            else:
+                prompts_of = prompts
+            lengths = prompts_of + pc.list_value_length(answers).to_numpy()
+            longest = max(longest, int(lengths.max(initial=0)))
+    return longest
 
 
 @dataclass(frozen=True)

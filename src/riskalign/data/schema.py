@@ -270,6 +270,9 @@ RESPONSES = Shape(
 )
 
 
+SHAPES = {shape.one: shape for shape in (PAIRS, GROUPS, RESPONSES)}
+
+
 def shape_of(row: Mapping[str, Any]) -> Shape:
     """The shape that a row's fields speak for, pairs where they speak for none."""
     if "completions" in row:

@@ -66,12 +66,16 @@ class Limits:
 
 
 class Prepared(NamedTuple):
-    """Tokenized rows, their counts, and what is to be said of the chat template."""
+    """Tokenized rows, their counts, what is to be said of the chat template.
+
+    `bare` is the number of rows without a prompt, which who read them has said.
+    """
 
     rows: Dataset
     counts: PairCounts
     shape: Shape
     said: list[str]
+    bare: int
 
     def tell(self, tokenizer: PreTrainedTokenizerBase) -> Tokenized:
         """Say what was dropped and cut, and what the template does; the rows and counts."""
@@ -131,13 +135,14 @@ def tokenize_all(
     """
     before, shape = f"{name}: " if name else "", PAIRS
     work = functools.partial(_tokenized, tokenizer=tokenizer, limits=limits, before=before)
-    counts, said = PairCounts(), dict[str, None]()
+    counts, said, bare = PairCounts(), dict[str, None](), 0
 
     def parts() -> Iterator[tuple[int, list[Any]]]:
-        nonlocal shape
+        nonlocal shape, bare
         rest, n = iter(rows), 0
         while (some := list(itertools.islice(rest, BATCH))) or not n:
             shape = shape_of(some[0]) if some else shape
+            bare += sum(not row["prompt"] for row in some)
             yield n, some
             n += len(some) or 1
 
@@ -152,7 +157,7 @@ def tokenize_all(
     if not counts.kept:
         words = counts.summary() or "no rows"
         raise InputError(f"{before}No {shape.one} is left to train on ({words}). {shape.remedy}")
-    return Prepared(made, counts, shape, [*said])
+    return Prepared(made, counts, shape, [*said], bare)
 
 
 class _Made(NamedTuple):
@@ -183,9 +188,9 @@ def _tokenized(
             empty += len(texts) - len(full) if scores is not None else len(full) < len(texts)
             if scores is None and len(full) < len(texts):
                 continue
-            answers = tuple(texts[i] for i in full)
+            own = tuple(texts[i] for i in full)
             try:
-                text = written(row["prompt"], answers, tokenizer, given_fields(row))
+                text = written(row["prompt"], own, tokenizer, given_fields(row))
             except InputError as error:
                 raise InputError(f"{before}row {first + n + 1}: {error}") from error
             asked.append((n, scores, text))

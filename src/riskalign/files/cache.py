@@ -1,4 +1,4 @@
-"""Where converted models and compiled code are kept."""
+"""Where converted models, compiled code and tokenized rows are kept."""
 
 import hashlib
 import os
@@ -14,6 +14,11 @@ def cache_root() -> Path:
 def model_folder(name: str, sha256: str) -> Path:
     """The cache folder of a model named `name` that was made from a file with this hash."""
     return cache_root() / "models" / f"{name}-{sha256[:12]}"
+
+
+def rows_folder(sha256: str) -> Path:
+    """The cache folder of rows that were made of what has this hash."""
+    return cache_root() / "rows" / sha256[:32]
 
 
 def file_sha256(path: Path) -> str:

@@ -81,6 +81,14 @@ class LossSettings:
     """Which part of a long prompt stays: keep_end or keep_start."""
     cache_reference: Literal["memory", "disk"] | None = None
     """Keep the reference's hidden states for later epochs: 4 bytes x hidden size a token in all."""
+    dataset_num_proc: Count | None = None
+    """Processes that tokenize; null for one, in which a fast tokenizer uses all cores itself."""
+    cache_dataset: Flag = True
+    """Keep tokenized rows of large files and data sets for the next run (docs/data.md)."""
+    dataset_streaming: Flag = False
+    """Read a hub id's rows as they come, without storing all; needs max_train_samples."""
+    max_train_samples: Count | None = None
+    """Take the first so many rows to train on; null for all."""
     compile_layers: Flag = False
     """Compile the decoder layers: half a minute once, then less time and memory a step."""
 
@@ -138,6 +146,8 @@ class RSAConfig(LossSettings, TrainingArguments):
     """Response tokens whose logits are held at a time, and computed again; None holds all once."""
     shared_prompt: Flag | None = None
     """Compute each prompt once for both responses; None does where that is known to be exact."""
+    max_eval_samples: Count | None = None
+    """Take the first so many rows of a set to evaluate on; null for all."""
     model_init_kwargs: Annotated[dict[str, Any] | str | None, FROM_JSON] = None
     """For a model given by name, passed to from_pretrained."""
     trust_remote_code: Flag = False

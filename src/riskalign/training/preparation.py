@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from riskalign.data import PairCounts, Tokenized, can_share_prompt, is_grouped, tokenize_rows
-from riskalign.data.layout import tokenized_answers
-from riskalign.data.schema import GROUPS, PAIRS, RESPONSES
-from riskalign.data.sources import load_rows
+from riskalign.data import PairCounts, Tokenized, can_share_prompt, is_grouped
+from riskalign.data.kept import kept, source_hash, tokenizer_hash
+from riskalign.data.layout import longest_row
+from riskalign.data.schema import GROUPS, PAIRS, RESPONSES, bare_words
+from riskalign.data.sources import checked_rows, opened, streamed
+from riskalign.data.tokenize import Limits, Prepared, tokenize_all
 from riskalign.errors import InputError
 from riskalign.losses import ORDERED, UNPAIRED
 from riskalign.models import check_weights, load_model
@@ -94,8 +97,9 @@ def prepare_rows(
 
     What is tokenized already is taken as it is: columns of `tokenize_rows`, or what this function
     made of the same data before (with its counts), under settings that differ at most in `max_gap`,
-    `beta` and `gap_scale`. Scores are cut off at `max_gap`. Raises `InputError` as `load_pairs` and
-    `tokenize_rows`, for missing scores, or a row longer than the model's positions.
+    `beta` and `gap_scale`. Other rows are kept for the next run (`riskalign.data.kept`), those of
+    lists and streams excepted. Scores are cut off at `max_gap`. Raises `InputError` as `load_pairs`
+    and `tokenize_rows`, for missing scores, or a row longer than the model's positions.
     """
     rows, counts = _tokenized(data, name, tokenizer, config, split)
     if config.target != "hard":
@@ -104,10 +108,7 @@ def prepare_rows(
         if cut:
             logger.warning("%s: %d scores cut off at max_gap %g.", name, cut, config.max_gap)
     limit = getattr(model.config, "max_position_embeddings", None)
-    longest = max(
-        len(row["prompt_ids"]) + max(len(ids) for ids, _ in tokenized_answers(row)) for row in rows
-    )
-    if isinstance(limit, int) and longest > limit:
+    if isinstance(limit, int) and (longest := longest_row(rows)) > limit:
         raise InputError(
             f"{name}: the longest sequence has {longest} tokens but the model has positions for "
             f"{limit} only. Set max_length to at most {limit}."
@@ -126,32 +127,48 @@ def _tokenized(
             columns = {name for name in shape.tokenized if not name.endswith("_gaps")}
             if columns | {"prompt_ids", "length"} <= {*data.column_names}:
                 return Tokenized(data, PairCounts(rows=len(data), kept=len(data)))
-    grouped = is_grouped(data, split=split, name=name)
-    if unpaired and grouped:
-        raise InputError(
-            f"{name}: holds groups of scored answers, and loss_type {config.loss_type!r} takes "
-            "pairs or single responses. Give these, or choose a loss of pairs."
-        )
-    shape = RESPONSES if unpaired else GROUPS if grouped else PAIRS
-    rows = load_rows(data, shape, split=split, name=name)
-    try:
-        return tokenize_rows(
-            rows,
-            tokenizer,
-            max_length=config.max_length,
-            max_prompt_length=config.max_prompt_length,
-            truncation_mode=config.truncation_mode,
-            ties=config.target not in ORDERED,
-        )
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+    most = config.max_train_samples if split == "train" else config.max_eval_samples
+    if config.dataset_streaming:
+        data = streamed(data, split, name)
+    source = opened(data, split, name)
+    limits = Limits(
+        config.max_length,
+        config.max_prompt_length,
+        config.truncation_mode,
+        ties=config.target not in ORDERED,
+    )
+
+    def make(path: Path | None) -> Prepared:
+        grouped = is_grouped(source, name=name)
+        if unpaired and grouped:
+            raise InputError(
+                f"{name}: holds groups of scored answers, and loss_type {config.loss_type!r} takes "
+                "pairs or single responses. Give these, or choose a loss of pairs."
+            )
+        shape = RESPONSES if unpaired else GROUPS if grouped else PAIRS
+        rows = checked_rows(source, shape, name=name, most=most)
+        num_proc = config.dataset_num_proc
+        return tokenize_all(rows, tokenizer, limits, name=name, num_proc=num_proc, path=path)
+
+    of_source = source_hash(source) if config.cache_dataset else None
+    of_tokenizer = None if of_source is None else tokenizer_hash(tokenizer)
+    if of_source is None or of_tokenizer is None:
+        return make(None).tell(tokenizer)
+    key = {"source": of_source, "tokenizer": of_tokenizer, "unpaired": unpaired, "most": most}
+    made, is_new = kept({**key, **dataclasses.asdict(limits)}, make)
+    if made.bare and not is_new:
+        file = str(source) if isinstance(source, Path) else name
+        logger.warning(bare_words(file, made.bare, made.counts.rows))
+    return made.tell(tokenizer)
 
 
 def _cut_scores(rows: Dataset, name: str, config: RSAConfig) -> tuple[Dataset, int]:
     """No score further than `max_gap` nats below its row's best, and how many were."""
     column = "scores" if "scores" in rows.column_names else "gap"
-    before = [np.asarray(score) for score in rows[column]]
-    if column == "gap" and bool(np.isnan(before).any()):
+    found = rows.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
+    grouped = column == "scores"
+    before = (found.flatten() if grouped else found).to_numpy(zero_copy_only=False)
+    if not grouped and bool(np.isnan(before).any()):
         raise InputError(
             f"{name}: target {config.target!r} needs the columns 'score_chosen' and "
             "'score_rejected' in every row. Add them, or use target 'hard'."
@@ -160,12 +177,19 @@ def _cut_scores(rows: Dataset, name: str, config: RSAConfig) -> tuple[Dataset, i
         return rows, 0
     # A margin is beta times nats, and scores are multiplied by gap_scale before they are targets.
     limit = config.max_gap * config.beta / config.gap_scale
-    if column == "gap":
-        after = [gap.clip(-limit, limit) for gap in before]
+    if grouped:
+        sizes = found.value_lengths().to_numpy()
+        ends = sizes.cumsum()
+        best = np.maximum.reduceat(before, ends - sizes)
+        after = np.maximum(before, np.repeat(best - limit, sizes))
+        offsets = np.concatenate([[0], ends]).astype(np.int32)
+        made = pa.ListArray.from_arrays(offsets, after)
     else:
-        after = [scores.clip(scores.max() - limit) for scores in before]
-    changed = sum(int((a != b).sum()) for a, b in zip(after, before, strict=True))
-    made, feature = [values.tolist() for values in after], rows.features[column]
+        made = after = before.clip(-limit, limit)
+    changed = int((after != before).sum())
+    if not changed:
+        return rows, 0
+    feature = rows.features[column]
     return rows.remove_columns(column).add_column(column, made, feature=feature), changed
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
@@ -135,7 +136,7 @@ class RSATrainer(Trainer):
                 pairs = pairs.remove_columns("index")
             if keep and args.cache_reference:
                 first = sum(known.kept for known in self.data_counts.values())
-                pairs = pairs.add_column("index", list(range(first, first + len(pairs))))
+                pairs = pairs.add_column("index", np.arange(first, first + len(pairs)))
             self.data_counts[name] = counts
             return pairs
 
