@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 def kept(key: Mapping[str, Any], make: Callable[[Path | None], Prepared]) -> tuple[Prepared, bool]:
     """What `make` made of the same `key` before, else what it makes now, and whether it did.
 
-    What is made is kept. `make` is given the file to put its rows in, if there are many, or None where nothing can be
-    kept, which is said. A kept file that is not whole is made anew, which is said as well.
+    What is made is kept. `make` is given the file to put its rows in, if there are many, or None
+    where nothing can be kept, which is said. A kept file that is not whole is made anew, and said.
     """
     text = json.dumps({**key, "code": code_hash()}, sort_keys=True)
     folder = rows_folder(hashlib.sha256(text.encode()).hexdigest())

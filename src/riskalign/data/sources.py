@@ -57,32 +57,41 @@ _FREE = ("tool_calls", *ROW_FIELDS)
 _SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
 
 
-def load_pairs(source: Source, *, split: str = "train", name_for_errors: str = "") -> Dataset:
+def load_pairs(
+    source: Source, *, split: str = "train", name_for_errors: str = "", most: int | None = None
+) -> Dataset:
     """Load and check preference rows.
 
     Args:
         source: a hub id; the path of a `.json`, `.jsonl`, `.json.gz`, `.jsonl.gz` or `.parquet`
-            file; a folder that `datasets` can read; a `datasets.Dataset`; a list of dicts.
+            file; a folder that `datasets` can read; a `datasets.Dataset` or `IterableDataset`; a
+            list of dicts.
         split: the split to take from a hub data set, a folder or a `DatasetDict`.
         name_for_errors: what errors call a source that has no name of its own.
+        most: the number of rows to take from the beginning; needed for a stream.
 
     Returns:
         Columns `prompt`, `chosen`, `rejected` (text, or lists of messages), `score_chosen`,
         `score_rejected` (float or None), and `tools`, `chat_template_kwargs` where a row has them.
+        More than a few thousand rows are read from a temporary file.
 
     Raises `InputError`: names the file, the line or row, the field and the remedy.
     """
-    return load_rows(source, PAIRS, split=split, name=name_for_errors)
+    return load_rows(source, PAIRS, split=split, name=name_for_errors, most=most)
 
 
-def load_groups(source: Source, *, split: str = "train", name: str = "") -> Dataset:
+def load_groups(
+    source: Source, *, split: str = "train", name: str = "", most: int | None = None
+) -> Dataset:
     """As `load_pairs`, for rows `prompt`, `completions`, `scores`."""
-    return load_rows(source, GROUPS, split=split, name=name)
+    return load_rows(source, GROUPS, split=split, name=name, most=most)
 
 
-def load_unpaired(source: Source, *, split: str = "train", name: str = "") -> Dataset:
+def load_unpaired(
+    source: Source, *, split: str = "train", name: str = "", most: int | None = None
+) -> Dataset:
     """As `load_pairs`, for rows `prompt`, `completion`, `label`, or pairs as two of them each."""
-    return load_rows(source, RESPONSES, split=split, name=name)
+    return load_rows(source, RESPONSES, split=split, name=name, most=most)
 
 
 def load_rows(
@@ -139,7 +148,7 @@ def checked_rows(
 ) -> Iterator[Row]:
     """As `load_rows`, one by one."""
     name = name or (str(source) if isinstance(source, str | Path) else "data")
-    rows = check_rows(_first_of(source, split, name, most), shape.check)
+    rows = check_rows(first_rows(source, split, name, most), shape.check)
     first = next(rows, None)
     if first is None:
         raise InputError(f"{name}: holds no row. Give at least one {shape.one}.")
@@ -147,7 +156,7 @@ def checked_rows(
     yield from rows
 
 
-def _first_of(
+def first_rows(
     source: Source, split: str, name: str, most: int | None
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The first `most` rows of a source, which is said where there are others."""

@@ -13,7 +13,7 @@ from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.given import JobData
 from riskalign.pipeline.job import Job, world_identity
 from riskalign.pipeline.judged import encoder_identity, judged_identity
-from riskalign.pipeline.ledger import content_hash, resolve
+from riskalign.pipeline.ledger import content_hash, resolve, rows_hash
 from riskalign.pipeline.methods import KINDS, METHODS, get_method, has_rows
 from riskalign.pipeline.sources import code_of, others
 from riskalign.plugin import outside
@@ -56,9 +56,9 @@ class CellFile(TypedDict):
 def cell_key(config: AlignConfig, data: JobData, weights: str) -> str:
     """What a cell is asked for: its settings that count, and what the files that they name hold."""
     files: dict[str, Any] = {
-        "data": {kind: content_hash(list(rows)) for kind, rows in data.given.items()},
+        "data": {kind: rows_hash(rows) for kind, rows in data.given.items()},
         "held_out": {
-            kind: content_hash(list(rows))
+            kind: rows_hash(rows)
             for kind, rows in data.held_out.items()
             if config.step(kind).eval_data is not None
         },

@@ -21,7 +21,7 @@ from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.judged import SCORED, preferences_of
 from riskalign.pipeline.methods import has_rows
 from riskalign.pipeline.settings import Kind
-from riskalign.pipeline.tail import charged_rows, given_safe_pairs
+from riskalign.pipeline.tail import charged_rows, given_safe_pairs, step_source
 from riskalign.scorers import Kind as ScorerKind
 from riskalign.scorers import training_data
 
@@ -94,9 +94,10 @@ def _given_rows(config: AlignConfig, kind: Kind, preferences: Preferences | None
                 f"Give {field}, data.safe_path, or set {kind}.skip: true."
             )
         return _scored(config, kind, load_pairs(rows, name_for_errors=field), judged.source)
+    source, most = step_source(step), step.max_train_samples
     unpaired, in_methods = step.loss_type in UNPAIRED, config.pair_kinds(without_steps=True)
-    single = unpaired and is_unpaired(path)
-    grouped = not single and is_grouped(path)
+    single = unpaired and is_unpaired(source, name=path)
+    grouped = not single and is_grouped(source, name=path)
     if (single and in_methods) or (grouped and (unpaired or kind in in_methods)):
         holds = "single responses" if single else "groups of scored answers"
         step_names = ", ".join(config.method_kinds())
@@ -106,8 +107,10 @@ def _given_rows(config: AlignConfig, kind: Kind, preferences: Preferences | None
             "loss takes, or leave out that need (of ppo its scorers and ptx)."
         )
     if single:
-        return load_unpaired(path, name=field)
-    return load_groups(path) if grouped else _scored(config, kind, load_pairs(path), path)
+        return load_unpaired(source, name=field, most=most)
+    if grouped:
+        return load_groups(source, name=path, most=most)
+    return _scored(config, kind, load_pairs(source, name_for_errors=path, most=most), path)
 
 
 def _scored(config: AlignConfig, kind: Kind, pairs: Dataset, source: str) -> Dataset:

@@ -6,7 +6,7 @@ from datasets import Dataset
 from riskalign.evaluation import binomial_interval
 from riskalign.models import LoadedModel
 from riskalign.pipeline.job import Job, ModelOnDisk
-from riskalign.pipeline.ledger import Outcome, content_hash
+from riskalign.pipeline.ledger import Outcome, rows_hash
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.settings import Kind, for_order
 from riskalign.pipeline.steps import training_config
@@ -30,7 +30,7 @@ def accuracy_stage(
     inputs = {
         "model": trained.weights,
         "reference": reference.weights,
-        "data": content_hash(list(pairs)),
+        "data": rows_hash(pairs),
         "step": {name: value for name, value in vars(step).items() if name in _ACTS},
         "beta": beta,
         "bf16": bf16,

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,21 @@ Work = Callable[[str, Update], Outcome]  # from a stage's key and a way to tell 
 
 def content_hash(value: Any) -> str:
     """Hex SHA-256 of a value of JSON's types; the same for the same content."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
+
+
+def rows_hash(rows: Iterable[Any]) -> str:
+    """`content_hash` of rows as a list, which need not all be in memory."""
+    digest, before = hashlib.sha256(b"["), ""
+    for row in rows:
+        digest.update(f"{before}{_canonical(row)}".encode())
+        before = ","
+    digest.update(b"]")
+    return digest.hexdigest()
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 class Ledger:

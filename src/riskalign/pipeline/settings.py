@@ -155,6 +155,10 @@ class StepConfig(Optimisation, LossSettings):
                 raise FieldError(name, f"needs scores; loss_type {self.loss_type!r} takes labels")
         if self.limit is not None and self.answer_risk is None:
             raise FieldError("limit", "needs answer_risk, which it limits (mean for the mean cost)")
+        for name in ("max_train_samples", "dataset_streaming"):
+            if getattr(self, name) and self.data is None:
+                problem = "needs data; sampling.prompts and data.max_pairs limit other rows"
+                raise FieldError(name, problem)
         if self.safety_margin != StepConfig.safety_margin and self.safe_cost is None:
             raise FieldError("safety_margin", "is given, which needs safe_cost")
 

@@ -13,7 +13,7 @@ from riskalign.files.atomic import write_json_lines
 from riskalign.models import LoadedModel
 from riskalign.models.sampling import BACKENDS, Answer
 from riskalign.pipeline.job import Job, ModelOnDisk
-from riskalign.pipeline.ledger import Outcome, content_hash
+from riskalign.pipeline.ledger import Outcome, rows_hash
 from riskalign.pipeline.machine import for_inference
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.settings import Kind, SamplingConfig, StepConfig
@@ -67,11 +67,11 @@ def _given_rows(job: Job, name: str, kind: Kind, aim: TailAim | None) -> StepDat
         beta = plan.summary["beta"]
         about |= {"pairs": len(rows), "left_out_alike": before - len(rows), "tail": plan.summary}
         job.note(tail_words(name, plan.summary, given=True))
-    rows_hash = content_hash(list(rows))
-    job.manifest.note("data", name, {**about, "sha256": rows_hash})
+    sha256 = rows_hash(rows)
+    job.manifest.note("data", name, {**about, "sha256": sha256})
     # Rows that are charged are others than those that were tokenized before the first step.
     tokenized = job.tokenized.get(f"{kind}.data") if aim is None else None
-    return StepData(rows, rows_hash, beta, tokenized)
+    return StepData(rows, sha256, beta, tokenized)
 
 
 def _sampled_rows(

@@ -2,9 +2,9 @@
 
 import dataclasses
 import gc
+import itertools
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,6 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, TaskType
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
-from riskalign.data import Tokenized
 from riskalign.data.fields import Text
 from riskalign.files.atomic import move_folder, remove, scratch, write_text
 from riskalign.files.folder import files_below
@@ -39,11 +38,13 @@ Result = tuple[ModelOnDisk, Log]
 _ROWS = frozenset(
     [
         *("skip", "data", "own_answers", "rows", "anchors", "eval_data", "max_eval_samples"),
-        *("answer_risk", "limit", "sampling"),
+        *("answer_risk", "limit", "sampling", "dataset_streaming", "max_train_samples"),
     ]
 )
 #: These decide other stages, or count by what they resolve to.
-_SEPARATE = _ROWS | {"beta", "bf16", "per_device_eval_batch_size"}
+_SEPARATE = _ROWS | {
+    *("beta", "bf16", "per_device_eval_batch_size", "dataset_num_proc", "cache_dataset")
+}
 #: All others are the trainer's.
 _OF_THE_JOB = _ROWS | {"safe_cost", "safety_margin", "warmup_ratio"}
 
@@ -246,7 +247,7 @@ def train_step(job: Job, name: str, kind: Kind, start: ModelOnDisk, data: StepDa
         preferences = job.data.preferences if step.own_answers else None
         known = [] if preferences is None else preferences.prompts("train")
         log = [entry for entry in trainer.state.log_history if "loss" in entry]
-        return Learnt(trained, log, about, [*data.rows["prompt"], *known])
+        return Learnt(trained, log, about, itertools.chain(data.rows["prompt"], known))
 
     code = [step.loss_type, get_risk(step.risk).name]
     return train_stage(job, name, start, inputs, loop, ["beta"], code)
@@ -270,19 +271,8 @@ def tokenize_given(job: Job, loaded: LoadedModel) -> None:
             step = dataclasses.replace(step, max_gap=None)
             settings = training_config(step, 1.0, 0, False, job.folder / kind)
             made = prepare_rows(rows, name, loaded.tokenizer, loaded.model, settings)
-            if later and (kept := _in_a_file(made)) is not None:
-                job.tokenized[name] = kept
-
-
-def _in_a_file(made: Tokenized) -> Tokenized | None:
-    """The same rows, read from disk as they are needed; None where there is no room for them."""
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            made.rows.save_to_disk(folder)
-            # The file's name goes here, its bytes with the last who reads it, however that ends.
-            return made._replace(rows=Dataset.load_from_disk(folder))
-    except OSError:
-        return None
+            if later:
+                job.tokenized[name] = made
 
 
 def training_config(

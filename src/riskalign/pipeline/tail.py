@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 
 from riskalign.data import Preferences, SafetyRule, load_pairs, safety_rows
-from riskalign.data.sources import source_rows
+from riskalign.data.sources import first_rows, streamed
 from riskalign.errors import InputError
 from riskalign.pipeline.settings import StepConfig
 from riskalign.risk import TailCost, answer_risk, strength_for, tail_optimum
@@ -225,6 +225,12 @@ def sampled_safe_pairs(
     return Rows(kept, 0, alike, empty), counts
 
 
+def step_source(step: StepConfig) -> Any:
+    """What a step with data of its own reads, which is not read yet."""
+    assert step.data is not None
+    return streamed(step.data, "train", step.data) if step.dataset_streaming else step.data
+
+
 def given_safe_pairs(
     step: StepConfig, preferences: Preferences | None, rule: SafetyRule
 ) -> tuple[Dataset, dict[str, int]]:
@@ -233,7 +239,8 @@ def given_safe_pairs(
     Raises `InputError` for a row without costs as well.
     """
     if step.data is not None:
-        rows, source = source_rows(step.data, "train", step.data), step.data
+        source = step.data
+        rows = first_rows(step_source(step), "train", source, step.max_train_samples)
     else:
         assert preferences is not None
         source = preferences.source
