@@ -90,9 +90,14 @@ def make_model() -> Any:
     """A Llama of almost nothing."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     config = LlamaConfig(
-        vocab_size=8000, num_attention_heads=2, num_key_value_heads=2, eos_token_id=1, **sizes
+        vocab_size=8000,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        eos_token_id=1,
     )
     return LlamaForCausalLM(config)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import breakdown, growth, peaks, sampling, step, token_stats
+from benchmarks import breakdown, growth, peaks, preparation, sampling, step, token_stats
 
 STEP: dict[str, Any] = {
     "shape": "tiny",
@@ -176,3 +176,19 @@ def test_a_failing_process_says_why(tmp_path: Path) -> None:
     script.write_text("raise SystemExit('no such peer')")
     with pytest.raises(SystemExit, match=r"trl failed:\nno such peer\n+The peers are in"):
         peaks.measured(str(script), "trl", [])
+
+
+def test_preparation_is_measured(tmp_path: Path) -> None:
+    preparation.write_pairs(tmp_path / "pairs.jsonl", 5)
+    o = argparse.Namespace(file=str(tmp_path / "pairs.jsonl"), rows=5, num_proc=None)
+    assert preparation.measure("riskalign", o)["seconds"] > 0
+    rows = [
+        {"rows": n, "num_proc": 1, "variant": variant, "megabytes": n / 2**20}
+        | {"seconds": n * factor, "processor_seconds": n * factor / 2}
+        for n in (100, 300)
+        for variant, factor in (("trl", 2.0), ("riskalign", 1.0), ("again", 0.001))
+    ]
+    found = {each["name"]: (each["value"], each["holds"]) for each in preparation.ratios(rows)}
+    assert found["time over TRL's, 300 rows, 1 process"] == (0.5, True)
+    assert found["second run, seconds, 300 rows"] == (0.3, True)
+    assert found["bytes of peak a row, riskalign"] == (1.0, True)

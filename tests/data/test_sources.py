@@ -12,6 +12,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from riskalign.data import load_pairs
+from riskalign.data.sources import is_stream, streamed
 from riskalign.errors import InputError
 
 Rows = list[dict[str, Any]]
@@ -124,3 +125,24 @@ def test_missing_sources_are_named(tmp_path: Path) -> None:
         load_pairs("nobody/nothing")
     with pytest.raises(InputError, match="cannot read preference pairs from dict"):
         load_pairs({"chosen": []})
+
+
+def test_of_a_stream_the_first_rows_are_taken(
+    tiny_pairs: Callable[[int], Rows], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = tiny_pairs(5)
+    stream = Dataset.from_list(rows).to_iterable_dataset()
+    with pytest.raises(InputError, match=r"is a stream, .* Set max_train_samples"):
+        load_pairs(stream)
+    assert load_pairs(stream, most=3, name_for_errors="d").to_list() == rows[:3]
+    assert "d: the first 3 rows are taken, and no others." in caplog.text
+    assert load_pairs(stream, most=9, name_for_errors="d").to_list() == rows
+    assert "d: the stream ended after 5 of 9 rows." in caplog.text
+    assert load_pairs(rows, most=3).to_list() == rows[:3]
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write(folder / "train.jsonl", rows)
+    read = streamed(folder, "train", "d")
+    assert is_stream(read)
+    assert load_pairs(read, most=5).to_list() == rows
+    assert streamed(rows, "train", "d") is rows

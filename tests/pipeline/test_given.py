@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
 
 from riskalign import align
+from riskalign.data import stored
 from riskalign.errors import InputError
-from riskalign.pipeline import load_plan, run_plan
+from riskalign.pipeline import StepConfig, load_config, load_plan, run_plan
+from riskalign.pipeline.given import read_data
 from riskalign.training import preparation
 from tests import tiny
 from tests.data.test_preferences import record, write
@@ -90,14 +91,12 @@ def test_given_rows_are_tokenized_once(
         path.write_text("".join(json.dumps(row) + "\n" for row in tiny.make_pairs(n)))
         config[kind] |= {field: str(path), "max_gap": 0.5}
     module: Any = preparation
-    real, seen = module.tokenize_rows, list[int]()
+    real, seen = module.tokenize_all, list[int]()
 
-    def counted(rows: Dataset, *arguments: Any, **options: Any) -> Any:
-        seen.append(len(rows))
-        return real(rows, *arguments, **options)
-
-    def full(*arguments: Any, **options: Any) -> None:
-        raise OSError("No space left on device")
+    def counted(*arguments: Any, **options: Any) -> Any:
+        made = real(*arguments, **options)
+        seen.append(made.counts.rows)
+        return made
 
     def made(name: str) -> Any:
         """What a job's stages came to."""
@@ -106,12 +105,33 @@ def test_given_rows_are_tokenized_once(
         names = ("fingerprint", "data", "found")
         return {stage: [stages[stage].get(name) for name in names] for stage in stages}
 
-    monkeypatch.setattr(preparation, "tokenize_rows", counted)
+    monkeypatch.setattr(preparation, "tokenize_all", counted)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     stages = made("run")
     assert seen == [8, 9, 4]
-    assert not any((tmp_path / "temporary").iterdir())
-    monkeypatch.setattr(Dataset, "save_to_disk", full)
+    # The same where the rows are read from files, and those are gone at the end.
+    monkeypatch.setattr(stored, "HELD", 2)
     assert made("again") == stages
-    assert seen[3:] == [8, 9, 4, 8, 9, 4, 9, 4], "again, each when its turn comes"
+    assert seen[3:] == [8, 9, 4]
+    assert not any((tmp_path / "temporary").iterdir())
+
+
+def test_of_a_steps_data_the_first_rows_are_read(job: Make, tmp_path: Path) -> None:
+    config = job(world=None, evaluation=None)
+    (tmp_path / "rows").mkdir()
+    lines = "".join(json.dumps(row) + "\n" for row in tiny.make_pairs(9))
+    for path in (tmp_path / "rows.jsonl", tmp_path / "rows" / "train.jsonl"):
+        path.write_text(lines)
+    config["helpful"] |= {"data": str(tmp_path / "rows.jsonl"), "max_train_samples": 5}
+    config["safe"] |= {"data": str(tmp_path / "rows"), "dataset_streaming": True}
+    with pytest.raises(InputError, match=r"rows: is a stream, .*max_train_samples"):
+        read_data(load_config(config))
+    config["safe"] |= {"max_train_samples": 4}
+    given = read_data(load_config(config)).given
+    assert {kind: rows.to_list() for kind, rows in given.items()} == {
+        "helpful": tiny.make_pairs(9)[:5],
+        "safe": tiny.make_pairs(9)[:4],
+    }
+    with pytest.raises(InputError, match="max_train_samples: needs data"):
+        StepConfig(max_train_samples=3)

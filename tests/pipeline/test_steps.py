@@ -37,11 +37,12 @@ def test_every_step_setting_reaches_the_trainer(tmp_path: Path) -> None:
         weight_decay=0.01, max_grad_norm=0.5, lr_scheduler_type="cosine", logging_steps=3,
         save_strategy="steps", save_steps=9, cache_reference="disk", compile_layers=True,
         desirable_weight=1.5, undesirable_weight=0.5, per_device_eval_batch_size=5,
+        dataset_num_proc=3, cache_dataset=False,
     )  # fmt: skip
     elsewhere = {
         "skip", "data", "beta", "bf16", "sampling", "own_answers", "eval_data", "max_eval_samples",
         "answer_risk", "limit", "max_gap", "rows", "anchors", "safe_cost", "safety_margin",
-        "loss_options",
+        "loss_options", "dataset_streaming", "max_train_samples",
     }  # fmt: skip
     assert all(
         getattr(step, field.name) != field.default

@@ -134,6 +134,11 @@ def test_scores_are_cut_off_below_their_rows_best(
     assert rows["scores"][0] == [3.0, 1.0, 2.5]  # 4 nats are 2 in units of the margin
     assert trainer.data_counts["train_dataset"].cut_scores == 1
     assert "1 scores cut off" in caplog.text
+    more = [group, group | {"completions": ["b", "c"], "scores": [0.0, 1.0]}, group]
+    trainer = make_trainer(trainer={"train_dataset": more}, target="gap", beta=0.5, max_gap=4.0)
+    rows = trainer.train_dataset
+    assert rows["scores"][:] == [[3.0, 1.0, 2.5], [0.0, 1.0], [3.0, 1.0, 2.5]]
+    assert trainer.data_counts["train_dataset"].cut_scores == 2
     pair = {"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": 3, "score_rejected": 0}
     trainer = make_trainer(
         trainer={"train_dataset": [pair]}, target="soft", beta=0.5, max_gap=4.0, gap_scale=2.0

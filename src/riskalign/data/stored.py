@@ -56,8 +56,7 @@ def _written(batches: Iterator[pa.RecordBatch], path: Path) -> Dataset:
         sink = pa.OSFile(str(path), "wb")
         stream = pa.ipc.new_stream(sink, first.schema)
     except OSError as error:
-        _say_held(path.parent, error)
-        return _in_memory(itertools.chain([first], batches))
+        return _read_back(path, 0, itertools.chain([first], batches), error)
     done = 0
     for batch in itertools.chain([first], batches):
         try:
@@ -77,9 +76,11 @@ def _written(batches: Iterator[pa.RecordBatch], path: Path) -> Dataset:
 def _read_back(path: Path, done: int, rest: Iterable[pa.RecordBatch], error: OSError) -> Dataset:
     """The batches of a file that was filled as far as there was room, and the rest, in memory."""
     _say_held(path.parent, error)
-    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
-        before = [stream.read_next_batch() for _ in range(done)]
-    path.unlink()
+    before = []
+    if done:
+        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            before = [stream.read_next_batch() for _ in range(done)]
+    path.unlink(missing_ok=True)
     return _in_memory(itertools.chain(before, rest))
 
 
