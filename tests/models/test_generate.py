@@ -10,7 +10,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from riskalign.errors import InputError
-from riskalign.models.sampling import prompt_token_ids, sample
+from riskalign.models.sampling import prompt_token_ids, sample, shares
 from riskalign.worlds import Prompt
 from tests import tiny
 from tests.broken import break_model
@@ -66,7 +66,50 @@ def test_a_prompt_may_be_split_over_batches(
         progress=lambda done, total: calls.append((done, total)),
     )
     assert [len(answers) for answers in found] == [5] * 4
-    assert calls == [(3, 20), (6, 20), (9, 20), (12, 20), (15, 20), (18, 20), (20, 20)]
+    assert calls == [(n, 20) for n in (3, 5, 8, 10, 13, 15, 18, 20)]
+
+
+def test_an_answer_depends_on_seed_prompt_and_place_alone(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Any
+) -> None:
+    model = tiny_model()
+    settings: dict[str, Any] = {"answers_per_prompt": 3, "max_new_tokens": 8, "seed": 4}
+    whole = sample(model, tiny_tokenizer, PROMPTS, **settings)
+    for size in (1, 2, 5, 7):
+        assert sample(model, tiny_tokenizer, PROMPTS, batch_size=size, **settings) == whole
+    assert sample(model, tiny_tokenizer, PROMPTS[2:0:-1], **settings) == whole[2:0:-1]
+    fewer = sample(model, tiny_tokenizer, PROMPTS, **settings | {"answers_per_prompt": 2})
+    assert fewer == [own[:2] for own in whole]
+    # The same prompt twice is asked for other answers, not for the same ones again.
+    twice = sample(model, tiny_tokenizer, [PROMPTS[1], PROMPTS[1]], **settings)
+    six = sample(model, tiny_tokenizer, [PROMPTS[1]], **settings | {"answers_per_prompt": 6})
+    assert [*twice[0], *twice[1]] == six[0]
+    assert len({tuple(answer.token_ids) for answer in six[0]}) == 6
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 9])
+def test_shares_make_the_batches_of_the_whole(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Any, processes: int
+) -> None:
+    """Byte by byte: the logits that a batch's rows are drawn from are those of the whole."""
+    model, seen = tiny_model(), []
+    spy = LogitsProcessorList(
+        [lambda ids, scores: (seen.append(scores.numpy().tobytes()), scores)[1]]
+    )
+    prompts = [Prompt(f"{n}", PROMPTS[n % 4].messages) for n in range(11)]
+    sizes = {"answers_per_prompt": 2, "batch_size": 7}
+    options: dict[str, Any] = {"max_new_tokens": 3, "logits_processor": spy, **sizes}
+    whole = sample(model, tiny_tokenizer, prompts, **options)
+    of_whole, parts = sorted(seen), shares(tiny_tokenizer, prompts, processes=processes, **sizes)
+    seen.clear()
+    found = {}
+    for part in parts:
+        answers = sample(model, tiny_tokenizer, [prompts[i] for i in part], **options)
+        found |= dict(zip(part, answers, strict=True))
+    assert [found[i] for i in range(11)] == whole
+    assert sorted(seen) == of_whole
+    with pytest.raises(InputError, match="several have one id"):
+        shares(tiny_tokenizer, prompts[:1] * 2, processes=2, **sizes)
 
 
 def test_the_seed_decides_and_the_callers_random_state_is_kept(

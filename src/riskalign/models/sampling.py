@@ -23,6 +23,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from riskalign.data import Template
 from riskalign.errors import InputError
+from riskalign.models.draw import Draw, answer_key, levels
 from riskalign.models.weights import check_weights
 from riskalign.worlds import Prompt
 
@@ -80,9 +81,14 @@ def sample(
     """For each prompt, in order, `answers_per_prompt` answers, all sampled independently.
 
     A `temperature` of 0 takes the likeliest token each time; `top_p` is the nucleus' mass, 1 the
-    whole distribution; `batch_size` answers are in flight at once. The same seed, batch size and
-    machine give the same answers. `logits_processor` acts on the logits before temperature and
-    top_p, as in `generate`; `progress(answers done, answers in all)` is called after each batch.
+    whole distribution; `batch_size` answers are in flight at once, of whole prompts where a prompt
+    has no more. `logits_processor` acts on the logits before temperature and top_p, as in
+    `generate`; `progress(answers done, answers in all)` is called after each batch.
+
+    The k-th answer to a prompt has random numbers of its own, from `seed`, the prompt's id and k;
+    a prompt that is there again counts on. So other prompts, the batch size and the device leave
+    it as it is, but for the rounding of the model's logits, which is another in other batches:
+    `shares` splits prompts so that batches stay, too.
 
     Raises `InputError` for a number out of range, a tokenizer without chat template, a prompt that
     with its answer may be longer than the model has positions for, or logits that are not finite.
@@ -97,29 +103,74 @@ def sample(
     answers: list[list[Answer]] = [[] for _ in prompts]
     was_training = model.training
     model.eval()
-    # Long prompts first, so that memory peaks at once.
-    order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
-    places = [i for i in order for _ in range(answers_per_prompt)]
-    devices = [model.device] if model.device.type == "cuda" else []
     warpers: list[LogitsProcessor] = []
     if temperature not in (0, 1):
         warpers.append(TemperatureLogitsWarper(float(temperature)))
     if top_p < 1 and temperature > 0:
         warpers.append(TopPLogitsWarper(top_p))
-    with torch.random.fork_rng(devices=devices), torch.inference_mode():
-        torch.manual_seed(seed)
-        for at in range(0, len(places), batch_size):
-            batch = places[at : at + batch_size]
-            draw = Draw([prompts[i].id for i in batch], likeliest=temperature == 0)
+    keys = answer_keys(prompts, answers_per_prompt, seed)
+    batches: list[list[tuple[int, int]]] = []
+    for group in _groups([len(row) for row in ids], answers_per_prompt, batch_size):
+        asked = [(i, key) for i in group for key in keys[i]]
+        batches += [asked[at : at + batch_size] for at in range(0, len(asked), batch_size)]
+    done = 0
+    with torch.inference_mode():
+        for batch in batches:
+            draw = Draw(
+                levels([key for _, key in batch], max_new_tokens) if temperature else None,
+                start=max(len(ids[i]) for i, _ in batch),
+                prompts=[prompts[i].id for i, _ in batch],
+            )
             processors = LogitsProcessorList([*(logits_processor or []), *warpers, draw])
-            rows = [(ids[i], n) for i, n in Counter(batch).items()]
+            rows = [(ids[i], n) for i, n in Counter(i for i, _ in batch).items()]
             new = _generate(model, rows, config, shared, processors)
-            for i, row in zip(batch, new.tolist(), strict=True):
+            for (i, _), row in zip(batch, new.tolist(), strict=True):
                 answers[i].append(to_answer(prompts[i].id, row, config, tokenizer))
+            done += len(batch)
             if progress:
-                progress(at + len(batch), len(places))
+                progress(done, len(prompts) * answers_per_prompt)
     model.train(was_training)
     return answers
+
+
+def answer_keys(prompts: Sequence[Prompt], answers_per_prompt: int, seed: int) -> list[list[int]]:
+    """What the draws of each prompt's answers depend on; a prompt that is there again counts on."""
+    before: Counter[str] = Counter()
+    keys = []
+    for prompt in prompts:
+        first = before[prompt.id]
+        before[prompt.id] += answers_per_prompt
+        keys.append([answer_key(seed, prompt.id, k) for k in range(first, before[prompt.id])])
+    return keys
+
+
+def _groups(lengths: Sequence[int], answers_per_prompt: int, batch_size: int) -> list[list[int]]:
+    """Places of the prompts that are answered together, the longest first: memory peaks at once."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    whole = max(1, batch_size // answers_per_prompt)
+    return [order[at : at + whole] for at in range(0, len(order), whole)]
+
+
+def shares(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    answers_per_prompt: int,
+    batch_size: int,
+    processes: int,
+) -> list[list[int]]:
+    """Which of the prompts each process is to sample: their places, ascending.
+
+    A process's `sample` of its share makes batches that `sample` of all prompts makes, so that the
+    answers are the same to the last bit where processes compute alike (threads, device).
+
+    Raises `InputError` for prompts of one id, whose answers would be the same in two shares.
+    """
+    if len({prompt.id for prompt in prompts}) < len(prompts):
+        raise InputError("prompts: several have one id; give each its own to share them out")
+    lengths = [len(prompt_token_ids(tokenizer, prompt)) for prompt in prompts]
+    groups = _groups(lengths, answers_per_prompt, batch_size)
+    return [sorted(i for group in groups[at::processes] for i in group) for at in range(processes)]
 
 
 def prepared(
@@ -241,46 +292,6 @@ def to_answer(
     token_ids = row if end is None else row[: end + 1]
     text = str(tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
     return Answer(prompt_id, text, token_ids, end is not None)
-
-
-class Draw(LogitsProcessor):
-    """Leaves one token of each row, drawn from the row's softmax, for `generate` to take greedily.
-
-    `generate`'s own sampling draws a random number for every entry of the vocabulary; on a CPU
-    that was a quarter of the time (docs/log.md). Here it is one for each row, which is compared
-    with the running total of the probabilities, in float64. Where the `likeliest` token is wanted
-    scores stay as they are. `prompts` names the rows in errors.
-    """
-
-    def __init__(self, prompts: Sequence[str] = (), *, likeliest: bool = False) -> None:
-        self.prompts, self.likeliest = prompts, likeliest
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Tensor:
-        """Scores [B, V] in, scores [B, V] out: 0 at the drawn token, -inf elsewhere.
-
-        Raises `InputError` for a row that is no distribution.
-        """
-        if self.likeliest:
-            self._refuse(scores.amax(-1))
-            return scores
-        reached = scores.softmax(-1, dtype=torch.float32).cumsum(-1, dtype=torch.float64)
-        # One NaN or +inf, or -inf throughout, makes the total NaN, which no level would exceed.
-        self._refuse(reached[:, -1])
-        shape = (len(scores), 1)
-        level = torch.rand(shape, dtype=torch.float64, device=scores.device) * reached[:, -1:]
-        # The first token whose total exceeds the level; one of probability 0 never does.
-        token = torch.searchsorted(reached, level, right=True).clamp_(max=scores.shape[1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
-
-    def _refuse(self, row_totals: Tensor) -> None:
-        bad = row_totals.isfinite().logical_not().nonzero().flatten().tolist()
-        if bad:
-            which = f"prompt {self.prompts[bad[0]]!r}" if self.prompts else f"row {bad[0]}"
-            raise InputError(
-                f"{which}: the logits of its next token are NaN or infinite, so none can be drawn. "
-                "The model is broken, or its precision too small for its weights: fetch or train "
-                "it again, or sample in float32 (bf16: false)."
-            )
 
 
 def sample_with_vllm(
