@@ -10,7 +10,8 @@ from riskalign.data import load_groups, load_pairs
 from riskalign.errors import InputError
 from riskalign.files.atomic import write_json_lines
 from riskalign.models import LoadedModel, fingerprint
-from riskalign.models.sampling import BACKENDS, sample
+from riskalign.models.backends import BACKENDS
+from riskalign.models.sampling import sample
 from riskalign.pipeline.settings import SamplingConfig, StepConfig
 from riskalign.pipeline.step_data import sample_rows
 from riskalign.pipeline.tail import TailAim

@@ -6,19 +6,18 @@ With π_1 the helpful step's result and π_2 the safe step's result from it, π_
 Shapes: B rows, L tokens so far, V vocabulary.
 """
 
-import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
-from transformers.cache_utils import DynamicLayer
+from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from riskalign.errors import InputError
-from riskalign.models.loading import load_model, read_object
+from riskalign.models.companion import Reader
+from riskalign.models.loading import LoadedModel, load_model, read_object
 from riskalign.models.merge import refuse_weight
 from riskalign.models.weights import fingerprint
 
@@ -67,7 +66,7 @@ class DialLogitsProcessor(LogitsProcessor):
         self.w = w
         self.pad_token_id = pad_token_id
         self.prompt_mask = attention_mask
-        self._options = set(inspect.signature(self.model_2.forward).parameters)
+        self._reader = Reader(model_2)
         self._read: tuple[Tensor, Tensor, Any] | None = None  # ids, mask and cache so far
 
     @torch.no_grad()
@@ -80,17 +79,17 @@ class DialLogitsProcessor(LogitsProcessor):
         logits = self._next_logits(input_ids.to(self.model_2.device)).to(scores.device)
         self.model_2.train(was_training)
         if logits.shape != scores.shape:
-            raise _differ(scores.shape[-1], logits.shape[-1])
+            raise differ(scores.shape[-1], logits.shape[-1])
         return combine_logits(scores, logits, self.w)
 
     def _next_logits(self, input_ids: Tensor) -> Tensor:
         ids, mask, cache = self._read or (input_ids, input_ids, None)
         if cache is not None and ids.equal(input_ids[:, :-1]):
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            logits, cache = self._forward(input_ids[:, -1:], mask, cache)
+            logits, cache = self._reader.more(input_ids[:, -1:], mask, cache)
         else:
             mask = self._prompt_mask(input_ids)
-            logits, cache = self._read_anew(input_ids, mask)
+            logits, cache = self._reader.anew(input_ids, mask)
         self._read = input_ids.clone(), mask, cache
         return logits
 
@@ -104,33 +103,6 @@ class DialLogitsProcessor(LogitsProcessor):
         if self.pad_token_id is None:
             return torch.ones_like(input_ids)
         return (input_ids != self.pad_token_id).long().cummax(dim=1).values
-
-    def _read_anew(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Any]:
-        cache = DynamicCache(config=self.model_2.config)
-        rows, index = torch.cat([input_ids, mask], dim=1).unique(dim=0, return_inverse=True)
-        # Only keys and values are known to be copied row by row; other states are read in full.
-        repeatable = all(type(layer) is DynamicLayer for layer in cache.layers)
-        if not repeatable or len(rows) == len(input_ids):
-            return self._forward(input_ids, mask, cache)
-        unique_ids, unique_mask = rows.split(input_ids.shape[1], dim=1)
-        logits, filled = self._forward(unique_ids, unique_mask, cache)
-        if filled is not None:
-            filled.batch_select_indices(index)
-        return logits[index], filled
-
-    def _forward(self, input_ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        """Logits [B, V] after the last token, and the cache that holds all tokens up to it."""
-        positions = (mask.cumsum(dim=1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
-        options = {"position_ids": positions, "logits_to_keep": 1}
-        known = {name: value for name, value in options.items() if name in self._options}
-        output = self.model_2(
-            input_ids=input_ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-            **known,
-        )
-        return output.logits[:, -1], output.past_key_values
 
 
 class DialModel(nn.Module):
@@ -195,11 +167,15 @@ def dial(model_1: nn.Module, model_2: nn.Module, w: float) -> DialModel:
     Raises `InputError` when `w` is beyond 100 either way or the vocabularies differ in size.
     """
     refuse_weight(w)
-    models: tuple[Any, ...] = (model_1, model_2)
+    check_vocabularies(model_1, model_2)
+    return DialModel(model_1, model_2, w)
+
+
+def check_vocabularies(*models: Any) -> None:
+    """Raise `InputError` where two models have different numbers of tokens."""
     sizes = [len(model.get_input_embeddings().weight) for model in models]
     if sizes[0] != sizes[1]:
-        raise _differ(*sizes)
-    return DialModel(model_1, model_2, w)
+        raise differ(*sizes)
 
 
 #: The file of a folder with a dial, and in what its answers were sampled when it was tested.
@@ -219,6 +195,23 @@ def load_dial(
     that were certified.
     """
     root = Path(folder).expanduser()
+    said = read_dial(root)
+    first, second = (certified(root, i, said, trust_remote_code) for i in (1, 2))
+    models: list[Any] = [first.model, second.model]
+    one, two = (model.to(dtype=dtype or DTYPES[said.dtype]) for model in models)
+    return dial(one, two, said.w), second.tokenizer
+
+
+class DialFile(NamedTuple):
+    """What `dial.json` says: w, what its answers were sampled in, both models' fingerprints."""
+
+    w: float
+    dtype: str
+    fingerprints: list[str]
+
+
+def read_dial(root: Path) -> DialFile:
+    """What a folder's `dial.json` says; `InputError` where there is none, or a broken one."""
     if not (root / DIAL_FILE).is_file():
         raise InputError(
             f"{root}: no dial here (no {DIAL_FILE}). A folder with config.json is a single model, "
@@ -231,20 +224,22 @@ def load_dial(
     if name not in tuple(DTYPES) or not isinstance(prints, list) or len(prints) != 2:
         wrong = "fingerprints are not two" if name in tuple(DTYPES) else "dtype is not known"
         raise InputError(f"{root / DIAL_FILE}: its {wrong}. Export it again.")
-    models: list[Any] = []
-    for i, known in enumerate(prints, 1):
-        loaded = load_model(root / f"model_{i}", trust_remote_code=trust_remote_code)
-        if fingerprint(loaded.model) != known:
-            raise InputError(
-                f"{root / f'model_{i}'}: its weights are not those that were certified. Export the "
-                "dial again."
-            )
-        model: Any = loaded.model
-        models.append(model.to(dtype=dtype or DTYPES[name]))
-    return dial(models[0], models[1], w), loaded.tokenizer
+    return DialFile(w, str(name), prints)
 
 
-def _differ(*sizes: int) -> InputError:
+def certified(root: Path, i: int, said: DialFile, trust_remote_code: bool) -> LoadedModel:
+    """A dial's first or second model; `InputError` where its weights are not those certified."""
+    loaded = load_model(root / f"model_{i}", trust_remote_code=trust_remote_code)
+    if fingerprint(loaded.model) != said.fingerprints[i - 1]:
+        raise InputError(
+            f"{root / f'model_{i}'}: its weights are not those that were certified. Export the "
+            "dial again."
+        )
+    return loaded
+
+
+def differ(*sizes: int) -> InputError:
+    """The error for vocabularies of these sizes."""
     return InputError(
         f"dial: the models' vocabularies differ ({sizes[0]} and {sizes[1]} tokens); both must come "
         "from the same start model."

@@ -1,8 +1,6 @@
-"""Sampled answers, in batches that read each prompt once, rows sorted by length; or by vLLM."""
+"""Sampled answers, in batches that read each prompt once, rows sorted by length."""
 
 import copy
-import importlib
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,13 +21,11 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from riskalign.data import Template
 from riskalign.errors import InputError
+from riskalign.models.dial import DialLogitsProcessor
 from riskalign.models.draw import Draw, answer_key, levels
-from riskalign.models.weights import check_weights
 from riskalign.worlds import Prompt
 
 Backend = Literal["transformers", "vllm"]
-# The policy and the start model stay on the same GPU beside the engine.
-_SHARE_OF_MEMORY = 0.6
 _KEYS_AND_VALUES = {f"{kind}ForCausalLM" for kind in ("Llama", "Mistral", "Qwen2", "Qwen3")}
 
 
@@ -75,15 +71,16 @@ def sample(
     max_new_tokens: int = 48,
     batch_size: int = 64,
     seed: int = 0,
-    logits_processor: LogitsProcessorList | None = None,
+    dial_to: tuple[Any, float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Answer]]:
     """For each prompt, in order, `answers_per_prompt` answers, all sampled independently.
 
     A `temperature` of 0 takes the likeliest token each time; `top_p` is the nucleus' mass, 1 the
     whole distribution; `batch_size` answers are in flight at once, of whole prompts where a prompt
-    has no more. `logits_processor` acts on the logits before temperature and top_p, as in
-    `generate`; `progress(answers done, answers in all)` is called after each batch.
+    has no more. With `dial_to=(model_2, w)` the answers are of `π_w ∝ model^(1-w) model_2^w`
+    (`riskalign.models.dial`), before temperature and top_p. `progress(answers done, answers in
+    all)` is called after each batch.
 
     The k-th answer to a prompt has random numbers of its own, from `seed`, the prompt's id and k;
     a prompt that is there again counts on. So other prompts, the batch size and the device leave
@@ -99,7 +96,7 @@ def sample(
     # A dial's companion model reads the whole prompt by itself, so a shared reading serves only
     # plain models, of kinds whose cache holds keys and values and nothing else.
     kind, window = type(model).__name__, getattr(model.config, "sliding_window", None)
-    shared = logits_processor is None and kind in _KEYS_AND_VALUES and not window
+    shared = dial_to is None and kind in _KEYS_AND_VALUES and not window
     answers: list[list[Answer]] = [[] for _ in prompts]
     was_training = model.training
     model.eval()
@@ -116,12 +113,16 @@ def sample(
     done = 0
     with torch.inference_mode():
         for batch in batches:
-            draw = Draw(
-                levels([key for _, key in batch], max_new_tokens) if temperature else None,
-                start=max(len(ids[i]) for i, _ in batch),
-                prompts=[prompts[i].id for i, _ in batch],
-            )
-            processors = LogitsProcessorList([*(logits_processor or []), *warpers, draw])
+            widths = [len(ids[i]) for i, _ in batch]
+            width = max(widths)
+            uniform = levels([key for _, key in batch], max_new_tokens).to(model.device)
+            named = [prompts[i].id for i, _ in batch]
+            draw = Draw(uniform if temperature else None, start=width, prompts=named)
+            first: list[LogitsProcessor] = []
+            if dial_to is not None:
+                mask = torch.tensor([[0] * (width - n) + [1] * n for n in widths])
+                first = [DialLogitsProcessor(*dial_to, attention_mask=mask)]
+            processors = LogitsProcessorList([*first, *warpers, draw])
             rows = [(ids[i], n) for i, n in Counter(i for i, _ in batch).items()]
             new = _generate(model, rows, config, shared, processors)
             for (i, _), row in zip(batch, new.tolist(), strict=True):
@@ -292,82 +293,3 @@ def to_answer(
     token_ids = row if end is None else row[: end + 1]
     text = str(tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
     return Answer(prompt_id, text, token_ids, end is not None)
-
-
-def sample_with_vllm(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    *,
-    answers_per_prompt: int,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    max_new_tokens: int = 48,
-    batch_size: int = 64,
-    seed: int = 0,
-    logits_processor: LogitsProcessorList | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[list[Answer]]:
-    """As `sample`; the engine schedules answers itself, at most `batch_size`.
-
-    The model's weights go to the engine by a temporary folder. Draws are vLLM's own: the same seed
-    gives other answers than `sample` does.
-
-    Raises `InputError` as `sample` does, and for weights that are not finite, without vLLM, or for
-    a `logits_processor`, such as the dial's, which needs both models beside each other.
-    """
-    ids, config = prepared(
-        model, tokenizer, prompts, answers_per_prompt, max_new_tokens, batch_size, temperature
-    )
-    if logits_processor:
-        raise InputError("backend: vllm takes no logits processor; use 'transformers'")
-    try:
-        engine: Any = importlib.import_module("vllm")
-    except ImportError as error:
-        raise InputError(
-            "backend: vllm is not installed; `pip install vllm`, or use 'transformers'"
-        ) from error
-    check_weights(model, "model")  # the engine's logits are out of reach
-    with tempfile.TemporaryDirectory(prefix="riskalign-") as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        llm = engine.LLM(
-            model=folder,
-            dtype=str(model.dtype).removeprefix("torch."),
-            seed=seed,
-            max_num_seqs=batch_size,
-            gpu_memory_utilization=_SHARE_OF_MEMORY,
-            # A model's own defaults would bend the distribution whose tail is to be measured.
-            generation_config="vllm",
-        )
-    n = answers_per_prompt if temperature > 0 else 1  # the engine refuses several greedy answers
-    settings = [
-        engine.SamplingParams(
-            n=n,
-            temperature=float(temperature),
-            top_p=top_p,
-            max_tokens=max_new_tokens,
-            # A prompt's k-th answer is drawn by its seed + k; no two answers may share one.
-            seed=(seed % 2**30) * 2**32 + i * n,
-            stop_token_ids=config.eos_token_id or [],
-        )
-        for i in range(len(ids))
-    ]
-    requests = [{"prompt_token_ids": row} for row in ids]
-    outputs = llm.generate(requests, settings, use_tqdm=False)
-    answers = [
-        [to_answer(prompt.id, list(made.token_ids), config, tokenizer) for made in output.outputs]
-        * (answers_per_prompt // n)
-        for prompt, output in zip(prompts, outputs, strict=True)
-    ]
-    if progress:
-        total = len(prompts) * answers_per_prompt
-        progress(total, total)
-    return answers
-
-
-#: What draws the answers; all take the arguments of `sample`.
-BACKENDS: dict[Backend, Callable[..., list[list[Answer]]]] = {
-    "transformers": sample,
-    "vllm": sample_with_vllm,
-}

@@ -43,7 +43,7 @@ Models = Mapping[str, ModelOnDisk]
 # Settings that act on the comparison, not on what is sampled.
 _LATER = (
     *("prompts", "dial", "dial_prompts", "n_boot", "confidence", "examples", "metrics"),
-    *("sensitivity", "specificity"),
+    *("sensitivity", "specificity", "vllm"),
 )
 
 

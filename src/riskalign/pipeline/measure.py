@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from riskalign.data import can_share_prompt
 from riskalign.evaluation import ScoredAnswer, score_answers
 from riskalign.files.atomic import read_json_lines, write_json_lines
-from riskalign.models.dial import DialLogitsProcessor
-from riskalign.models.sampling import BACKENDS
+from riskalign.models.backends import BACKENDS
+from riskalign.models.vllm import aside
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.settings import EvaluationConfig
 from riskalign.risk import get_risk
@@ -47,26 +47,23 @@ def measure(
     def tell(note: str, offset: int) -> Callable[[int, int], None] | None:
         return None if update is None else lambda n, _: update(offset + n, total, note)
 
-    backend, processors = evaluation.backend, None
     parts: Any = policy
     models: list[Any] = [policy, start]
     if dial_to is not None:
         model_2, w = dial_to
-        pad = tokenizer.pad_token_id
-        assert pad is None or isinstance(pad, int)
-        backend = "transformers"
-        processors = LogitsProcessorList([DialLogitsProcessor(model_2, w, pad_token_id=pad)])
         parts = [(policy, 1 - w), (model_2, w)]
         models.append(model_2)
-    answers = BACKENDS[backend](
-        policy,
-        tokenizer,
-        prompts,
-        **evaluation.sampling(),
-        seed=seed,
-        logits_processor=processors,
-        progress=tell("sampling", 0),
-    )
+    away = [start] if evaluation.backend == "vllm" else []
+    with aside(*away):
+        answers = BACKENDS[evaluation.backend](
+            policy,
+            tokenizer,
+            prompts,
+            **evaluation.sampling(),
+            seed=seed,
+            dial_to=dial_to,
+            progress=tell("sampling", 0),
+        )
     found: Scored = []
     for some, scored_by in ((slice(known), parts), (slice(known, None), None)):
         found += score_answers(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import LogitsProcessorList
 
 from riskalign import __version__
 from riskalign.errors import InputError
@@ -28,9 +27,9 @@ from riskalign.evaluation.dial_scores import dial_log_probs
 from riskalign.evaluation.rare import Rare, rare_harm
 from riskalign.files.atomic import read_json_lines, write_json_lines, write_text
 from riskalign.models import fingerprint, load_model
-from riskalign.models.dial import DialLogitsProcessor
+from riskalign.models.backends import BACKENDS
 from riskalign.models.merge import refuse_weight
-from riskalign.models.sampling import BACKENDS, Answer
+from riskalign.models.sampling import Answer
 from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.given import JobData
@@ -162,23 +161,13 @@ def _answers(
         total, done = (2 if first else 1) * each * len(prompts), 0
         drawn: list[list[Answer]] = [[] for _ in prompts]
         for j, (w, n) in enumerate(zip(settings, counts, strict=True)):
-            processors, model, backend = None, final, evaluation.backend
-            if first:
-                [model], backend = first, "transformers"
-                pad: Any = final.tokenizer.pad_token_id
-                dial = DialLogitsProcessor(final.model, w, pad_token_id=pad)
-                processors = LogitsProcessorList([dial])
-            found = BACKENDS[backend](
-                model.model,
+            found = BACKENDS[evaluation.backend](
+                first[0].model if first else final.model,
                 final.tokenizer,
                 prompts,
-                answers_per_prompt=n,
-                temperature=evaluation.temperature,
-                top_p=evaluation.top_p,
-                max_new_tokens=evaluation.max_new_tokens,
-                batch_size=evaluation.batch_size,
+                **{**evaluation.sampling(), "answers_per_prompt": n},
                 seed=seed + j,  # or the settings would draw alike
-                logits_processor=processors,
+                dial_to=(final.model, w) if first else None,
                 progress=lambda at, _, done=done: update(done + at, total, "sampling"),
             )
             done += n * len(prompts)

@@ -19,6 +19,7 @@ from riskalign.evaluation import (
 from riskalign.losses import UNPAIRED
 from riskalign.models.merge import LARGEST_WEIGHT
 from riskalign.models.sampling import Backend
+from riskalign.models.vllm_server import VllmConfig
 from riskalign.pipeline.methods import check_kind
 from riskalign.risk import answer_risk
 from riskalign.settings import (
@@ -82,6 +83,8 @@ class SamplingConfig:
     """Answers sampled at once."""
     backend: Backend = "transformers"
     """transformers, or vllm where it is installed."""
+    vllm: VllmConfig = dataclasses.field(default_factory=VllmConfig)
+    """How vLLM runs."""
 
     def __post_init__(self) -> None:
         """Refuse answers that cannot be split evenly over the temperatures."""
@@ -226,7 +229,9 @@ class Measuring:
     batch_size: Count = 64
     """Answers sampled at once."""
     backend: Backend = "transformers"
-    """transformers, or vllm where it is installed (never for a dial, which needs two models)."""
+    """transformers, or vllm where it is installed."""
+    vllm: VllmConfig = dataclasses.field(default_factory=VllmConfig)
+    """How vLLM runs."""
     distance_prompts: NotLess | None = None
     """The first so many prompts are those on which KL and SRR are measured; null for all."""
     risk: Risk = "cvar:0.95"
@@ -239,7 +244,8 @@ class Measuring:
     def sampling(self) -> dict[str, Any]:
         """What a sampling backend is told."""
         names = "answers_per_prompt", "temperature", "top_p", "max_new_tokens", "batch_size"
-        return {name: getattr(self, name) for name in names}
+        own = {"vllm": self.vllm} if self.backend == "vllm" else {}
+        return {name: getattr(self, name) for name in names} | own
 
 
 @settings

@@ -11,7 +11,9 @@ from riskalign.data import Tokenized, load_groups, load_pairs
 from riskalign.errors import InputError, LimitKept
 from riskalign.files.atomic import write_json_lines
 from riskalign.models import LoadedModel
-from riskalign.models.sampling import BACKENDS, Answer
+from riskalign.models.backends import BACKENDS
+from riskalign.models.sampling import Answer
+from riskalign.models.vllm import close_engine
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, rows_hash
 from riskalign.pipeline.machine import for_inference
@@ -85,7 +87,7 @@ def _sampled_rows(
         "model": current.weights,
         "world": job.world_identity() if job.labelling is None else job.labelling.identity(),
         "kind": kind,
-        "sampling": dataclasses.asdict(sampling),
+        "sampling": {k: v for k, v in dataclasses.asdict(sampling).items() if k != "vllm"},
         "bf16": job.bf16,
         "seed": seed,
         "rows": step.rows,
@@ -249,9 +251,11 @@ def draw_answers(
             batch_size=sampling.batch_size,
             seed=seed + i,
             progress=tell,
+            **({"vllm": sampling.vllm} if sampling.backend == "vllm" else {}),
         )
         for of_prompt, new in zip(answers, more, strict=True):
             of_prompt += new
+    close_engine()  # the step trains next, and wants the whole device
     texts = [[answer.text for answer in of_prompt] for of_prompt in answers]
     tokens = sum(len(answer.token_ids) for of_prompt in answers for answer in of_prompt)
     return prompts, pairs.score_answers(world, prompts, texts), tokens

@@ -12,7 +12,8 @@ from riskalign.evaluation import score_answers
 from riskalign.evaluation.sets import SetAnswer, score_risk_set
 from riskalign.files.atomic import read_json_lines, write_json_lines, write_text
 from riskalign.files.folder import Outputs, hold
-from riskalign.models.sampling import BACKENDS, Answer
+from riskalign.models.backends import BACKENDS
+from riskalign.models.sampling import Answer
 from riskalign.pipeline import machine
 from riskalign.pipeline.job import InMemory
 from riskalign.pipeline.judged import SCORED, scores_of
@@ -111,7 +112,8 @@ class _Stages:
             {
                 "model": weights[name],
                 "prompts": prompts,
-                "sampling": {**settings.sampling(), "backend": settings.backend},
+                "sampling": {k: v for k, v in settings.sampling().items() if k != "vllm"}
+                | {"backend": settings.backend},
                 "seed": settings.seed,
                 "bf16": self.bf16,
             },
