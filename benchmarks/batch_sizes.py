@@ -37,7 +37,7 @@ def main() -> None:
         size: [
             answer.token_ids
             for own in sample(
-                loaded.model.to(o.device),  # type: ignore[arg-type]
+                loaded.model.to(o.device),
                 loaded.tokenizer,
                 prompts,
                 answers_per_prompt=o.answers,

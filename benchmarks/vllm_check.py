@@ -36,10 +36,15 @@ from riskalign.worlds import Prompt
 from tests import tiny
 
 # vLLM's attention knows few sizes of heads.
-SHAPE = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 64}
+SHAPE: dict[str, Any] = {
+    "hidden_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+}
 TEXTS = ("a b c", "a", "c b a b c a b c c b a", "b b", "The door code", "order a b c", "x", "y z")
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": t},)) for i, t in enumerate(TEXTS)]
-failed = []
+failed: list[str] = []
 
 
 def show(what: str, figure: Any, holds: bool) -> None:
@@ -193,14 +198,15 @@ def check_server(one: Any, two: Any, tokenizer: Any, folder: Path) -> None:
     flags = "--logits-processors", "riskalign.models.vllm_dial:VllmDial"
     extra = "--additional-config", json.dumps({"riskalign_dial": str(folder)})
     with server(folder / "model_1", *flags, *extra, dial=True) as url:
+        body: dict[str, Any] = {"model": "base", "temperature": 0, "max_tokens": 24}
+        body |= {"return_token_ids": True, "stop_token_ids": [1]}
         for w in (None, 0.0, 1.0):
-            xargs = {} if w is None else {"vllm_xargs": {"w": w}}
+            xargs: dict[str, Any] = {} if w is None else {"vllm_xargs": {"w": w}}
             tokens = [
                 requests.post(
                     f"{url}/completions",
                     headers={"Authorization": "Bearer sesame"},
-                    json={"model": "base", "prompt": ids, "temperature": 0, "max_tokens": 24}
-                    | {"return_token_ids": True, "stop_token_ids": [1], **xargs},
+                    json={**body, "prompt": ids, **xargs},
                     timeout=100,
                 ).json()["choices"][0]["token_ids"]
                 for ids in (prompt_token_ids(tokenizer, prompt) for prompt in PROMPTS)

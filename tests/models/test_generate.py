@@ -97,7 +97,7 @@ def test_shares_make_the_batches_of_the_whole(
     whole = sample(model, tiny_tokenizer, prompts, **options)
     of_whole, parts = sorted(seen), shares(tiny_tokenizer, prompts, processes=processes, **sizes)
     seen.clear()
-    found = {}
+    found: dict[int, Any] = {}
     for part in parts:
         answers = sample(model, tiny_tokenizer, [prompts[i] for i in part], **options)
         found |= dict(zip(part, answers, strict=True))

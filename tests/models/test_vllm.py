@@ -144,15 +144,15 @@ def test_adapters_of_one_base_share_an_engine() -> None:
     for seed in (1, 2):
         torch.manual_seed(seed)
         config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-        model = get_peft_model(tiny.make_model(), config)  # type: ignore[arg-type]
+        model = get_peft_model(tiny.make_model(), config)
         found = sample_with_vllm(model, tokenizer, PROMPTS, **GREEDY)
-        merged = model.merge_and_unload()  # type: ignore[operator]
+        merged = model.merge_and_unload()
         assert found == sample(merged, tokenizer, PROMPTS, **GREEDY)
     [engine] = Engine.started
     assert engine.options.max_lora_rank == 8
     whole = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
     with pytest.raises(InputError, match="plain LoRA adapters"):
-        sample_with_vllm(get_peft_model(tiny.make_model(), whole), tokenizer, PROMPTS, **GREEDY)  # type: ignore[arg-type]
+        sample_with_vllm(get_peft_model(tiny.make_model(), whole), tokenizer, PROMPTS, **GREEDY)
 
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:

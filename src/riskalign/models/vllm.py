@@ -21,7 +21,7 @@ from riskalign.models.dial import check_vocabularies
 from riskalign.models.merge import refuse_weight
 from riskalign.models.sampling import Answer, answer_keys, prepared, to_answer
 from riskalign.models.vllm_server import VllmConfig, VllmRequest, ask_server
-from riskalign.models.weights import check_weights, fingerprint
+from riskalign.models.weights import check_weights, fingerprint, states_fingerprint
 from riskalign.worlds import Prompt
 
 _DIAL = "riskalign.models.vllm_dial:VllmDial"
@@ -77,7 +77,11 @@ def sample_with_vllm(
         "stop_token_ids": config.eos_token_id or [],
     }
     each = answers_per_prompt // n
-    tell = progress and (lambda done: progress(done * each, len(requests) * each))
+
+    def tell(done: int) -> None:
+        if progress:
+            progress(done * each, len(requests) * each)
+
     if settings.base_url is not None:
         if dial_to is not None:
             raise InputError(
@@ -178,7 +182,7 @@ class _Engine:
         requests: Sequence[VllmRequest],
         how: Mapping[str, Any],
         adapter: Any,
-        tell: Callable[[int], None] | None,
+        tell: Callable[[int], None],
     ) -> list[list[int]]:
         """Token ids of each request's answer, its end included."""
         vllm, done = _vllm(), itertools.count(1)
@@ -193,8 +197,7 @@ class _Engine:
                 lora_request=adapter,
             ):
                 tokens = list(output.outputs[0].token_ids)
-            if tell:
-                tell(next(done))
+            tell(next(done))
             return tokens
 
         async def ask_all() -> list[list[int]]:
@@ -260,7 +263,7 @@ def _engine_for(
         check_weights(second, "dial: model_2")
         Companion(second)
         parts["model_2"] = second
-    weights = tuple(fingerprint(_base(part)) for part in parts.values())
+    weights = tuple(states_fingerprint(_base_states(part)) for part in parts.values())
     dtype = str(model.dtype).removeprefix("torch.")
     held = _Held(weights, dtype, batch_size, settings, rank)
     if _now and _now[0].held == held and longest <= _now[0].longest:
@@ -306,29 +309,23 @@ def _adapter_rank(model: Any) -> int:
     return next((rank for rank in _RANKS if rank >= adapter.r), int(adapter.r))
 
 
-class _Base(torch.nn.Module):
-    """The base of an adapted model by its plain names: all that its fingerprint needs."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self._states = {
-            name.replace(".base_layer.", "."): tensor
-            for name, tensor in model.get_base_model().state_dict().items()
-            if ".lora_" not in name
-        }
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return self._states
-
-
-def _base(model: Any) -> Any:
-    return _Base(model) if isinstance(model, PeftModel) else model
+def _base_states(model: Any) -> dict[str, torch.Tensor]:
+    """The weights of a model, of an adapted one those of its base by their plain names."""
+    if not isinstance(model, PeftModel):
+        return dict(model.state_dict())
+    base: Any = model.get_base_model()
+    return {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in base.state_dict().items()
+        if ".lora_" not in name
+    }
 
 
 def _save(model: Any, folder: Path) -> None:
     """Write a model for the engine; of an adapted one its base."""
     if isinstance(model, PeftModel):
-        model.get_base_model().save_pretrained(folder, state_dict=_base(model).state_dict())
+        base: Any = model.get_base_model()
+        base.save_pretrained(folder, state_dict=_base_states(model))
     else:
         model.save_pretrained(folder)
 

@@ -42,11 +42,11 @@ class VllmDial(LogitsProcessor):  # type: ignore[misc]
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
-        """Refuse a request whose `w` is no weight."""
-        try:
-            refuse_weight((sampling_params.extra_args or {}).get(WEIGHT, 0.0))
-        except (InputError, TypeError) as error:
-            raise ValueError(str(error)) from error
+        """Raise `InputError`, a ValueError, for a request whose `w` is no weight."""
+        w = (sampling_params.extra_args or {}).get(WEIGHT, 0.0)
+        if isinstance(w, bool) or not isinstance(w, int | float):
+            raise InputError(f"w: {str(w)[:40]} is not a number")
+        refuse_weight(w)
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         """Load the second model beside the first; `InputError` where it cannot be the dial's."""
@@ -96,7 +96,7 @@ def _second(given: Any, dtype: torch.dtype, trust_remote_code: bool) -> tuple[fl
     """The dial's w and its second model in `dtype`: of a folder, or of {model_2: …, w: …}."""
     if isinstance(given, dict):
         # In float32 first, as models of a job are: so its rotary frequencies are cast as theirs.
-        options = {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
+        options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
         second: Any = pretrained(Path(given["model_2"]), **options)
         return given["w"], second.to(dtype).eval()
     if not isinstance(given, str):

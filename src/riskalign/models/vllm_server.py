@@ -56,7 +56,7 @@ def ask_server(
     asked: Sequence[VllmRequest],
     how: Mapping[str, Any],
     at_once: int,
-    tell: Callable[[int], None] | None,
+    tell: Callable[[int], None],
 ) -> list[list[int]]:
     """Token ids of each answer, its end included, from the served model that is `model`.
 
@@ -75,8 +75,7 @@ def ask_server(
                 f"vllm.base_url: {config.base_url} gives no token ids (return_token_ids). Serve "
                 "with vLLM 0.10.2 or later."
             )
-        if tell:
-            tell(next(done))
+        tell(next(done))
         return tokens
 
     pool = ThreadPoolExecutor(at_once)
@@ -155,10 +154,10 @@ def _served(server: _Server, model: Any, prompts: Sequence[Sequence[int]]) -> st
     best = min(names, key=distance.__getitem__, default=None)
     most = _TOLERANCE.get(model.dtype, _COARSE)
     if best is None or not distance[best] <= most:
-        told = ", ".join(f"{name} by {gap:.3g}" for name, gap in distance.items()) or "none"
+        off = ", ".join(f"{name} by {gap:.3g}" for name, gap in distance.items()) or "none"
         raise InputError(
             f"vllm.base_url: no served model has this model's log probabilities to {most:g} nats a "
-            f"token (off are: {told}). Serve these weights, in {str(model.dtype)[6:]}."
+            f"token (off are: {off}). Serve these weights, in {str(model.dtype)[6:]}."
         )
     return best
 

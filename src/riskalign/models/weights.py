@@ -1,6 +1,7 @@
 """A model's weights: refused where none can work with them, saved whole, named by a hash."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -108,11 +109,16 @@ def save_model(
         tokenizer.save_pretrained(temporary)
 
 
-@torch.no_grad()
 def fingerprint(model: nn.Module) -> str:
     """Hex SHA-256 of names, dtypes, shapes and bytes of the state dict, on whatever device."""
+    return states_fingerprint(model.state_dict())
+
+
+@torch.no_grad()
+def states_fingerprint(states: Mapping[str, Tensor]) -> str:
+    """As `fingerprint`, of a state dict."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(states.items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}\n".encode())
         # Not every dtype exists in NumPy (bfloat16 does not), bytes do.
         plain = tensor.detach().cpu().contiguous().reshape(-1)
