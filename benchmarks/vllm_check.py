@@ -98,8 +98,8 @@ def server(folder: Path, *flags: str, dial: bool = False) -> Iterator[str]:
             child.wait()
 
 
-def check_engine(one: Any, two: Any, tokenizer: Any, config: VllmConfig) -> None:
-    """Greedy answers, seeds, one engine for several calls, several engines one after another."""
+def check_copies(one: Any, tokenizer: Any, config: VllmConfig) -> list[list[Answer]]:
+    """Greedy answers, seeds, one engine for several calls; the drawn answers."""
     greedy: dict[str, Any] = {"answers_per_prompt": 1, "temperature": 0.0, "max_new_tokens": 24}
     start = time.perf_counter()
     first = sample_with_vllm(one, tokenizer, PROMPTS, vllm=config, batch_size=8, **greedy)
@@ -116,6 +116,13 @@ def check_engine(one: Any, two: Any, tokenizer: Any, config: VllmConfig) -> None
     show("drawn, among all prompts and among three", said, whole(said))
     distinct = len({tuple(a.token_ids) for own in whole_list for a in own})
     show("drawn, different answers", f"{distinct} of 32", distinct == 32)
+    return whole_list
+
+
+def check_engine(one: Any, tokenizer: Any, config: VllmConfig) -> None:
+    """Several engines one after another, and what a token is drawn from."""
+    drawn: dict[str, Any] = {"answers_per_prompt": 4, "max_new_tokens": 24, "seed": 3}
+    whole_list = check_copies(one, tokenizer, config)
     small = sample_with_vllm(one, tokenizer, PROMPTS, vllm=config, batch_size=2, **drawn)
     said = same(small, whole_list)
     show("drawn, batch 8 and 2", said, whole(said))
@@ -256,12 +263,12 @@ def main() -> None:
     one, two = (tiny.make_model(seed=seed, **SHAPE).eval() for seed in (1, 2))
     config = VllmConfig(enforce_eager=True)
     with tempfile.TemporaryDirectory() as folder:
-        checks: dict[str, Callable[[], None]] = {
-            "engine": lambda: check_engine(one, two, tokenizer, config),
+        checks: dict[str, Callable[[], object]] = {
+            "engine": lambda: check_engine(one, tokenizer, config),
             "dial": lambda: check_dial(one, two, tokenizer, config),
             "adapters": lambda: check_adapters(tokenizer, config),
-            "copies": lambda: check_engine(
-                one, two, tokenizer, VllmConfig(enforce_eager=True, data_parallel_size=2)
+            "copies": lambda: check_copies(
+                one, tokenizer, VllmConfig(enforce_eager=True, data_parallel_size=2)
             ),
             "server": lambda: check_server(one, two, tokenizer, Path(folder)),
         }

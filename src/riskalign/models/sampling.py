@@ -115,9 +115,10 @@ def sample(
         for batch in batches:
             widths = [len(ids[i]) for i, _ in batch]
             width = max(widths)
-            uniform = levels([key for _, key in batch], max_new_tokens).to(model.device)
-            named = [prompts[i].id for i, _ in batch]
-            draw = Draw(uniform if temperature else None, start=width, prompts=named)
+            uniform = None
+            if temperature > 0:
+                uniform = levels([key for _, key in batch], max_new_tokens).to(model.device)
+            draw = Draw(uniform, start=width, prompts=[prompts[i].id for i, _ in batch])
             first: list[LogitsProcessor] = []
             if dial_to is not None:
                 mask = torch.tensor([[0] * (width - n) + [1] * n for n in widths])

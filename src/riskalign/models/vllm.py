@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from riskalign.errors import InputError
+from riskalign.errors import InputError, door
 from riskalign.models.companion import Companion
 from riskalign.models.dial import check_vocabularies
 from riskalign.models.merge import refuse_weight
@@ -27,6 +27,7 @@ from riskalign.worlds import Prompt
 _DIAL = "riskalign.models.vllm_dial:VllmDial"
 _SHORTEST = 1024  # tokens; an engine for longer texts serves shorter ones as well
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM can be started for
+_COLDEST = 0.01  # which it would raise lower temperatures to
 _PATIENCE = 60.0  # seconds for an engine's processes to end
 _SEED_BITS = 62  # vLLM's seeds are signed numbers of 64 bits
 
@@ -62,6 +63,8 @@ def sample_with_vllm(
         model, tokenizer, prompts, answers_per_prompt, max_new_tokens, batch_size, temperature
     )
     settings = vllm or VllmConfig()
+    if 0 < temperature < _COLDEST:
+        raise InputError(f"temperature: vLLM takes 0, or {_COLDEST} and more; got {temperature}")
     check_weights(model, "model")  # the engine's logits are out of reach
     n = answers_per_prompt if temperature > 0 else 1  # the likeliest answers are all alike
     keys = answer_keys(prompts, n, seed)
@@ -174,7 +177,11 @@ class _Engine:
         async def start() -> Any:
             return vllm.AsyncLLMEngine.from_engine_args(given)
 
-        with _environment("model_2" in parts):
+        remedy = "What it said is above: change the settings vllm, or use 'transformers'."
+        with (
+            _environment("model_2" in parts),
+            door("vllm: the engine cannot be started", remedy),
+        ):
             self._llm = self._loop.run_until_complete(start())
 
     def answers(

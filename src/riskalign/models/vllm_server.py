@@ -35,8 +35,8 @@ class VllmConfig:
     """Tokens of the longest prompt and answer; null for what the prompts need."""
     enforce_eager: Flag = False
     """Compile nothing and record no CUDA graphs: a faster start, slower answers."""
-    base_url: Annotated[Words, Field(pattern=r"^https?://")] | None = None
-    """Of a server to ask in place of an engine: http://HOST:PORT/v1."""
+    base_url: Annotated[Words, Field(pattern=r"^https?://[^@?#]+$")] | None = None
+    """Of a server to ask in place of an engine: http://HOST:PORT/v1, without a user or a query."""
     api_key_env: Words = "VLLM_API_KEY"
     """The variable that holds the server's key, if it wants one."""
     timeout: Positive = 600.0

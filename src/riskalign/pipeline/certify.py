@@ -79,6 +79,7 @@ def certify_job(
         "prompts": len(job.calibration),
         "shared_with_evaluation": _shared(job.calibration, job.eval_prompts),
         "sampling": how.sampling(),
+        "backend": how.backend,
         "bf16": job.bf16,
         "seed": seed,
         "world": job.config.world,
@@ -217,6 +218,7 @@ def certify_models(
         "models": {name: {"name": name, "fingerprint": print_} for name, print_ in prints.items()},
         "prompts": len(prompts),
         "sampling": how.sampling(),
+        "backend": how.backend,
         "seed": seed,
         "world": config.world,
     }

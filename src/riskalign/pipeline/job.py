@@ -72,6 +72,10 @@ class InMemory:
                 self._kept[name] = loaded
         return [self._kept[name] for name in names]
 
+    def kept(self) -> list[Any]:
+        """The models in memory."""
+        return [kept.model for kept in self._kept.values()]
+
 
 class Job:
     """One job in one folder; made, and its configuration checked, before anything is written.

@@ -60,6 +60,7 @@ def measure(
             tokenizer,
             prompts,
             **evaluation.sampling(),
+            **evaluation.of_backend(),
             seed=seed,
             dial_to=dial_to,
             progress=tell("sampling", 0),

@@ -165,7 +165,7 @@ def _answers(
                 first[0].model if first else final.model,
                 final.tokenizer,
                 prompts,
-                **{**evaluation.sampling(), "answers_per_prompt": n},
+                **evaluation.sampling() | evaluation.of_backend() | {"answers_per_prompt": n},
                 seed=seed + j,  # or the settings would draw alike
                 dial_to=(final.model, w) if first else None,
                 progress=lambda at, _, done=done: update(done + at, total, "sampling"),

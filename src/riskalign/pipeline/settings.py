@@ -244,8 +244,11 @@ class Measuring:
     def sampling(self) -> dict[str, Any]:
         """What a sampling backend is told."""
         names = "answers_per_prompt", "temperature", "top_p", "max_new_tokens", "batch_size"
-        own = {"vllm": self.vllm} if self.backend == "vllm" else {}
-        return {name: getattr(self, name) for name in names} | own
+        return {name: getattr(self, name) for name in names}
+
+    def of_backend(self) -> dict[str, Any]:
+        """What it is told beside that."""
+        return {"vllm": self.vllm} if self.backend == "vllm" else {}
 
 
 @settings

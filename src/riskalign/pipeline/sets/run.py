@@ -14,6 +14,7 @@ from riskalign.files.atomic import read_json_lines, write_json_lines, write_text
 from riskalign.files.folder import Outputs, hold
 from riskalign.models.backends import BACKENDS
 from riskalign.models.sampling import Answer
+from riskalign.models.vllm import aside
 from riskalign.pipeline import machine
 from riskalign.pipeline.job import InMemory
 from riskalign.pipeline.judged import SCORED, scores_of
@@ -112,8 +113,7 @@ class _Stages:
             {
                 "model": weights[name],
                 "prompts": prompts,
-                "sampling": {k: v for k, v in settings.sampling().items() if k != "vllm"}
-                | {"backend": settings.backend},
+                "sampling": {**settings.sampling(), "backend": settings.backend},
                 "seed": settings.seed,
                 "bf16": self.bf16,
             },
@@ -181,15 +181,17 @@ class _Stages:
 
     def _sample(self, name: str, kind: str, tell: Update) -> list[dict[str, Any]]:
         settings, (model,) = self.inputs.settings, self.models(name)
-        answers = BACKENDS[settings.backend](
-            model.model,
-            model.tokenizer,
-            self.inputs.sets[kind].asked(),
-            **settings.sampling(),
-            # The same for every model, so that they differ by their weights alone.
-            seed=int(content_hash([settings.seed, kind])[:8], 16) % 2**31,
-            progress=lambda n, total: tell(n, total, "sampling"),
-        )
+        with aside(*self.models.kept() if settings.backend == "vllm" else ()):
+            answers = BACKENDS[settings.backend](
+                model.model,
+                model.tokenizer,
+                self.inputs.sets[kind].asked(),
+                **settings.sampling(),
+                **settings.of_backend(),
+                # The same for every model, so that they differ by their weights alone.
+                seed=int(content_hash([settings.seed, kind])[:8], 16) % 2**31,
+                progress=lambda n, total: tell(n, total, "sampling"),
+            )
         return [asdict(answer) for own in answers for answer in own]
 
     def _drift(self, name: str, sampled: str, tell: Update) -> list[dict[str, float]]:
