@@ -67,35 +67,37 @@ def whole(said: str) -> bool:
 
 
 @contextmanager
-def server(folder: Path, *flags: str, dial: bool = False) -> Iterator[str]:
-    """A vLLM server of a folder on a port of this machine; its base URL."""
+def server(folder: Path) -> Iterator[str]:
+    """A vLLM server of a dial on a port of this machine; its base URL."""
     port = 8127
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
-    options = ["--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "8"]
-    options += ["--enforce-eager", "--generation-config", "vllm", "--port", str(port)]
-    options += ["--host", "127.0.0.1", "--api-key", "sesame", "--served-model-name", "base"]
-    environment = os.environ | ({"VLLM_USE_V2_MODEL_RUNNER": "0"} if dial else {})
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--dtype", "float32"]
+    command += ["--model", str(folder / "model_1"), "--served-model-name", "base"]
+    command += ["--max-model-len", "256", "--max-num-seqs", "8", "--enforce-eager"]
+    command += ["--generation-config", "vllm", "--api-key", "sesame"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--logits-processors", "riskalign.models.vllm_dial:VllmDial"]
+    command += ["--additional-config", json.dumps({"riskalign_dial": str(folder)})]
     with tempfile.TemporaryFile("w+") as log:
-        child = subprocess.Popen(
-            [*command, *options, *flags], stdout=log, stderr=log, env=environment
-        )
+        environment = os.environ | {"VLLM_USE_V2_MODEL_RUNNER": "0"}
+        child = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
-            for _ in range(300):
-                try:
-                    if (
-                        requests.get(f"http://127.0.0.1:{port}/health", timeout=1).status_code
-                        == 200
-                    ):
-                        break
-                except requests.RequestException:
-                    time.sleep(1)
-                if child.poll() is not None:
+            patience = time.monotonic() + 900
+            while not _answers(f"http://127.0.0.1:{port}/health"):
+                if child.poll() is not None or time.monotonic() > patience:
                     log.seek(0)
-                    raise SystemExit(f"the server ended: {log.read()[-3000:]}")
+                    raise SystemExit(f"the server does not run: {log.read()[-3000:]}")
+                time.sleep(1)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             child.terminate()
             child.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=1).status_code == 200
+    except requests.RequestException:
+        return False
 
 
 def check_copies(one: Any, tokenizer: Any, config: VllmConfig) -> list[list[Answer]]:
@@ -192,59 +194,67 @@ def check_adapters(tokenizer: Any, config: VllmConfig) -> None:
     show("engines for two adapters", len({id(each) for each in engines}), engines[0] is engines[1])
 
 
-def check_server(one: Any, two: Any, tokenizer: Any, folder: Path) -> None:
-    """A running server: the right model, a wrong one, and an exported dial."""
-    os.environ["SESAME"] = "sesame"
-    greedy: dict[str, Any] = {"answers_per_prompt": 1, "temperature": 0.0, "max_new_tokens": 24}
-    drawn: dict[str, Any] = {"answers_per_prompt": 4, "max_new_tokens": 24, "seed": 3}
+def write_dial(one: Any, two: Any, tokenizer: Any, folder: Path) -> None:
+    """A dial at 0.5 as `riskalign export` writes it."""
     for i, model in enumerate((one, two), 1):
         model.save_pretrained(folder / f"model_{i}")
         tokenizer.save_pretrained(folder / f"model_{i}")
     said = {"w": 0.5, "dtype": "float32", "fingerprints": [fingerprint(one), fingerprint(two)]}
     (folder / DIAL_FILE).write_text(json.dumps(said))
-    flags = "--logits-processors", "riskalign.models.vllm_dial:VllmDial"
-    extra = "--additional-config", json.dumps({"riskalign_dial": str(folder)})
-    with server(folder / "model_1", *flags, *extra, dial=True) as url:
-        body: dict[str, Any] = {"model": "base", "temperature": 0, "max_tokens": 24}
-        body |= {"return_token_ids": True, "stop_token_ids": [1]}
-        for w in (None, 0.0, 1.0):
-            xargs: dict[str, Any] = {} if w is None else {"vllm_xargs": {"w": w}}
-            tokens = [
-                requests.post(
-                    f"{url}/completions",
-                    headers={"Authorization": "Bearer sesame"},
-                    json={**body, "prompt": ids, **xargs},
-                    timeout=100,
-                ).json()["choices"][0]["token_ids"]
-                for ids in (prompt_token_ids(tokenizer, prompt) for prompt in PROMPTS)
-            ]
-            at = 0.5 if w is None else w
-            wanted = sample(one, tokenizer, PROMPTS, dial_to=(two, at), **greedy)
-            alike = sum(a == b[0].token_ids for a, b in zip(tokens, wanted, strict=True))
-            name = "its own w, 0.5" if w is None else f"w {w} of the request"
-            show(f"a served dial at {name}", f"{alike} of 8 answers alike", alike == 8)
-        refused = requests.post(
-            f"{url}/completions",
-            headers={"Authorization": "Bearer sesame"},
-            json={"model": "base", "prompt": [5], "max_tokens": 1, "vllm_xargs": {"w": 1000}},
-            timeout=100,
-        )
-        show("a served dial at w 1000", refused.status_code, refused.status_code == 400)
-    with server(folder / "model_1") as url:
-        config = VllmConfig(base_url=url, api_key_env="SESAME")
-        found = sample_with_vllm(one, tokenizer, PROMPTS, vllm=config, **greedy)
-        alike = same(found, sample(one, tokenizer, PROMPTS, **greedy))
-        show("greedy, a server and transformers", alike, whole(alike))
-        served = sample_with_vllm(one, tokenizer, PROMPTS, vllm=config, **drawn)
-        few = sample_with_vllm(one, tokenizer, PROMPTS[2:4], vllm=config, **drawn)
-        alike = same(few, served[2:4])
-        show("a server, drawn among all prompts and among two", alike, whole(alike))
-        try:
-            sample_with_vllm(two, tokenizer, PROMPTS, vllm=config, **greedy)
-        except InputError as error:
-            show("a server of another model", error, True)
-        else:
-            show("a server of another model", "was asked all the same", False)
+
+
+def check_served_dial(one: Any, two: Any, tokenizer: Any, url: str) -> None:
+    """The folder's w, a request's own, one that is none."""
+    body: dict[str, Any] = {"model": "base", "temperature": 0, "max_tokens": 24}
+    body |= {"return_token_ids": True, "stop_token_ids": [1]}
+
+    def ask(prompt: list[int], w: float | None) -> Any:
+        own: dict[str, Any] = {} if w is None else {"vllm_xargs": {"w": w}}
+        sesame = {"Authorization": "Bearer sesame"}
+        whole = {**body, "prompt": prompt, **own}
+        return requests.post(f"{url}/completions", headers=sesame, json=whole, timeout=100)
+
+    for w, at in ((None, 0.5), (0.0, 0.0), (1.0, 1.0)):
+        replies = [ask(prompt_token_ids(tokenizer, prompt), w).json() for prompt in PROMPTS]
+        greedy: dict[str, Any] = {"answers_per_prompt": 1, "temperature": 0.0}
+        wanted = sample(one, tokenizer, PROMPTS, dial_to=(two, at), max_new_tokens=24, **greedy)
+        made = [reply["choices"][0]["token_ids"] for reply in replies]
+        alike = sum(a == b[0].token_ids for a, b in zip(made, wanted, strict=True))
+        name = "the folder's w, 0.5" if w is None else f"w {w} of the request"
+        show(f"a served dial at {name}", f"{alike} of 8 answers alike", alike == 8)
+    status = ask([5], 1000.0).status_code
+    show("a served dial at w 1000, status", status, status == 400)
+
+
+def check_served(one: Any, two: Any, tokenizer: Any, url: str) -> None:
+    """A model that is served, and one that is not."""
+    os.environ["SESAME"] = "sesame"
+    config = VllmConfig(base_url=url, api_key_env="SESAME")
+    greedy: dict[str, Any] = {"answers_per_prompt": 1, "temperature": 0.0, "max_new_tokens": 24}
+    drawn: dict[str, Any] = {"answers_per_prompt": 4, "max_new_tokens": 24, "seed": 3}
+    found = sample_with_vllm(one, tokenizer, PROMPTS, vllm=config, **greedy)
+    alike = same(found, sample(one, tokenizer, PROMPTS, **greedy))
+    show("greedy, a server and transformers", alike, whole(alike))
+    served = sample_with_vllm(one, tokenizer, PROMPTS, vllm=config, **drawn)
+    few = sample_with_vllm(one, tokenizer, PROMPTS[2:4], vllm=config, **drawn)
+    alike = same(few, served[2:4])
+    show("a server, drawn among all prompts and among two", alike, whole(alike))
+    try:
+        sample_with_vllm(two, tokenizer, PROMPTS, vllm=config, **greedy)
+    except InputError as error:
+        show("a server of another model", error, True)
+    else:
+        show("a server of another model", "was asked all the same", False)
+
+
+def check_server(one: Any, two: Any, tokenizer: Any) -> None:
+    """A running server of a dial, by its own requests and as the model that it begins at."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_dial(one, two, tokenizer, folder)
+        with server(folder) as url:
+            check_served_dial(one, two, tokenizer, url)
+            check_served(one, two, tokenizer, url)
 
 
 def main() -> None:
@@ -262,20 +272,19 @@ def main() -> None:
     tokenizer = tiny.make_tokenizer()
     one, two = (tiny.make_model(seed=seed, **SHAPE).eval() for seed in (1, 2))
     config = VllmConfig(enforce_eager=True)
-    with tempfile.TemporaryDirectory() as folder:
-        checks: dict[str, Callable[[], object]] = {
-            "engine": lambda: check_engine(one, tokenizer, config),
-            "dial": lambda: check_dial(one, two, tokenizer, config),
-            "adapters": lambda: check_adapters(tokenizer, config),
-            "copies": lambda: check_copies(
-                one, tokenizer, VllmConfig(enforce_eager=True, data_parallel_size=2)
-            ),
-            "server": lambda: check_server(one, two, tokenizer, Path(folder)),
-        }
-        for name in o.checks.split(","):
-            print(f"-- {name}", flush=True)
-            checks[name]()
-            close_engine()
+    checks: dict[str, Callable[[], object]] = {
+        "engine": lambda: check_engine(one, tokenizer, config),
+        "dial": lambda: check_dial(one, two, tokenizer, config),
+        "adapters": lambda: check_adapters(tokenizer, config),
+        "copies": lambda: check_copies(
+            one, tokenizer, VllmConfig(enforce_eager=True, data_parallel_size=2)
+        ),
+        "server": lambda: check_server(one, two, tokenizer),
+    }
+    for name in o.checks.split(","):
+        print(f"-- {name}", flush=True)
+        checks[name]()
+        close_engine()
     raise SystemExit(1 if failed else 0)
 
 

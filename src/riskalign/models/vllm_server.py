@@ -98,6 +98,8 @@ class _Server:
     def complete(self, name: str, prompt: Sequence[int], **how: Any) -> dict[str, Any]:
         """The one choice of a completion."""
         body = {"model": name, "prompt": list(prompt), "return_token_ids": True, **how}
+        # Of a served dial the log probabilities of prompts are the first model's: so are answers.
+        body["vllm_xargs"] = {"w": 0.0}
         choice: dict[str, Any] = self._call("POST", "/completions", body)["choices"][0]
         return choice
 
