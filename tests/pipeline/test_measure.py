@@ -3,11 +3,15 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedModel
 
 from riskalign.evaluation import ScoredAnswer
+from riskalign.models.backends import BACKENDS
+from riskalign.models.sampling import sample
+from riskalign.models.vllm_server import VllmConfig
 from riskalign.pipeline.measure import measure, read_scored, write_scored
 from riskalign.pipeline.settings import EvaluationConfig
 from tests import tiny
@@ -43,6 +47,23 @@ def test_dial_ends_are_the_models() -> None:
             assert (one.text, one.cost) == (other.text, other.cost)
             assert one.kl == pytest.approx(other.kl, abs=1e-3)
     assert {answer.kl for answer in scored(start)} == {0.0}
+
+
+def test_vllm_samples_dials_too_and_is_told_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+
+    def recorded(*given: Any, vllm: VllmConfig, **options: Any) -> Any:
+        told.append({"vllm": vllm, "dial_to": options["dial_to"]})
+        return sample(*given, **options)
+
+    monkeypatch.setitem(BACKENDS, "vllm", recorded)
+    start, step1, final = (tiny.make_model(seed=seed) for seed in (0, 1, 2))
+    how = dataclasses.replace(EVALUATION, backend="vllm", vllm=VllmConfig(tensor_parallel_size=2))
+    options: dict[str, Any] = {"tokenizer": tiny.make_tokenizer(), "seed": 5}
+    options |= {"policy": step1, "start": start, "dial_to": (final, 0.5)}
+    found = measure(WORLD, PROMPTS, how, **options)
+    assert found == measure(WORLD, PROMPTS, EVALUATION, **options)
+    assert told == [{"vllm": VllmConfig(tensor_parallel_size=2), "dial_to": (final, 0.5)}]
 
 
 def test_distances_are_measured_on_the_first_prompts_only() -> None:
