@@ -73,3 +73,14 @@ def test_versions_and_description_are_plain() -> None:
             torch.save(torch.zeros(10_000), "/dev/full")
         assert machine.is_disk_full(caught.value)
     assert not machine.is_disk_full(OSError(2, "No such file or directory"))
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_idle_gpus_are_named(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: n > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
+    said = machine.idle_gpus()
+    assert (said is not None) == (n > 1)
+    if said is not None:
+        assert "cuda:1, cuda:2 idle" in said
+        assert "launch: {processes: 3}" in said

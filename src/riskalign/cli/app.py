@@ -33,6 +33,7 @@ from riskalign.cli.progress import TerminalProgress, with_progress
 from riskalign.errors import InputError, RiskalignError
 from riskalign.files.atomic import write_text
 from riskalign.files.folder import Outputs, check_out, hold
+from riskalign.files.ranks import place, refuse_several
 from riskalign.terminal import escape
 
 app = typer.Typer(
@@ -72,7 +73,6 @@ Preset = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")]
 
-
 AllHelp = Annotated[bool, help_with_fields("riskalign.pipeline:AlignConfig", "The job")]
 
 
@@ -83,9 +83,11 @@ def main() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with stop_signals() as stop:
         try:
+            refuse_several()
             app()
         except RiskalignError as error:
-            _complain(error)
+            if place()[0] == 0:  # one of several says it
+                _complain(error)
             sys.exit(2 if isinstance(error, InputError) else 1)
         except OSError as error:
             if error.errno == errno.ENOSPC:

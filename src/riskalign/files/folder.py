@@ -23,6 +23,7 @@ from typing import IO, Any
 from urllib.parse import quote, unquote
 
 from riskalign.errors import InputError
+from riskalign.files.ranks import refuse_several
 
 if sys.platform != "win32":
     import fcntl
@@ -108,8 +109,9 @@ def hold(
     Where the file system has no locks, a warning says so.
 
     Raises:
-        InputError: as `check_outputs`, or another process is at work there.
+        InputError: as `check_outputs`, or another process is at work there, or is about to be.
     """
+    refuse_several()
     root = Path(folder).expanduser().resolve()
     check_outputs(root, outputs, inputs, name)  # before anything is written
     record, is_new = root / OWN / _RECORD, not root.exists()

@@ -31,6 +31,15 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def idle_gpus() -> str | None:
+    """What there is to say of GPUs that a job in one process does not use; None of none."""
+    n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if n < 2:
+        return None
+    idle = ", ".join(f"cuda:{i}" for i in range(1, n))
+    return f"One of {n} GPUs is used, {idle} idle: launch is null (launch: {{processes: {n}}})."
+
+
 def use_bf16(wanted: bool | None) -> bool:
     """Whether to compute in bfloat16: as wanted, else where the device does so natively."""
     return bf16_is_fast(best_device()) if wanted is None else wanted

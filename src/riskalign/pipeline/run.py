@@ -7,6 +7,7 @@ from typing import Any
 
 from riskalign.errors import InputError
 from riskalign.files.atomic import link_or_copy, new_folder
+from riskalign.files.ranks import refuse_several
 from riskalign.models import LoadedModel, check_4bit, fingerprint, load_model
 from riskalign.models.folders import resolve_folder
 from riskalign.models.loading import check_targets
@@ -71,11 +72,14 @@ def align(
     Raises `InputError`, where possible before any work, `TrainingDiverged`, and what the machine
     raises; the manifest then says how the job ended.
     """
+    refuse_several()
     checked = load_config(config, overrides, preset)
     with quiet_libraries():
         job = Job(checked, read_data(checked), progress, title, command)
         start = check_start(job)
         with job.recorded():
+            if (idle := machine.idle_gpus()) is not None:
+                job.note(idle)
             trained = train_steps(job, start)
             final = _publish(job, trained.models["final"])
             results = html = certificate = baked = None
@@ -128,7 +132,7 @@ def check_start(job: Job) -> Start:
     }
     parameters = sum(each.numel() for each in loaded.model.parameters())
     machine.check_disk(job.folder, _disk_need(job, parameters))
-    job.progress.done()
+    job.progress.done(machine.idle_gpus() or "")
     return Start(model, about)
 
 
