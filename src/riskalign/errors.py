@@ -35,6 +35,10 @@ class TrainingDiverged(RiskalignError, RuntimeError):  # noqa: N818 - it says wh
     """The loss became NaN or infinite; the message names the step and what to try."""
 
 
+class WorkerFailed(RiskalignError, RuntimeError):  # noqa: N818 - it says what happened
+    """A process that a job started has ended before its work was done; the message says how."""
+
+
 class EndpointFailed(RiskalignError, RuntimeError):  # noqa: N818 - it says what happened
     """A judge's endpoint gave no answer after all retries; the message says what it did last."""
 

@@ -15,9 +15,9 @@ from riskalign import align
 from riskalign.data import load_pairs, tokenize_rows
 from riskalign.errors import InputError
 from riskalign.models import LoadedModel, load_model, save_model
+from riskalign.pipeline.fit import training_config
 from riskalign.pipeline.held_out import held_out_accuracy
 from riskalign.pipeline.settings import StepConfig, for_order
-from riskalign.pipeline.steps import training_config
 from tests import tiny
 
 Make = Callable[..., dict[str, Any]]

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from riskalign import align
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.models import fingerprint, load_model, save_model
-from riskalign.pipeline import load_config, run, step_data, steps
+from riskalign.pipeline import fit, load_config, run, step_data, steps
 from riskalign.pipeline.presets import method_name
 from riskalign.training import RSATrainer
 from riskalign.worlds import Prompt
@@ -142,7 +142,7 @@ def test_reference_of_step_2_is_the_result_of_step_1(
                 references[-1].late = _logits(reference)
             return output
 
-    monkeypatch.setattr(steps, "RSATrainer", Spy)
+    monkeypatch.setattr(fit, "RSATrainer", Spy)
     # In float32 on every machine: what is compared is compared to the bit.
     result = align(job(peft=peft, evaluation=None, bf16=False))
     start = load_model(str(job()["model"])).model
@@ -250,7 +250,7 @@ def test_interrupted_training_resumes_with_the_same_result(
             return super().train(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "RSATrainer", Interrupted)
+        patch.setattr(fit, "RSATrainer", Interrupted)
         with pytest.raises(KeyboardInterrupt):
             align(config)
     folder = tmp_path / "run"
@@ -272,13 +272,13 @@ def test_interrupted_training_resumes_with_the_same_result(
 
 
 def test_checkpoints_of_other_settings_are_not_resumed(tmp_path: Path) -> None:
-    folder = steps.own_checkpoints(tmp_path / "checkpoints", "one")
+    folder = fit.own_checkpoints(tmp_path / "checkpoints", "one")
     (folder / "checkpoint-2").mkdir()
     (folder / "checkpoint-2" / "trainer_state.json").write_text("{}")
-    assert steps.own_checkpoints(folder, "one") == folder
-    assert steps._newest(folder) == str(folder / "checkpoint-2")
-    steps.own_checkpoints(folder, "two")
-    assert steps._newest(folder) is None
+    assert fit.own_checkpoints(folder, "one") == folder
+    assert fit.newest(folder) == str(folder / "checkpoint-2")
+    fit.own_checkpoints(folder, "two")
+    assert fit.newest(folder) is None
 
 
 def test_diverged_training_leaves_no_model(job: Make, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from transformers import TrainingArguments
 
 from riskalign.models import LoadedModel
 from riskalign.pipeline import load_config
+from riskalign.pipeline.fit import quiet_arguments, training_config
 from riskalign.pipeline.ledger import readable, resolve
 from riskalign.pipeline.machine import for_inference
 from riskalign.pipeline.presets import preset_names
 from riskalign.pipeline.settings import SamplingConfig, StepConfig, for_order
-from riskalign.pipeline.steps import quiet_arguments, training_config
 from tests import tiny
 
 SAMPLING = SamplingConfig(prompts=5, answers_per_prompt=4, max_new_tokens=6, batch_size=8)

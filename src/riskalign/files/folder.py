@@ -141,6 +141,17 @@ def hold(
                 root.rmdir()
 
 
+@contextlib.contextmanager
+def lent(root: Path) -> Iterator[None]:
+    """Write in a folder that the process which started this one holds, and only waits meanwhile."""
+    held = OutputFolder(root, root / OWN / "tmp", _read_made(root))
+    _held.append(held)
+    try:
+        yield
+    finally:
+        _held.remove(held)
+
+
 def check_outputs(
     folder: str | Path,
     outputs: Outputs,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from riskalign.data import PreferenceSettings
 from riskalign.errors import FieldError
 from riskalign.losses import ORDERED
+from riskalign.pipeline.launch import LaunchConfig
 from riskalign.pipeline.methods import KINDS, METHODS, get_method, has_rows
 from riskalign.pipeline.schedule import Schedule, temperatures
 from riskalign.pipeline.settings import (
@@ -84,6 +85,8 @@ class AlignConfig:
     """bfloat16, in training by autocast; null where the device has it natively."""
     trust_remote_code: Flag = False
     """Run code that comes with a model."""
+    launch: LaunchConfig | None = None
+    """Train, sample and measure in several processes; null for this one alone."""
     evaluation: EvaluationConfig | None = field(default_factory=EvaluationConfig)
     """How the models are compared; null leaves it out."""
     budget: BudgetConfig | None = None
@@ -230,6 +233,7 @@ def _rules(config: AlignConfig) -> Rules:
             yield f"budget.{name}", lone, "needs steps of two kinds to lie between"
         for is_wrong, why in _lambda_rules(config, config.budget) if config.budget.lambdas else ():
             yield "budget.lambdas", is_wrong, why
+    yield from _launch_rules(config, methods)
     if four_bits:
         why = "is true, and 4-bit weights cannot be trained; give peft: {r: 16}"
         yield "load_in_4bit", config.peft is None, why
@@ -247,6 +251,19 @@ def _lambda_rules(config: AlignConfig, budget: BudgetConfig) -> Iterator[tuple[o
         given = getattr(config.safe, name) is not None
         yield given, f"says how much costs weigh, and so does safe.{name}; give one"
     yield beyond, "are the safe end in place of settings beyond 1; give either"
+
+
+def _launch_rules(config: AlignConfig, methods: str) -> Rules:
+    launch = None if config.launch is None else config.launch.resolved()
+    if launch is not None:
+        why = f"is given, and {methods} has a loop of its own for one process; set launch: null"
+        yield "launch", methods and launch.processes > 1, why
+        return
+    for name in ("sft", *KINDS):
+        step = getattr(config, name)
+        for engine in () if step is None else ("fsdp", "deepspeed"):
+            why = "shards over processes, and launch is null; give launch: {processes: 2} or so"
+            yield f"{name}.{engine}", engine in step.engine(), why
 
 
 def _step_rules(config: AlignConfig, kind: Kind) -> Rules:

@@ -24,13 +24,14 @@ from riskalign.evaluation import (
     write_results,
 )
 from riskalign.files.cache import file_sha256
-from riskalign.models.merge import merge
 from riskalign.pipeline import machine
 from riskalign.pipeline.job import InMemory, Job, ModelOnDisk
 from riskalign.pipeline.judged import JudgedWorld
+from riskalign.pipeline.launched import in_workers, measure_launched
 from riskalign.pipeline.ledger import Outcome, now, resolve
-from riskalign.pipeline.measure import Scored, measure, read_scored, write_scored
+from riskalign.pipeline.measure import Scored, read_scored, write_scored
 from riskalign.pipeline.methods import get_method, has_rows
+from riskalign.pipeline.parts import Asked, in_order, measured
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.settings import EvaluationConfig
 from riskalign.pipeline.steps import Trained
@@ -85,26 +86,15 @@ class Asker:
             "seed": seed,
         }
 
+        asked = Asked(name, how, seed, w, merged)
+
         def work(key: str, update: Update) -> Outcome:
-            dial_to = None
-            start, policy, final = self._loaded("start", name, name if w is None else "final")
-            model = policy.model
-            if w is not None and merged:
-                model = merge(model, final.model, w)
-            elif w is not None:
-                dial_to = final.model, w
-            scored = measure(
-                world,
-                prompts,
-                how,
-                policy=model,
-                start=start.model,
-                tokenizer=start.tokenizer,
-                seed=seed,
-                dial_to=dial_to,
-                update=update,
-            )
-            write_scored(path, scored)
+            if in_workers(job, how.backend if w is None else "transformers"):
+                found = measure_launched(job, models, asked, prompts, update)
+            else:
+                parts = measured(asked, self._loaded, world, prompts, update)
+                found = in_order(parts, len(prompts))
+            write_scored(path, [answer for own in found for answer in own])
             return {"files": [path]}
 
         stage = place.replace("evaluation/", "evaluate-").replace("calibration/", "calibrate-")

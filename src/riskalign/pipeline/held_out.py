@@ -5,11 +5,11 @@ from datasets import Dataset
 
 from riskalign.evaluation import binomial_interval
 from riskalign.models import LoadedModel
+from riskalign.pipeline.fit import training_config
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.ledger import Outcome, rows_hash
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.settings import Kind, for_order
-from riskalign.pipeline.steps import training_config
 from riskalign.training import RSAConfig, RSATrainer
 
 _ACTS = (

@@ -105,6 +105,11 @@ class Job:
         self.folder = Path(config.output_dir).expanduser()
         self.command = command or f"riskalign align --config {self.folder / 'config.yaml'}"
         self.bf16 = machine.use_bf16(config.bf16)
+        self.measured = measured
+        self.launch = None if config.launch is None else config.launch.resolved()
+        if self.launch is not None:
+            self.launch.check_machine()
+            self.launch.check_precision(self.bf16)
         self.notes: list[str] = []
         self.stages: dict[str, Outcome] = {}  # finished ones, in order
         self.scorers: dict[str, Mapping[str, float]] = {}

@@ -16,6 +16,7 @@ from riskalign.pipeline import machine
 from riskalign.pipeline.certify import certify_job
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import evaluate, report
+from riskalign.pipeline.fit import Log
 from riskalign.pipeline.given import read_data
 from riskalign.pipeline.held_out import accuracy_stage
 from riskalign.pipeline.job import Job, ModelOnDisk
@@ -27,7 +28,7 @@ from riskalign.pipeline.parse import load_config
 from riskalign.pipeline.progress import Progress, Update, quiet_libraries
 from riskalign.pipeline.sft import demonstrations, sft_step
 from riskalign.pipeline.step_data import step_rows
-from riskalign.pipeline.steps import Log, MethodStep, Trained, tokenize_given, train_step
+from riskalign.pipeline.steps import MethodStep, Trained, tokenize_given, train_step
 from riskalign.training.preparation import check_experts
 
 
@@ -78,8 +79,8 @@ def align(
         job = Job(checked, read_data(checked), progress, title, command)
         start = check_start(job)
         with job.recorded():
-            if (idle := machine.idle_gpus()) is not None:
-                job.note(idle)
+            for sentence in _processes(job):
+                job.note(sentence)
             trained = train_steps(job, start)
             final = _publish(job, trained.models["final"])
             results = html = certificate = baked = None
@@ -132,7 +133,7 @@ def check_start(job: Job) -> Start:
     }
     parameters = sum(each.numel() for each in loaded.model.parameters())
     machine.check_disk(job.folder, _disk_need(job, parameters))
-    job.progress.done(machine.idle_gpus() or "")
+    job.progress.done(" ".join(_processes(job)))
     return Start(model, about)
 
 
@@ -166,6 +167,20 @@ def train_steps(job: Job, start: Start) -> Trained:
         raise InputError(f"{job.notes[-1]} So nothing is left to train: lower safe.limit.")
     trained.models["final"] = current
     return trained
+
+
+def _processes(job: Job) -> list[str]:
+    """What there is to say of the devices that are used, and of batches over several processes."""
+    if job.launch is None:
+        idle = machine.idle_gpus()
+        return [] if idle is None else [idle]
+    steps = {kind: job.config.step(kind) for _, kind in job.config.steps() if has_rows(kind)}
+    batches = []
+    for kind, step in steps.items():
+        each, more = step.per_device_train_batch_size, step.gradient_accumulation_steps
+        n = job.launch.processes
+        batches.append(f"{each} x {n} processes x {more} = {each * n * more} rows ({kind})")
+    return [f"An optimizer step takes {', '.join(batches)}."] if batches else []
 
 
 def _check_prompts(job: Job, loaded: LoadedModel) -> None:

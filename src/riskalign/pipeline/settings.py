@@ -43,6 +43,7 @@ from riskalign.settings import (
     settings,
 )
 from riskalign.training.config import (
+    ENGINE,
     LossSettings,
     LossType,
     Optimisation,
@@ -146,6 +147,8 @@ class StepConfig(Optimisation, LossSettings):
     """Steps between two, where that is by steps."""
     bf16: Flag | None = None
     """As the job's unless given."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights while they train; an adapter's stay float32."""
     sampling: SamplingConfig | None = None
     """In place of the job's, for this step's rows."""
 
@@ -353,6 +356,6 @@ class BudgetConfig:
 def for_order(step: StepConfig) -> StepConfig:
     """The step's settings as far as they act on which of two answers it prefers."""
     unused = ("cache_reference", "anchors", "limit", "max_gap", "safe_cost", "safety_margin")
-    fields = {name: getattr(StepConfig, name) for name in (*unused, "label_smoothing")}
+    fields = {name: getattr(StepConfig, name) for name in (*unused, "label_smoothing", *ENGINE)}
     loss = "dpo" if step.loss_type in UNPAIRED else step.loss_type
     return dataclasses.replace(step, **fields | {"target": "hard", "loss_type": loss})

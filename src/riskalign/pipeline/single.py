@@ -87,7 +87,7 @@ def write_answers(
     with quiet_libraries():
         world, loaded = _asked(config, "answers", out, (".jsonl",), overwrite, told)
         told.stage("answers")
-        prompts, scored, _ = draw_answers(
+        prompts, found = draw_answers(
             world,
             loaded,
             config.sampling,
@@ -96,6 +96,7 @@ def write_answers(
             update=updates(told),
         )
         told.done()
+    scored = [each.answers for each in found]
     rows = [
         {"prompt_id": prompt.id, **answer._asdict()}
         for prompt, own in zip(prompts, scored, strict=True)

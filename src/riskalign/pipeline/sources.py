@@ -15,15 +15,16 @@ import riskalign
 ROOT = Path(riskalign.__file__).parent
 
 _LEARN = ("data", "losses", "models", "risk", "tokens", "training")
-_TRAIN = (*_LEARN, "pipeline/steps.py", "pipeline/machine.py")
+_TRAIN = (*_LEARN, "pipeline/steps.py", "pipeline/fit.py", "pipeline/machine.py")
 _ASKED = ("data", "worlds", "models", "risk", "scorers")
 _WORLD = (*_ASKED, "pipeline/judged.py", "pipeline/machine.py")
+_MEASURE = ("pipeline/measure.py", "pipeline/parts.py")
 _SCORE = ("evaluation/score.py", "tokens")
 _SETS = ("pipeline/sets/run.py", "pipeline/machine.py", "data", "models")
 
 #: What each kind of stage computes with. Rooms that only check, ask, tell or draw are left out.
 ROOMS: Mapping[str, tuple[str, ...]] = {
-    "pairs": (*_WORLD, "pipeline/step_data.py", "pipeline/tail.py"),
+    "pairs": (*_WORLD, "pipeline/parts.py", "pipeline/step_data.py", "pipeline/tail.py"),
     "train": _TRAIN,
     "train-sft": (*_TRAIN, "pipeline/sft.py"),
     "train-ppo": (*_TRAIN, "safe_rlhf", "scorers", "worlds", "pipeline/rlhf.py"),
@@ -32,8 +33,8 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "label": (*_LEARN, "scorers", "pipeline/judged.py"),
     "accuracy": (*_TRAIN, "pipeline/held_out.py"),
     "model": (),
-    "evaluate": (*_WORLD, *_SCORE, "pipeline/measure.py"),
-    "calibrate": (*_WORLD, *_SCORE, "pipeline/measure.py"),
+    "evaluate": (*_WORLD, *_SCORE, *_MEASURE),
+    "calibrate": (*_WORLD, *_SCORE, *_MEASURE),
     "certificate": ("evaluation/bounds.py", "evaluation/certify.py", "pipeline/certify.py"),
     "rare": (*_WORLD, *_SCORE, "evaluation/dial_scores.py", "pipeline/rare.py"),
     "report": ("evaluation", "pipeline/evaluate.py", "pipeline/measure.py"),

@@ -11,12 +11,10 @@ from riskalign.data import Tokenized, load_groups, load_pairs
 from riskalign.errors import InputError, LimitKept
 from riskalign.files.atomic import write_json_lines
 from riskalign.models import LoadedModel
-from riskalign.models.backends import BACKENDS
-from riskalign.models.sampling import Answer
-from riskalign.models.vllm import close_engine
 from riskalign.pipeline.job import Job, ModelOnDisk
+from riskalign.pipeline.launched import draw_launched, in_workers
 from riskalign.pipeline.ledger import Outcome, rows_hash
-from riskalign.pipeline.machine import for_inference
+from riskalign.pipeline.parts import Drawn, drawn, in_order
 from riskalign.pipeline.progress import Update
 from riskalign.pipeline.settings import Kind, SamplingConfig, StepConfig
 from riskalign.pipeline.tail import (
@@ -100,19 +98,15 @@ def _sampled_rows(
     made: list[dict[str, Any]] = []
 
     def work(key: str, update: Update) -> Outcome:
-        loaded = current.load()
+        prompts = world.prompts("train", sampling.prompts, seed)
+        if in_workers(job, sampling.backend):
+            answers = draw_launched(job, current, prompts, sampling, seed, update)
+        else:
+            loaded = current.load()
+            found = drawn(world, loaded, prompts, sampling, update, seed=seed, bf16=job.bf16)
+            answers = in_order(found, len(prompts))
         try:
-            rows, counts, plan = sample_rows(
-                world,
-                loaded,
-                kind,
-                sampling,
-                step,
-                seed=seed,
-                bf16=job.bf16,
-                aim=aim,
-                update=update,
-            )
+            rows, counts, plan = rows_of(world, prompts, answers, kind, sampling, step, seed, aim)
         except LimitKept as kept:
             return {"kept": str(kept), "files": []}
         write_json_lines(path, rows)
@@ -166,9 +160,22 @@ def sample_rows(
 
     Raises `InputError` when no prompt got answers of different score.
     """
-    prompts, scored, tokens = draw_answers(
-        world, loaded, sampling, seed=seed, bf16=bf16, update=update
-    )
+    prompts, made = draw_answers(world, loaded, sampling, seed=seed, bf16=bf16, update=update)
+    return rows_of(world, prompts, made, kind, sampling, step, seed, aim)
+
+
+def rows_of(
+    world: World,
+    prompts: Sequence[Prompt],
+    made: Sequence[Drawn],
+    kind: Kind,
+    sampling: SamplingConfig,
+    step: StepConfig,
+    seed: int,
+    aim: TailAim | None,
+) -> Sampled:
+    """As `sample_rows`, of answers that are there."""
+    scored, tokens = [each.answers for each in made], sum(each.tokens for each in made)
     plan = None
     score: pairs.Score = pairs.by_reward if kind == "helpful" else pairs.by_cost
     if aim is not None:
@@ -228,34 +235,8 @@ def draw_answers(
     seed: int,
     bf16: bool,
     update: Update | None,
-) -> tuple[list[Prompt], list[list[pairs.Scored]], int]:
-    """Training prompts, scored answers to each, evenly over the temperatures, and their tokens."""
-    prompts = world.prompts("train", sampling.prompts, seed)
-    model, n = for_inference(loaded, bf16), len(sampling.temperatures)
-    total = sampling.prompts * sampling.answers_per_prompt
-    answers: list[list[Answer]] = [[] for _ in prompts]
-    for i, temperature in enumerate(sampling.temperatures):
-
-        def tell(position: int, _: int, done: int = total * i // n) -> None:
-            if update is not None:
-                update(done + position, total, "")
-
-        more = BACKENDS[sampling.backend](
-            model,
-            loaded.tokenizer,
-            prompts,
-            answers_per_prompt=sampling.answers_per_prompt // n,
-            temperature=temperature,
-            top_p=sampling.top_p,
-            max_new_tokens=sampling.max_new_tokens,
-            batch_size=sampling.batch_size,
-            seed=seed + i,
-            progress=tell,
-            **({"vllm": sampling.vllm} if sampling.backend == "vllm" else {}),
-        )
-        for of_prompt, new in zip(answers, more, strict=True):
-            of_prompt += new
-    close_engine()  # the step trains next, and wants the whole device
-    texts = [[answer.text for answer in of_prompt] for of_prompt in answers]
-    tokens = sum(len(answer.token_ids) for of_prompt in answers for answer in of_prompt)
-    return prompts, pairs.score_answers(world, prompts, texts), tokens
+) -> tuple[list[Prompt], list[Drawn]]:
+    """Training prompts, and the answers to each."""
+    prompts, tell = world.prompts("train", sampling.prompts, seed), update or (lambda *_: None)
+    answered = drawn(world, loaded, prompts, sampling, tell, seed=seed, bf16=bf16)
+    return prompts, in_order(answered, len(prompts))

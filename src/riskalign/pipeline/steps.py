@@ -4,49 +4,43 @@ import dataclasses
 import gc
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, TaskType
-from transformers import PrinterCallback, TrainerCallback, TrainerState
+from peft import LoraConfig, PeftModel
 
 from riskalign.data.fields import Text
-from riskalign.files.atomic import move_folder, remove, scratch, write_text
-from riskalign.files.folder import files_below
+from riskalign.files.atomic import remove, scratch, write_text
 from riskalign.losses import own_parameters
-from riskalign.models import LoadedModel, fingerprint, load_in_4bit, load_model, save_model
+from riskalign.models import LoadedModel, fingerprint, load_model, save_model
+from riskalign.pipeline.fit import (
+    ROWS,
+    Fit,
+    Log,
+    fit,
+    fitted,
+    lora_config,
+    own_checkpoints,
+    training_config,
+)
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.judged import note_prompts
+from riskalign.pipeline.launched import fit_launched
 from riskalign.pipeline.ledger import Outcome
-from riskalign.pipeline.machine import best_device, model_dtype
-from riskalign.pipeline.progress import TrainingProgress, Update
-from riskalign.pipeline.settings import Kind, LoraSettings, StepConfig, for_order
+from riskalign.pipeline.progress import Update
+from riskalign.pipeline.settings import Kind, for_order
 from riskalign.pipeline.step_data import StepData, step_rows
 from riskalign.risk import get_risk
-from riskalign.training import RSAConfig, RSATrainer
 from riskalign.training.preparation import prepare_rows
 
-Log = list[dict[str, Any]]
 Result = tuple[ModelOnDisk, Log]
-
-#: Fields of a step that say what rows it has and when.
-_ROWS = frozenset(
-    [
-        *("skip", "data", "own_answers", "rows", "anchors", "eval_data", "max_eval_samples"),
-        *("answer_risk", "limit", "sampling", "dataset_streaming", "max_train_samples"),
-    ]
-)
 #: These decide other stages, or count by what they resolve to.
-_SEPARATE = _ROWS | {
+_SEPARATE = ROWS | {
     *("beta", "bf16", "per_device_eval_batch_size", "dataset_num_proc", "cache_dataset")
 }
-#: All others are the trainer's.
-_OF_THE_JOB = _ROWS | {"safe_cost", "safety_margin", "warmup_ratio"}
 
 
 @dataclass(frozen=True)
@@ -213,41 +207,41 @@ def train_step(job: Job, name: str, kind: Kind, start: ModelOnDisk, data: StepDa
     if config.load_in_4bit:
         inputs["load_in_4bit"] = True
 
+    launch = job.launch
+    if launch is not None:
+        inputs["launch"] = launch.identity()
+    how = Fit(kind, start, data.beta, seed, bf16)
+
     def loop(loaded: LoadedModel, checkpoints: Path, update: Update) -> Learnt:
-        policy = loaded.model
-        if config.load_in_4bit:
-            dtype, trust = model_dtype(bf16), start.trust_remote_code
-            policy = load_in_4bit(start.name, compute_dtype=dtype, trust_remote_code=trust)
-        with scratch(checkpoints) as unfinished:
-            trainer = RSATrainer(
-                model=policy,
-                args=training_config(step, data.beta, seed, bf16, unfinished),
-                train_dataset=data.tokenized or data.rows,
-                processing_class=loaded.tokenizer,
-                peft_config=lora_config(config.peft),
-                callbacks=[_Checkpoints(checkpoints), TrainingProgress(update)],
-            )
-            # Without tqdm, Trainer prints its logs; they go to log.json and the report instead.
-            trainer.remove_callback(PrinterCallback)
-            trainer.train(resume_from_checkpoint=_newest(checkpoints))
-        trained: Any = trainer.model
+        rows, policy = data.tokenized or data.rows, loaded.model
+        # An adapter that other weights carried in training is merged into those as they are.
+        apart = config.peft is not None and (config.load_in_4bit or step.dtype != "float32")
+        if launch is not None:
+            found = fit_launched(job, how, loaded, rows, checkpoints, update)
+        else:
+            if apart and not config.load_in_4bit:
+                policy = start.load().model
+            tokenizer = loaded.tokenizer
+            with scratch(checkpoints) as unfinished:
+                places = {"checkpoints": checkpoints, "unfinished": unfinished}
+                found = fitted(fit(config, how, policy, tokenizer, rows, **places, update=update))
+        trained = found.model
         if config.peft is not None:
             save_model(trained, loaded.tokenizer, folder / "adapter")
-            if config.load_in_4bit:
+            if launch is None and apart:
                 trained = PeftModel.from_pretrained(loaded.model, str(folder / "adapter"))
-        steps = trainer.state.global_step
         batch = step.per_device_train_batch_size * step.gradient_accumulation_steps
+        batch *= 1 if launch is None else launch.processes
         about = {
-            "steps": steps,
-            "examples": steps * batch,
+            "steps": found.steps,
+            "examples": found.steps * batch,
             "beta": data.beta,
-            "data": dataclasses.asdict(trainer.data_counts["train_dataset"]),
+            "data": found.data,
         }
         # A labelling scorer has learnt from more prompts, and what it knows of them is passed on.
         preferences = job.data.preferences if step.own_answers else None
         known = [] if preferences is None else preferences.prompts("train")
-        log = [entry for entry in trainer.state.log_history if "loss" in entry]
-        return Learnt(trained, log, about, itertools.chain(data.rows["prompt"], known))
+        return Learnt(trained, found.log, about, itertools.chain(data.rows["prompt"], known))
 
     code = [step.loss_type, get_risk(step.risk).name]
     return train_stage(job, name, start, inputs, loop, ["beta"], code)
@@ -273,84 +267,3 @@ def tokenize_given(job: Job, loaded: LoadedModel) -> None:
             made = prepare_rows(rows, name, loaded.tokenizer, loaded.model, settings)
             if later:
                 job.tokenized[name] = made
-
-
-def training_config(
-    step: StepConfig, beta: float, seed: int, bf16: bool, folder: Path
-) -> RSAConfig:
-    """The trainer's settings for one step."""
-    own = {name: value for name, value in vars(step).items() if name not in _OF_THE_JOB}
-    return RSAConfig(
-        **own
-        | {"beta": beta, "seed": seed, "bf16": bf16, "warmup_steps": step.warmup_ratio}
-        | quiet_arguments(folder)
-    )
-
-
-def quiet_arguments(folder: Path) -> dict[str, Any]:
-    """What a job tells every `Trainer`: write to the folder, report to nobody."""
-    return {
-        "output_dir": str(folder),
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        # Else transformers refuses bf16, which some processors are good at.
-        "use_cpu": best_device().type == "cpu",
-    }
-
-
-class _Checkpoints(TrainerCallback):
-    """Checkpoints that a training goes on from: each has its log, and only the newest stays.
-
-    There is none at the very end, where the model is saved. What is averaged since the last log is
-    not in a checkpoint; a resumed run would lack it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        if state.global_step >= state.max_steps:
-            control.should_save = False
-        control.should_log = control.should_log or control.should_save
-
-    on_epoch_end = on_step_end
-
-    def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Move a checkpoint, once it is written, where it counts; the one before it goes."""
-        name = f"checkpoint-{state.global_step}"
-        written = Path(str(args.output_dir)) / name
-        for name_below in files_below(written):
-            # The folder's name must not reach the disk before the bytes.
-            with (written / name_below).open("r+b") as stream:
-                os.fsync(stream.fileno())
-        move_folder(written, self._folder / name)
-        for other in self._folder.glob("checkpoint-*"):
-            if other.name != name:
-                remove(other)
-
-
-def lora_config(given: LoraSettings | None) -> LoraConfig | None:
-    """PEFT's own settings of an adapter."""
-    if given is None:
-        return None
-    modules = given.target_modules
-    layers = modules if isinstance(modules, str) else list(modules)
-    return LoraConfig(**vars(given) | {"target_modules": layers, "task_type": TaskType.CAUSAL_LM})
-
-
-def own_checkpoints(folder: Path, key: str) -> Path:
-    """The folder of checkpoints, emptied when they were made from other inputs."""
-    name = folder / "inputs.txt"
-    if folder.exists() and not (name.is_file() and name.read_text("utf-8") == key):
-        remove(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(name, key)
-    return folder
-
-
-def _newest(folder: Path) -> str | None:
-    """The newest checkpoint; each was put there whole and goes whole."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-    return None if newest is None else str(newest)

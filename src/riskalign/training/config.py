@@ -12,6 +12,7 @@ import torch
 from pydantic import AfterValidator, Field
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 
 from riskalign.data.tokenize import TruncationMode
 from riskalign.errors import FieldError, InputError
@@ -47,6 +48,11 @@ _NEED_MORE = {
 }  # fmt: skip
 _SCHEDULERS = tuple(each.value for each in SchedulerType if each.value not in _NEED_MORE)
 Scheduler = Literal[_SCHEDULERS]  # type: ignore[valid-type]
+_OPTIMIZERS = tuple(each.value for each in OptimizerNames)
+Optimizer = Literal[_OPTIMIZERS]  # type: ignore[valid-type]
+
+#: Fields of `Optimisation` that are handed on only where they are given.
+ENGINE = ("optim", "fsdp", "fsdp_config", "deepspeed")
 
 
 @dataclass
@@ -117,6 +123,19 @@ class Optimisation:
     """How the learning rate falls, by its name in transformers."""
     logging_steps: Count = 1
     """Steps between logs."""
+    optim: Optimizer | None = None
+    """Optimizer, by its name in transformers; null for AdamW as it has it."""
+    fsdp: Flag | Words | None = None
+    """Shard by FSDP, as in `TrainingArguments`; with launch."""
+    fsdp_config: dict[str, Any] | Words | None = None
+    """Its settings, or a JSON file of them."""
+    deepspeed: dict[str, Any] | Words | None = None
+    """DeepSpeed's settings, or a JSON file of them; with launch."""
+
+    def engine(self) -> dict[str, Any]:
+        """What of these fields is given, as arguments of a `Trainer`."""
+        fields = {name: getattr(self, name) for name in ENGINE}
+        return {name: value for name, value in fields.items() if value not in (None, False)}
 
 
 @dataclass

@@ -1,0 +1,217 @@
+"""One of the processes that a job starts by `accelerate launch`: it does its share of one request.
+
+python -m riskalign.pipeline.worker FOLDER, where the folder holds what `conduct` says. Workers
+write there and to a step's checkpoints, never what the job knows itself by.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import distributed
+from transformers import AutoTokenizer
+
+from riskalign.data import PairCounts, Tokenized
+from riskalign.errors import InputError, RiskalignError
+from riskalign.files.atomic import write_json_lines, write_text
+from riskalign.files.folder import lent
+from riskalign.files.ranks import place as rank_and_number
+from riskalign.pipeline.conduct import WATCHED
+from riskalign.pipeline.config import AlignConfig
+from riskalign.pipeline.fit import Fit, fit, fitted
+from riskalign.pipeline.given import JobData, read_data
+from riskalign.pipeline.job import InMemory, Job, ModelOnDisk
+from riskalign.pipeline.parse import load_config
+from riskalign.pipeline.parts import Asked, drawn, measured
+from riskalign.pipeline.progress import Update, quiet_libraries
+from riskalign.pipeline.settings import EvaluationConfig, SamplingConfig
+from riskalign.pipeline.sft import tune
+from riskalign.settings import parse
+from riskalign.worlds import Prompt
+
+_OFTEN = 0.1  # seconds between two files of progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """A worker's place among those of its request, and what they are asked."""
+
+    folder: Path
+    rank: int
+    processes: int
+    config: AlignConfig
+    asked: Mapping[str, Any]
+    measured: Mapping[str, str | None] | None
+
+    def update(self) -> Update:
+        """Tells the job how far this worker is, the last position always."""
+        last, path = -_OFTEN, self.folder / f"progress-{self.rank:05}.json"
+
+        def tell(n: int, total: int, note: str) -> None:
+            nonlocal last
+            if n >= total or time.monotonic() - last >= _OFTEN:
+                write_text(path, json.dumps({"n": n, "of": total, "note": note}))
+                last = time.monotonic()
+
+        return tell
+
+    def job(self) -> Job:
+        """The job as its own process has it, to ask its world and prompts."""
+        data = JobData() if self.config.data is None else read_data(self.config)
+        return Job(self.config, data, None, measured=self.measured)
+
+    def write(self, found: Iterable[tuple[int, Any]]) -> None:
+        """Leave what this worker found."""
+        write_json_lines(self.folder / f"shard-{self.rank:05}.jsonl", found)
+
+    def leave(self, trainer: Any) -> None:
+        """Leave a trained model, all processes together, and then what is to say of it."""
+        trainer.save_model(str(self.folder / "trained"))
+        if self.processes > 1:
+            distributed.barrier()
+        if self.rank == 0:
+            found = fitted(trainer)._asdict()
+            del found["model"]
+            write_text(self.folder / "result.json", json.dumps(found))
+
+
+def _fit(worker: Worker) -> None:
+    asked = worker.asked
+    how = Fit(asked["kind"], ModelOnDisk(**asked["start"]), **asked["how"])
+    rows = Dataset.load_from_disk(str(worker.folder / "rows"))
+    trainer = fit(
+        worker.config,
+        how,
+        how.start.name,
+        AutoTokenizer.from_pretrained(worker.folder / "tokenizer"),
+        Tokenized(rows, PairCounts(**asked["counts"])),
+        checkpoints=Path(asked["checkpoints"]),
+        unfinished=worker.folder / "unfinished",
+        update=worker.update() if worker.rank == 0 else lambda *_: None,
+    )
+    _check_engine(worker, trainer)
+    worker.leave(trainer)
+
+
+def _sft(worker: Worker) -> None:
+    start = ModelOnDisk(**worker.asked["start"])
+    rows = Dataset.load_from_disk(str(worker.folder / "rows"))
+    how = {"seed": worker.asked["seed"], "bf16": worker.asked["bf16"]}
+    update = worker.update() if worker.rank == 0 else lambda *_: None
+    trainer = tune(worker.config, start.load(), rows, worker.folder / "unfinished", update, **how)
+    _check_engine(worker, trainer)
+    worker.leave(trainer)
+
+
+def _draw(worker: Worker) -> None:
+    asked, job = worker.asked, worker.job()
+    sampling, seed = parse(SamplingConfig, asked["sampling"]), asked["seed"]
+    world = job.world if job.labelling is None else job.labelling
+    assert world is not None
+    prompts = _same(world.prompts("train", sampling.prompts, seed), asked["ids"])
+    found = drawn(
+        world,
+        ModelOnDisk(**asked["model"]).load(),
+        prompts,
+        sampling,
+        worker.update(),
+        seed=seed,
+        bf16=asked["bf16"],
+        of=(worker.rank, worker.processes),
+    )
+    worker.write((place, dataclasses.asdict(row)) for place, row in found)
+
+
+def _measure(worker: Worker) -> None:
+    asked, job = worker.asked, worker.job()
+    assert job.world is not None
+    drawn_prompts = job.calibration if asked["calibration"] else job.eval_prompts
+    prompts = _same(drawn_prompts[: len(asked["ids"])], asked["ids"])
+    known = {name: ModelOnDisk(**model) for name, model in asked["models"].items()}
+    about = dict(asked["asked"])
+    about["how"] = parse(EvaluationConfig, about["how"])
+    models = InMemory(known, asked["bf16"], always="start")
+    of = worker.rank, worker.processes
+    found = measured(Asked(**about), models, job.world, prompts, worker.update(), of=of)
+    rows = ((place, [dataclasses.asdict(answer) for answer in own]) for place, own in found)
+    worker.write(rows)
+
+
+WORKS: Mapping[str, Callable[[Worker], None]] = {
+    "fit": _fit,
+    "sft": _sft,
+    "draw": _draw,
+    "measure": _measure,
+}
+
+
+def run(folder: Path) -> None:
+    """Do this process's share of the request in a folder."""
+    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    os.chdir(request["cwd"])
+    sys.path += [each for each in request["path"] if each not in sys.path]
+    rank, processes = rank_and_number()
+    try:
+        if processes != request["processes"]:
+            raise InputError(
+                f"launch: {processes} processes run, and {request['processes']} were asked for. "
+                "See what launch.config_file starts."
+            )
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        config = load_config(request["config"])
+        worker = Worker(folder, rank, processes, config, request["asked"], request["measured"])
+        with quiet_libraries(), lent(Path(request["root"])):
+            WORKS[request["work"]](worker)
+    except BaseException as error:
+        ours = isinstance(error, RiskalignError)
+        said = str(error) if ours else "".join(traceback.format_exception(error))
+        about = {"type": type(error).__name__, "message": said}
+        write_text(folder / f"error-{rank:05}.json", json.dumps(about))
+        raise
+    finally:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def _same(prompts: list[Prompt], ids: list[str]) -> list[Prompt]:
+    if [prompt.id for prompt in prompts] != ids:
+        raise InputError(
+            "world: it gave other prompts in a process of its own, and the same split, number and "
+            "seed. Mend the world's code."
+        )
+    return prompts
+
+
+def _check_engine(worker: Worker, trainer: Any) -> None:
+    """Refuse a training that ran in another engine than the one asked for."""
+    launch = worker.config.launch
+    assert launch is not None
+    wanted, ran = launch.resolved().engine, trainer.accelerator.distributed_type.value
+    if wanted in ("FSDP", "DEEPSPEED") and ran != wanted:
+        raise InputError(f"launch.config_file: asks for {wanted}, and accelerate runs {ran}.")
+
+
+def _watch() -> None:
+    """End at once when the job does, or says so."""
+
+    def wait() -> None:
+        os.read(0, 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    if os.environ.get(WATCHED):
+        _watch()
+    run(Path(sys.argv[1]))
