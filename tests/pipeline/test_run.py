@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from riskalign import align
 from riskalign.errors import InputError, TrainingDiverged
 from riskalign.models import fingerprint, load_model, save_model
-from riskalign.pipeline import fit, load_config, run, step_data, steps
+from riskalign.pipeline import fit, load_config, run, step_data
 from riskalign.pipeline.presets import method_name
 from riskalign.training import RSATrainer
 from riskalign.worlds import Prompt

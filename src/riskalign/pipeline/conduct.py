@@ -1,13 +1,15 @@
-"""Runs a stage's workers: started by accelerate, watched, ended with the job, heard when they fail.
+"""Runs a job's workers: started by accelerate, watched, ended with the job, heard when they fail.
 
-What passes between the two lies in one folder of the job's: `request.json`; of each worker
-`progress-RANK.json` and, where it fails, `error-RANK.json`; what all of them say in `log.txt`.
+All lies in one folder of the job's: `log.txt`, what the workers say, and for each request a folder
+`0`, `1` and so on, with `request.json`; of each worker `progress-RANK.json`, and `done-RANK.json`
+or `error-RANK.json` at its end; and what a request brings and leaves.
 """
 
 import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,47 +19,82 @@ from pathlib import Path
 from typing import Any
 
 from riskalign.errors import InputError, LimitKept, TrainingDiverged, WorkerFailed
-from riskalign.files.atomic import write_text
+from riskalign.files.atomic import scratch, write_text
 from riskalign.files.folder import from_json
 from riskalign.pipeline.launch import Launch
 from riskalign.pipeline.progress import Update
 
 #: Set for workers whose standard input is a pipe from the job.
 WATCHED = "RISKALIGN_WATCHED"
+#: What workers are asked when nothing more will come.
+END = "end"
 _PATIENCE = 20.0  # seconds between asking workers to end and ending them
 _LINES = 20
 #: What a worker may raise on purpose, and the job then raises in its place.
 RAISED = {each.__name__: each for each in (InputError, LimitKept, TrainingDiverged)}
 
 
-def conduct(
-    launch: Launch, request: Mapping[str, Any], folder: Path, update: Update, what: str
-) -> None:
-    """Do a request by workers; what they leave is in `folder`, which this process made for them.
+class Workers:
+    """A job's workers: started when they are first asked, and there until `end`."""
 
-    Raises what a worker raises of `RAISED`, and `WorkerFailed` where one ends otherwise.
-    """
-    about = {"cwd": os.getcwd(), "path": sys.path, "processes": launch.processes, **request}
-    write_text(folder / "request.json", json.dumps(about))
-    for line in launch.elsewhere(folder):
-        print(line, file=sys.stderr, flush=True)
-    with (folder / "log.txt").open("wb") as log, _started(launch.command(folder), log) as child:
-        while child.poll() is None:
-            time.sleep(0.05)
-            _tell(folder, update)
-    _tell(folder, update)
-    if child.returncode:
-        raise _failure(folder, child.returncode, what)
+    def __init__(self, launch: Launch, root: Path) -> None:
+        self.launch, self._root = launch, root
+        self._stack = contextlib.ExitStack()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._asked = 0
 
+    @contextlib.contextmanager
+    def place(self) -> Iterator[Path]:
+        """A folder for what the next request brings and leaves; gone at the end."""
+        if self._child is None:
+            self._folder = self._stack.enter_context(scratch(self._root / "workers")).resolve()
+            self._asked = 0
+            for line in self.launch.elsewhere(self._folder):
+                print(line, file=sys.stderr, flush=True)
+            log = self._stack.enter_context((self._folder / "log.txt").open("wb"))
+            self._child = start(self.launch.command(self._folder), log)
+            self._stack.callback(_end, self._child)
+        place = self._folder / str(self._asked)
+        place.mkdir()
+        self._asked += 1
+        yield place
+        shutil.rmtree(place, ignore_errors=True)
 
-@contextlib.contextmanager
-def _started(command: list[str], log: Any) -> Iterator["subprocess.Popen[bytes]"]:
-    """The launcher, in a session of its own: Ctrl-C reaches this process alone, which ends it."""
-    child = start(command, log)
-    try:
-        yield child
-    finally:
-        _end(child)
+    def ask(self, request: Mapping[str, Any], place: Path, update: Update, what: str) -> None:
+        """Have a request done; what the workers leave is in its place.
+
+        Raises what a worker raises of `RAISED`, and `WorkerFailed` where one ends otherwise.
+        """
+        child, n = self._child, self.launch.processes
+        assert child is not None
+        about = {"cwd": os.getcwd(), "path": sys.path, "processes": n, **request}
+        write_text(place / "request.json", json.dumps(about))
+        while len(list(place.glob("done-*.json"))) < n:
+            ended = child.poll() is not None
+            _tell(place, update)
+            if ended:
+                found = _failure(self._folder, place, child.returncode, what)
+                self.stop()
+                raise found
+            time.sleep(0.02)
+        _tell(place, update)
+
+    def end(self) -> None:
+        """End the workers, if there are any; the next request starts others."""
+        if (child := self._child) is None:
+            return
+        place = self._folder / str(self._asked)
+        place.mkdir()
+        write_text(place / "request.json", json.dumps({"work": END}))
+        until = time.monotonic() + _PATIENCE
+        while child.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        self.stop()
+
+    def stop(self) -> None:
+        """End the workers whatever they do, and wait until they have."""
+        self._child = None
+        self._stack.close()
 
 
 def start(command: list[str], log: Any) -> "subprocess.Popen[bytes]":
@@ -109,9 +146,9 @@ def _tell(folder: Path, update: Update) -> None:
         update(sum(each["n"] for each in told), max(each["of"] for each in told), told[0]["note"])
 
 
-def _failure(folder: Path, code: int, what: str) -> Exception:
+def _failure(folder: Path, place: Path, code: int, what: str) -> Exception:
     """What the first worker that says something says, else the end of what all of them said."""
-    said = [_read(path) for path in sorted(folder.glob("error-*.json"))]
+    said = [_read(path) for path in sorted(place.glob("error-*.json"))]
     for each in said:
         if each and each["type"] in RAISED:
             return RAISED[each["type"]](each["message"])

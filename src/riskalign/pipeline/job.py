@@ -15,6 +15,7 @@ from riskalign.files.atomic import remove
 from riskalign.files.folder import Outputs, check_outputs, hold
 from riskalign.models import LoadedModel, fingerprint, load_model
 from riskalign.pipeline import machine
+from riskalign.pipeline.conduct import Workers
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.given import JobData, given_data
 from riskalign.pipeline.judged import (
@@ -110,6 +111,7 @@ class Job:
         if self.launch is not None:
             self.launch.check_machine()
             self.launch.check_precision(self.bf16)
+        self.workers: Workers | None = None
         self.notes: list[str] = []
         self.stages: dict[str, Outcome] = {}  # finished ones, in order
         self.scorers: dict[str, Mapping[str, float]] = {}
@@ -149,8 +151,13 @@ class Job:
             machine.check_folder(self.folder)
             self.ledger = Ledger(self.folder, self._siblings)
             self.manifest = Manifest(self.folder, self.config, self.command)
+            if self.launch is not None:
+                self.workers = Workers(self.launch, self.folder)
             try:
-                yield
+                with contextlib.ExitStack() as stack:
+                    if self.workers is not None:
+                        stack.callback(self.workers.stop)
+                    yield
             except KeyboardInterrupt as stop:
                 self.manifest.end("interrupted")
                 stop.args = (self._kept(),)

@@ -14,9 +14,9 @@ from peft import PeftModel
 from riskalign.data import Tokenized
 from riskalign.errors import WorkerFailed
 from riskalign.evaluation import ScoredAnswer
-from riskalign.files.atomic import read_json_lines, scratch
+from riskalign.files.atomic import read_json_lines
 from riskalign.models import LoadedModel, load_model
-from riskalign.pipeline.conduct import conduct
+from riskalign.pipeline.conduct import Workers
 from riskalign.pipeline.fit import Fit, Fitted, training_config
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.parts import Asked, Drawn, in_order
@@ -43,7 +43,7 @@ def fit_launched(
 
     Raises `InputError`, `TrainingDiverged` and `WorkerFailed`.
     """
-    step, peft = job.config.step(how.kind), job.config.peft
+    step = job.config.step(how.kind)
     if not isinstance(rows, Tokenized):
         args = training_config(step, how.beta, how.seed, how.bf16, checkpoints)
         rows = prepare_rows(rows, "train_dataset", loaded.tokenizer, loaded.model, args)
@@ -54,12 +54,11 @@ def fit_launched(
         "counts": dataclasses.asdict(rows.counts),
         "checkpoints": str(checkpoints.resolve()),
     }
-    with _place(job) as place:
+    with _alone(job) as place:
         rows.rows.save_to_disk(str(place / "rows"))
         loaded.tokenizer.save_pretrained(place / "tokenizer")
         _ask(job, "fit", asked, place, update)
-        result = json.loads((place / "result.json").read_text(encoding="utf-8"))
-        return Fitted(_trained(job, loaded, place, step.dtype, peft is not None), **result)
+        return _fitted(job, loaded, place, step.dtype)
 
 
 def sft_launched(
@@ -67,13 +66,10 @@ def sft_launched(
 ) -> Fitted:
     """Supervised tuning on rows by workers, as `fit_launched`."""
     asked = {"start": dataclasses.asdict(start), "seed": seed, "bf16": job.bf16}
-    with _place(job) as place:
+    with _alone(job) as place:
         rows.save_to_disk(str(place / "rows"))
         _ask(job, "sft", asked, place, update)
-        result = json.loads((place / "result.json").read_text(encoding="utf-8"))
-        return Fitted(
-            _trained(job, loaded, place, "float32", job.config.peft is not None), **result
-        )
+        return _fitted(job, loaded, place, "float32")
 
 
 def draw_launched(
@@ -92,7 +88,7 @@ def draw_launched(
         "bf16": job.bf16,
         "ids": [prompt.id for prompt in prompts],
     }
-    with _place(job) as place:
+    with _workers(job).place() as place:
         _ask(job, "draw", asked, place, update)
         return [
             Drawn([pairs.Scored(*answer) for answer in row["answers"]], row["tokens"])
@@ -115,21 +111,28 @@ def measure_launched(
         "ids": [prompt.id for prompt in prompts],
         "calibration": bool(prompts) and prompts[0] in job.calibration,
     }
-    with _place(job) as place:
+    with _workers(job).place() as place:
         _ask(job, "measure", about, place, update)
         rows = _shards(place, len(prompts))
         return [[ScoredAnswer(**answer) for answer in row] for row in rows]
 
 
 @contextlib.contextmanager
-def _place(job: Job) -> Iterator[Path]:
-    """A folder for what passes between a job and its workers; gone at the end."""
-    with scratch(job.folder / "workers") as place:
-        yield place.resolve()
+def _alone(job: Job) -> Iterator[Path]:
+    """A request's place with workers of its own, who have the devices to themselves."""
+    workers = _workers(job)
+    workers.end()
+    with workers.place() as place:
+        yield place
+    workers.end()
+
+
+def _workers(job: Job) -> Workers:
+    assert job.workers is not None
+    return job.workers
 
 
 def _ask(job: Job, work: str, asked: Mapping[str, Any], place: Path, update: Update) -> None:
-    assert job.launch is not None
     request = {
         "work": work,
         "asked": asked,
@@ -137,19 +140,18 @@ def _ask(job: Job, work: str, asked: Mapping[str, Any], place: Path, update: Upd
         "measured": job.measured,
         "root": str(job.folder.resolve()),
     }
-    conduct(job.launch, request, place, update, f"launch: {work}")
+    _workers(job).ask(request, place, update, f"launch: {work}")
 
 
-def _trained(job: Job, loaded: LoadedModel, place: Path, dtype: str, adapted: bool) -> Any:
-    folder = place / "trained"
-    if adapted:
-        return PeftModel.from_pretrained(loaded.model, str(folder))
-    return load_model(
-        folder,
-        dtype=getattr(torch, dtype),
-        trust_remote_code=job.config.trust_remote_code,
-        tokenizer=loaded.tokenizer,
-    ).model
+def _fitted(job: Job, loaded: LoadedModel, place: Path, dtype: str) -> Fitted:
+    """What a training left: a model of its own, or an adapter, which `loaded` gets."""
+    result = json.loads((place / "result.json").read_text(encoding="utf-8"))
+    folder, trust = place / "trained", job.config.trust_remote_code
+    if job.config.peft is not None:
+        return Fitted(PeftModel.from_pretrained(loaded.model, str(folder)), **result)
+    kind, tokenizer = getattr(torch, dtype), loaded.tokenizer
+    model = load_model(folder, dtype=kind, trust_remote_code=trust, tokenizer=tokenizer).model
+    return Fitted(model, **result)
 
 
 def _shards(place: Path, n: int) -> list[Any]:

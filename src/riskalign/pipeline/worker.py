@@ -1,10 +1,11 @@
-"""One of the processes that a job starts by `accelerate launch`: it does its share of one request.
+"""One of the processes that a job starts by `accelerate launch`: its share of what it is asked.
 
 python -m riskalign.pipeline.worker FOLDER, where the folder holds what `conduct` says. Workers
 write there and to a step's checkpoints, never what the job knows itself by.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -25,7 +26,7 @@ from riskalign.errors import InputError, RiskalignError
 from riskalign.files.atomic import write_json_lines, write_text
 from riskalign.files.folder import lent
 from riskalign.files.ranks import place as rank_and_number
-from riskalign.pipeline.conduct import WATCHED
+from riskalign.pipeline.conduct import END, WATCHED
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.fit import Fit, fit, fitted
 from riskalign.pipeline.given import JobData, read_data
@@ -51,6 +52,8 @@ class Worker:
     config: AlignConfig
     asked: Mapping[str, Any]
     measured: Mapping[str, str | None] | None
+    kept: dict[str, Any]
+    """What requests have in common: they are all of one job."""
 
     def update(self) -> Update:
         """Tells the job how far this worker is, the last position always."""
@@ -66,8 +69,18 @@ class Worker:
 
     def job(self) -> Job:
         """The job as its own process has it, to ask its world and prompts."""
-        data = JobData() if self.config.data is None else read_data(self.config)
-        return Job(self.config, data, None, measured=self.measured)
+        if "job" not in self.kept:
+            data = JobData() if self.config.data is None else read_data(self.config)
+            self.kept["job"] = Job(self.config, data, None, measured=self.measured)
+        found: Job = self.kept["job"]
+        return found
+
+    def models(self, known: Mapping[str, ModelOnDisk], bf16: bool) -> InMemory:
+        """Models to ask; those of the last request where they are the same ones."""
+        if self.kept.get("known") != known:
+            self.kept.update(known=known, models=InMemory(known, bf16, always="start"))
+        found: InMemory = self.kept["models"]
+        return found
 
     def write(self, found: Iterable[tuple[int, Any]]) -> None:
         """Leave what this worker found."""
@@ -139,7 +152,7 @@ def _measure(worker: Worker) -> None:
     known = {name: ModelOnDisk(**model) for name, model in asked["models"].items()}
     about = dict(asked["asked"])
     about["how"] = parse(EvaluationConfig, about["how"])
-    models = InMemory(known, asked["bf16"], always="start")
+    models = worker.models(known, asked["bf16"])
     of = worker.rank, worker.processes
     found = measured(Asked(**about), models, job.world, prompts, worker.update(), of=of)
     rows = ((place, [dataclasses.asdict(answer) for answer in own]) for place, own in found)
@@ -154,33 +167,53 @@ WORKS: Mapping[str, Callable[[Worker], None]] = {
 }
 
 
-def run(folder: Path) -> None:
-    """Do this process's share of the request in a folder."""
-    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
-    os.chdir(request["cwd"])
-    sys.path += [each for each in request["path"] if each not in sys.path]
+def serve(folder: Path) -> None:
+    """Do this process's share of the requests in a folder, as they come, until the last one."""
     rank, processes = rank_and_number()
+    kept: dict[str, Any] = {}
     try:
-        if processes != request["processes"]:
-            raise InputError(
-                f"launch: {processes} processes run, and {request['processes']} were asked for. "
-                "See what launch.config_file starts."
-            )
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        config = load_config(request["config"])
-        worker = Worker(folder, rank, processes, config, request["asked"], request["measured"])
-        with quiet_libraries(), lent(Path(request["root"])):
-            WORKS[request["work"]](worker)
-    except BaseException as error:
-        ours = isinstance(error, RiskalignError)
-        said = str(error) if ours else "".join(traceback.format_exception(error))
-        about = {"type": type(error).__name__, "message": said}
-        write_text(folder / f"error-{rank:05}.json", json.dumps(about))
-        raise
+        for i in itertools.count():
+            place = folder / str(i)
+            while not (place / "request.json").exists():
+                if not folder.exists():  # the job is gone
+                    return
+                time.sleep(0.02)
+            request = json.loads((place / "request.json").read_text(encoding="utf-8"))
+            if request["work"] == END:
+                return
+            try:
+                _do(request, place, rank, processes, kept)
+            except BaseException as error:
+                _tell_error(place, rank, error)
+                raise
+            write_text(place / f"done-{rank:05}.json", "{}")
     finally:
         if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def _do(
+    request: Mapping[str, Any], place: Path, rank: int, processes: int, kept: dict[str, Any]
+) -> None:
+    os.chdir(request["cwd"])
+    sys.path += [each for each in request["path"] if each not in sys.path]
+    if processes != request["processes"]:
+        raise InputError(
+            f"launch: {processes} processes run, and {request['processes']} were asked for. "
+            "See what launch.config_file starts."
+        )
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    config, about = load_config(request["config"]), (request["asked"], request["measured"])
+    with quiet_libraries(), lent(Path(request["root"])):
+        WORKS[request["work"]](Worker(place, rank, processes, config, *about, kept))
+
+
+def _tell_error(place: Path, rank: int, error: BaseException) -> None:
+    ours = isinstance(error, RiskalignError)
+    said = str(error) if ours else "".join(traceback.format_exception(error))
+    about = {"type": type(error).__name__, "message": said}
+    write_text(place / f"error-{rank:05}.json", json.dumps(about))
 
 
 def _same(prompts: list[Prompt], ids: list[str]) -> list[Prompt]:
@@ -201,7 +234,7 @@ def _check_engine(worker: Worker, trainer: Any) -> None:
         raise InputError(f"launch.config_file: asks for {wanted}, and accelerate runs {ran}.")
 
 
-def _watch() -> None:
+def watch() -> None:
     """End at once when the job does, or says so."""
 
     def wait() -> None:
@@ -213,5 +246,5 @@ def _watch() -> None:
 
 if __name__ == "__main__":
     if os.environ.get(WATCHED):
-        _watch()
-    run(Path(sys.argv[1]))
+        watch()
+    serve(Path(sys.argv[1]))
