@@ -1,11 +1,12 @@
 """Jobs and comparisons killed, stopped and raced: what is resumed must be what was never stopped.
 
-    python benchmarks/kills.py --random 100 --aimed 50 --signals 30 --races 50 --work /tmp/kills \
-        --out benchmarks/results/kills.json
+    python benchmarks/kills.py --random 100 --aimed 50 --signals 30 --races 50 --workers 10 \
+        --work /tmp/kills --out benchmarks/results/kills.json
 
 Each trial is a command line on a tiny model, in a child of this process; it is killed (SIGKILL) at
 a random moment, or at the n-th removal, rename or link, before or after it, or stopped by a signal
-with a word and a code of its own; then the same command is given again. What lies in the folder at
+with a word and a code of its own, or one of its workers is killed, which it reports; then the same
+command is given again. What lies in the folder at
 the end is compared with an uninterrupted run's: every file's bytes (times and peaks of memory in
 JSON aside), and no file more. In a race two jobs of different seeds start in one folder. What came
 too late, to a command that had ended, counts for nothing: another trial takes its place.
@@ -27,7 +28,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from riskalign.pipeline import machine
 
 sys.path.append(str(Path(__file__).parents[1]))  # so that it runs as a script, too
 from benchmarks.kills_jobs import recipes
+from benchmarks.launcher import forked
 
 _TIMES = {
     "created", "started", "ended", "seconds", "peak_megabytes", "command", "commit", "commits",
@@ -137,6 +139,13 @@ def content(root: Path) -> dict[str, str]:
     return found
 
 
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:  # the job has just removed it
+        return []
+
+
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_times(v) for k, v in value.items() if k not in _TIMES}
@@ -146,18 +155,19 @@ def _without_times(value: Any) -> Any:
 class Bench:
     """A work folder, the commands, and what each leaves when nothing stops it."""
 
-    def __init__(self, work: Path, seed: int) -> None:
+    def __init__(self, work: Path, seed: int, only: str | None = None) -> None:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         self.work, self.run, self.log = work, work / "run", work / "log.txt"
-        self.commands = recipes(work)
+        found = recipes(work)
+        self.commands = {name: found[name] for name in found if only in (None, name)}
         self.draw = random.Random(seed)
         self.seconds: dict[str, float] = {}
         self.acts: dict[str, int] = {}
         self.whole: dict[str, dict[str, str]] = {}
         self.counts: Counter[str] = Counter()
         self.problems: list[str] = []
-        self.fresh("warm", self.commands["job"])
+        self.fresh("warm", next(iter(self.commands.values())))
         for module in (work / "modules").read_text().split("\n"):
             # What each child would import, before they are forked; not all can be from outside.
             with contextlib.suppress(Exception):
@@ -247,6 +257,31 @@ class Bench:
             self.resume("signals", name, f"{signum.name} at {at:.2f} s")
         return code == 128 + signum
 
+    def worker(self, i: int, n: int, again: bool) -> bool:
+        """A worker of a job in two processes is killed at a random moment."""
+        name = "launch"
+        self.start(i)
+        at = self.draw.uniform(0, self.seconds[name])
+        pid = child(self.commands[name], self.log)
+        time.sleep(at)
+        struck, code = "none", 1
+        while not (over := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
+            there = [int(w) for each in self.run.glob(f"{OWN}/tmp/*/pids") for w in _words(each)]
+            with contextlib.suppress(ProcessLookupError, IndexError):
+                os.kill(victim := self.draw.choice(there), signal.SIGKILL)
+                struck = f"worker {there.index(victim)}"
+                break
+            time.sleep(0.01)
+        code = ended(pid)
+        in_time = struck != "none" and not over and code == 1
+        self.counts["workers: killed"] += in_time
+        self.counts["workers: ended before"] += code == 0
+        if code not in (0, 1):
+            self.problems.append(f"workers, {struck} at {at:.2f} s: the job ended with {code}")
+        if code:
+            self.resume("workers", name, f"{struck} at {at:.2f} s")
+        return in_time
+
     def race(self, i: int, n: int, again: bool) -> bool:
         """Two jobs of different seeds in one folder."""
         command = self.commands["job"]
@@ -298,7 +333,8 @@ def in_turn(
 def main(arguments: list[str] | None = None) -> int:
     """Run what is asked for; 1 where anything differs or too few trials came in time."""
     parser = argparse.ArgumentParser(description=__doc__)
-    kinds = ("random", "aimed", "signals", "races")
+    kinds = ("random", "aimed", "signals", "races", "workers")
+    parser.add_argument("--only", help="one of the commands, by its name in kills_jobs.py")
     for name in kinds:
         parser.add_argument(f"--{name}", type=int, default=0, help="how many trials")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start none after that")
@@ -307,8 +343,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     given = parser.parse_args(arguments)
     began = time.monotonic()
-    bench = Bench(given.work.resolve(), given.seed)
-    acts = dict(zip(kinds, (bench.at_random, bench.aimed, bench.stopped, bench.race), strict=True))
+    with forked():
+        return _run(given, kinds, began)
+
+
+def _run(given: argparse.Namespace, kinds: Sequence[str], began: float) -> int:
+    bench = Bench(given.work.resolve(), given.seed, given.only)
+    tries = (bench.at_random, bench.aimed, bench.stopped, bench.race, bench.worker)
+    acts = dict(zip(kinds, tries, strict=True))
     asked = {name: getattr(given, name) for name in kinds}
     came = dict.fromkeys(kinds, 0)
     for came in in_turn(asked, lambda kind, i, again: acts[kind](i, asked[kind], again)):

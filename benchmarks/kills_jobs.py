@@ -1,4 +1,4 @@
-"""The commands that `kills.py` kills: a job, PPO and a comparison on a model of one layer."""
+"""The commands that `kills.py` kills: jobs, PPO and a comparison on a model of one layer."""
 
 from __future__ import annotations
 
@@ -82,8 +82,12 @@ def recipes(work: Path) -> dict[str, list[str]]:
     }  # fmt: skip
     ppo = base | {"order": ["ppo"], "ppo": rounds}
     comparison = base | {"compare": {"presets": ["sacpo", "rsa"], "seeds": [0]}}
+    # Half the batch on each of two processes.
+    half = step | {"per_device_train_batch_size": 1}
+    launch = job | {"helpful": half, "safe": half, "launch": {"processes": 2}}
+    kinds = {"job": job, "ppo": ppo, "compare": comparison, "launch": launch}
     found = {}
-    for name, content in {"job": job, "ppo": ppo, "compare": comparison}.items():
+    for name, content in kinds.items():
         path = work / f"{name}.yaml"
         path.write_text(yaml.safe_dump(content))
         found[name] = ["compare" if name == "compare" else "align", "-c", str(path)]
