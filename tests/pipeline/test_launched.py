@@ -136,13 +136,15 @@ def test_a_killed_worker_is_reported_and_the_next_run_goes_on(job: Make, tmp_pat
     for kind in ("helpful", "safe"):
         config[kind] = config[kind] | often
     whole = align(config | {"output_dir": str(tmp_path / "whole")})
+    struck: list[int] = []
 
     class Kills(Recorder):
         def update(self, n: int, note: str = "", total: int | None = None) -> None:
             super().update(n, note, total)
-            if n >= 4:  # a checkpoint is there
+            if n >= 4 and not struck:  # a checkpoint is there
                 [pids] = (tmp_path / "run-2" / ".riskalign" / "tmp").glob("*/pids")
-                os.kill(int(pids.read_text().split()[1]), signal.SIGKILL)
+                struck.append(int(pids.read_text().split()[1]))
+                os.kill(struck[0], signal.SIGKILL)
 
     with pytest.raises(WorkerFailed, match="The same command goes on"):
         align(config, progress=Kills())
@@ -166,9 +168,9 @@ def test_an_interrupted_job_leaves_no_process(tmp_path: Path) -> None:
         started = [int(pid) for pid in pids.read_text().split()]
     workers.stop()  # as when the job is interrupted
     assert len(started) == 2
-    for pid in started:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+    for pid in started:  # whoever they are left to may not have noticed yet
+        status = Path(f"/proc/{pid}/status")
+        assert not status.exists() or "State:\tZ" in status.read_text()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -58,9 +58,10 @@ def test_answers_are_split_over_the_temperatures(monkeypatch: pytest.MonkeyPatch
         Letters(), _loaded(), "helpful", both, STEP, bf16=False, seed=1,
         update=lambda n, total, note: told.append((n, total)),
     )  # fmt: skip
-    assert asked == [(0.5, 2), (2.0, 2)]
+    # Two parts, of four prompts and of one.
+    assert asked == [(0.5, 2), (2.0, 2), (0.5, 2), (2.0, 2)]
     assert counts["answers"] == 20
-    assert [n for n, _ in told] == [8, 10, 18, 20]
+    assert [n for n, _ in told] == [8, 16, 18, 20]
     assert {total for _, total in told} == {20}
 
 

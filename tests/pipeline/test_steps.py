@@ -38,18 +38,20 @@ def test_every_step_setting_reaches_the_trainer(tmp_path: Path) -> None:
         save_strategy="steps", save_steps=9, cache_reference="disk", compile_layers=True,
         desirable_weight=1.5, undesirable_weight=0.5, per_device_eval_batch_size=5,
         dataset_num_proc=3, cache_dataset=False,
+        optim="adafactor", dtype="bfloat16",
     )  # fmt: skip
     elsewhere = {
         "skip", "data", "beta", "bf16", "sampling", "own_answers", "eval_data", "max_eval_samples",
         "answer_risk", "limit", "max_gap", "rows", "anchors", "safe_cost", "safety_margin",
         "loss_options", "dataset_streaming", "max_train_samples",
+        "fsdp", "fsdp_config", "deepspeed", "dtype",
     }  # fmt: skip
     assert all(
         getattr(step, field.name) != field.default
         for field in dataclasses.fields(StepConfig)
         if field.name not in elsewhere
     ), "a new setting must be tried here"
-    made = training_config(step, beta=0.7, seed=5, bf16=False, folder=tmp_path)
+    made = training_config(step, beta=0.7, seed=5, bf16=False, folder=tmp_path, engine=True)
     renamed = {"gradient_checkpointing": "activation_checkpointing"}
     for field in dataclasses.fields(StepConfig):
         if field.name not in {*elsewhere, "warmup_ratio"}:
@@ -60,6 +62,13 @@ def test_every_step_setting_reaches_the_trainer(tmp_path: Path) -> None:
     assert made.disable_tqdm
     cut = dataclasses.replace(step, target="gap", label_smoothing=0.0, max_gap=3.0)
     assert training_config(cut, beta=0.7, seed=5, bf16=False, folder=tmp_path).max_gap == 3.0
+    sharded = dataclasses.replace(step, fsdp=True, fsdp_config={"version": 2}, deepspeed="ds.json")
+    given = {"fsdp": True, "fsdp_config": {"version": 2}, "deepspeed": "ds.json"}
+    assert sharded.engine() == {"optim": "adafactor", **given}
+    # Where rows are only counted or judged, this process does so alone.
+    alone = training_config(for_order(sharded), beta=0.7, seed=5, bf16=False, folder=tmp_path)
+    assert not alone.fsdp
+    assert alone.deepspeed is None
 
 
 @pytest.mark.parametrize("preset", preset_names())

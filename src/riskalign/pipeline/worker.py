@@ -42,6 +42,25 @@ from riskalign.worlds import Prompt
 _OFTEN = 0.1  # seconds between two files of progress
 
 
+class Told:
+    """Tells the job how far a worker is, not too often; the last position by `flush`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._at = path, -_OFTEN
+        self._last: dict[str, Any] | None = None
+
+    def __call__(self, n: int, total: int, note: str) -> None:
+        self._last = {"n": n, "of": total, "note": note}
+        if time.monotonic() - self._at >= _OFTEN:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the last position, if it is not there yet."""
+        if self._last is not None:
+            write_text(self._path, json.dumps(self._last))
+            self._last, self._at = None, time.monotonic()
+
+
 @dataclasses.dataclass(frozen=True)
 class Worker:
     """A worker's place among those of its request, and what they are asked."""
@@ -53,25 +72,16 @@ class Worker:
     asked: Mapping[str, Any]
     measured: Mapping[str, str | None] | None
     kept: dict[str, Any]
-    """What requests have in common: they are all of one job."""
-
-    def update(self) -> Update:
-        """Tells the job how far this worker is, the last position always."""
-        last, path = -_OFTEN, self.folder / f"progress-{self.rank:05}.json"
-
-        def tell(n: int, total: int, note: str) -> None:
-            nonlocal last
-            if n >= total or time.monotonic() - last >= _OFTEN:
-                write_text(path, json.dumps({"n": n, "of": total, "note": note}))
-                last = time.monotonic()
-
-        return tell
+    """What the last request had made, for those that need the same."""
+    update: Update
 
     def job(self) -> Job:
         """The job as its own process has it, to ask its world and prompts."""
-        if "job" not in self.kept:
+        asked = self.config, self.measured
+        if self.kept.get("asked") != asked:
             data = JobData() if self.config.data is None else read_data(self.config)
-            self.kept["job"] = Job(self.config, data, None, measured=self.measured)
+            job = Job(self.config, data, None, measured=self.measured)
+            self.kept.update(asked=asked, job=job)
         found: Job = self.kept["job"]
         return found
 
@@ -109,7 +119,7 @@ def _fit(worker: Worker) -> None:
         Tokenized(rows, PairCounts(**asked["counts"])),
         checkpoints=Path(asked["checkpoints"]),
         unfinished=worker.folder / "unfinished",
-        update=worker.update() if worker.rank == 0 else lambda *_: None,
+        update=worker.update if worker.rank == 0 else lambda *_: None,
     )
     _check_engine(worker, trainer)
     worker.leave(trainer)
@@ -119,7 +129,7 @@ def _sft(worker: Worker) -> None:
     start = ModelOnDisk(**worker.asked["start"])
     rows = Dataset.load_from_disk(str(worker.folder / "rows"))
     how = {"seed": worker.asked["seed"], "bf16": worker.asked["bf16"]}
-    update = worker.update() if worker.rank == 0 else lambda *_: None
+    update = worker.update if worker.rank == 0 else lambda *_: None
     trainer = tune(worker.config, start.load(), rows, worker.folder / "unfinished", update, **how)
     _check_engine(worker, trainer)
     worker.leave(trainer)
@@ -136,7 +146,7 @@ def _draw(worker: Worker) -> None:
         ModelOnDisk(**asked["model"]).load(),
         prompts,
         sampling,
-        worker.update(),
+        worker.update,
         seed=seed,
         bf16=asked["bf16"],
         of=(worker.rank, worker.processes),
@@ -154,7 +164,7 @@ def _measure(worker: Worker) -> None:
     about["how"] = parse(EvaluationConfig, about["how"])
     models = worker.models(known, asked["bf16"])
     of = worker.rank, worker.processes
-    found = measured(Asked(**about), models, job.world, prompts, worker.update(), of=of)
+    found = measured(Asked(**about), models, job.world, prompts, worker.update, of=of)
     rows = ((place, [dataclasses.asdict(answer) for answer in own]) for place, own in found)
     worker.write(rows)
 
@@ -205,8 +215,10 @@ def _do(
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     config, about = load_config(request["config"]), (request["asked"], request["measured"])
+    told = Told(place / f"progress-{rank:05}.json")
     with quiet_libraries(), lent(Path(request["root"])):
-        WORKS[request["work"]](Worker(place, rank, processes, config, *about, kept))
+        WORKS[request["work"]](Worker(place, rank, processes, config, *about, kept, told))
+        told.flush()
 
 
 def _tell_error(place: Path, rank: int, error: BaseException) -> None:
