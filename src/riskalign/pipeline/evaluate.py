@@ -89,7 +89,7 @@ class Asker:
         asked = Asked(name, how, seed, w, merged)
 
         def work(key: str, update: Update) -> Outcome:
-            if in_workers(job, how.backend if w is None else "transformers"):
+            if in_workers(job, how.backend):
                 found = measure_launched(job, models, asked, prompts, update)
             else:
                 parts = measured(asked, self._loaded, world, prompts, update)

@@ -13,8 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from riskalign.evaluation import ScoredAnswer
 from riskalign.models import LoadedModel
+from riskalign.models.backends import BACKENDS
 from riskalign.models.merge import merge
-from riskalign.models.sampling import BACKENDS, Answer, shares
+from riskalign.models.sampling import Answer, shares
+from riskalign.models.vllm import close_engine
 from riskalign.pipeline.job import InMemory
 from riskalign.pipeline.machine import for_inference
 from riskalign.pipeline.measure import measure
@@ -76,10 +78,8 @@ def measured(
         dial_to = final.model, w
     each, n = how.answers_per_prompt, len(prompts)
     known = n if how.distance_prompts is None else min(how.distance_prompts, n)
-    backend = how.backend if dial_to is None else "transformers"
-    parts = parts_of(
-        start.tokenizer, prompts, answers=each, batch_size=how.batch_size, backend=backend
-    )
+    size, backend = how.batch_size, how.backend
+    parts = parts_of(start.tokenizer, prompts, answers=each, batch_size=size, backend=backend)
     done, total = 0, (n + known) * each
     for places in parts[of[0] :: of[1]]:
         near = sum(place < known for place in places)  # those come first
@@ -155,10 +155,13 @@ def drawn(
                 batch_size=sampling.batch_size,
                 seed=seed + i,
                 progress=tell,
+                **({"vllm": sampling.vllm} if sampling.backend == "vllm" else {}),
             )
             done += len(some) * each
             for of_prompt, new in zip(answers, more, strict=True):
                 of_prompt += new
+        if sampling.backend == "vllm":
+            close_engine()  # the step trains next, and wants the whole device
         texts = [[answer.text for answer in own] for own in answers]
         scored = pairs.score_answers(world, some, texts)
         for place, own, row in zip(places, answers, scored, strict=True):
