@@ -101,7 +101,7 @@ def test_answers_and_scores_are_the_same_to_the_byte(job: Make, tmp_path: Path) 
     again = {"output_dir": str(tmp_path / "two"), "launch.processes": 2}
     align(made, again, progress=(recorder := Recorder()))
     assert recorder.positions["pairs-helpful"][-1] == (20, 20)
-    assert recorder.positions["evaluate-start"][-1] == (14, 14)
+    assert recorder.positions["evaluate-final"][-1] == (14, 14)
     for name in ("pairs/helpful.jsonl", "evaluation/start.jsonl"):
         assert (tmp_path / "two" / name).read_bytes() == (one.output_dir / name).read_bytes()
     # The same weights, at a point of the dial and of the averages too.
