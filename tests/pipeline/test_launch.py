@@ -21,7 +21,7 @@ from riskalign.pipeline.launch import LaunchConfig
 from riskalign.pipeline.parse import load_settings
 
 Make = Callable[..., dict[str, Any]]
-TWO = {"machines": 2, "main_process_ip": "10.0.0.1", "main_process_port": 29500}
+TWO: dict[str, Any] = {"machines": 2, "main_process_ip": "10.0.0.1", "main_process_port": 29500}
 
 
 def written(folder: Path, **fields: Any) -> str:

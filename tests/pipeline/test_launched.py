@@ -14,7 +14,13 @@ from safetensors.torch import load_file
 from benchmarks.launcher import forked
 from riskalign import align
 from riskalign.errors import InputError, TrainingDiverged, WorkerFailed
-from riskalign.pipeline import evaluate_models, load_config
+from riskalign.pipeline import (
+    certify_models,
+    evaluate_models,
+    evaluate_rare,
+    load_config,
+    write_answers,
+)
 from riskalign.pipeline.conduct import Workers
 from riskalign.pipeline.launch import LaunchConfig
 from riskalign.worlds import Prompt
@@ -106,9 +112,10 @@ def test_answers_and_scores_are_the_same_to_the_byte(job: Make, tmp_path: Path) 
         assert (tmp_path / "two" / name).read_bytes() == (one.output_dir / name).read_bytes()
     # The same weights, at a point of the dial and of the averages too.
     config = {**made, "budget": None, "merges": [0.5]}
-    ends = {"final": str(one.steps["safe"]), "step1": str(one.steps["helpful"])}
-    for out, more in (("a", {}), ("b", {"launch.processes": 2}), ("c", {"launch.processes": 3})):
-        evaluate_models(load_config(config, {"output_dir": str(tmp_path / out), **more}), **ends)
+    final, step1 = str(one.steps["safe"]), str(one.steps["helpful"])
+    for out, launch in (("a", None), ("b", {"processes": 2}), ("c", {"processes": 3})):
+        own = {"output_dir": str(tmp_path / out), "launch": launch}
+        evaluate_models(load_config(config | own), final=final, step1=step1)
     files = sorted(path.name for path in (tmp_path / "a" / "evaluation").iterdir())
     assert {"dial-0.5.jsonl", "merge-0.5.jsonl", "final.jsonl"} <= set(files)
     for name in files:
@@ -127,6 +134,27 @@ def test_errors_of_workers_are_those_of_the_job(job: Make, tmp_path: Path) -> No
     broken = job(world=f"{__name__}:Broken", launch={"processes": 2})
     with pytest.raises((WorkerFailed, InputError), match="the score is lost"):
         align(broken)
+
+
+@pytest.mark.usefixtures("_forked")
+def test_an_engine_that_accelerate_leaves_out_in_silence_is_refused(
+    job: Make, tmp_path: Path
+) -> None:
+    file = tmp_path / "accelerate.yaml"
+    file.write_text("distributed_type: FSDP\nnum_processes: 2\nfsdp_config: {fsdp_version: 2}\n")
+    config = steps_of(job, tmp_path, 2, launch={"config_file": str(file)})
+    with pytest.raises(InputError, match="FSDP is asked for, and accelerate runs MULTI_CPU"):
+        align(config)
+
+
+def test_commands_that_sample_in_one_process_say_so(job: Make, tmp_path: Path) -> None:
+    config = load_config(job(), {"launch.processes": 2, "budget.limit": 1.0})
+    with pytest.raises(InputError, match="sampling to a file runs in one process"):
+        write_answers(config, tmp_path / "answers.jsonl")
+    with pytest.raises(InputError, match="certify runs in one process"):
+        certify_models(config, [])
+    with pytest.raises(InputError, match="evaluate --rare runs in one process"):
+        evaluate_rare(config, final="x")
 
 
 @pytest.mark.usefixtures("_forked")

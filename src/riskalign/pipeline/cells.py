@@ -24,6 +24,7 @@ from riskalign.worlds import get_world
 #: acts on what is made of the cells.
 _UNCOUNTED: Mapping[str, tuple[str, ...]] = {
     "data": ("path", "safe_path"),
+    "launch": ("machines", "main_process_ip", "main_process_port"),
     "scoring": ("reward", "cost", "prompts", "encoder"),
     "evaluation": ("n_boot", "confidence", "examples", "metrics", "sensitivity", "specificity"),
     "helpful": ("data", "eval_data"),

@@ -25,6 +25,7 @@ from riskalign.models import fingerprint, load_model
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.evaluate import Asker
 from riskalign.pipeline.job import Job, ModelOnDisk
+from riskalign.pipeline.launch import refuse_launch
 from riskalign.pipeline.ledger import Outcome, now, stage_seed
 from riskalign.pipeline.machine import check_folder, for_inference, use_bf16
 from riskalign.pipeline.measure import measure, read_scored
@@ -186,6 +187,7 @@ def certify_models(
     budget, evaluation = config.budget, config.evaluation
     if budget is None or evaluation is None or config.world is None:
         raise InputError("certify: needs a limit, a world and an evaluation")
+    refuse_launch(config.launch, "certify")
     told, trust = progress or Silent(), config.trust_remote_code
     world, how = get_world(config.world), _how(evaluation, budget)
     bounded = budget.bounded(max_cost_of(world))

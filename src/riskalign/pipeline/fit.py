@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.state import AcceleratorState  # type: ignore[import-untyped]
 from datasets import Dataset
 from peft import LoraConfig, TaskType
 from torch import distributed
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from riskalign.data import Tokenized
+from riskalign.errors import InputError
 from riskalign.files.atomic import move_folder, remove, write_text
 from riskalign.files.folder import files_below
 from riskalign.models import load_in_4bit
@@ -28,7 +30,7 @@ from riskalign.pipeline.machine import best_device, model_dtype
 from riskalign.pipeline.progress import TrainingProgress, Update
 from riskalign.pipeline.settings import Kind, LoraSettings, StepConfig
 from riskalign.training import RSAConfig, RSATrainer
-from riskalign.training.config import ENGINE
+from riskalign.training.config import ENGINE, Optimisation
 
 Log = list[dict[str, Any]]
 
@@ -98,7 +100,7 @@ def fit(
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=lora_config(config.peft),
-        callbacks=[Checkpoints(checkpoints), TrainingProgress(update)],
+        callbacks=[Checkpoints(checkpoints), TrainingProgress(update), Engine(config, step)],
     )
     # Without tqdm, Trainer prints its logs; they go to log.json and the report instead.
     trainer.remove_callback(PrinterCallback)
@@ -137,6 +139,27 @@ def quiet_arguments(folder: Path) -> dict[str, Any]:
         # Else transformers refuses bf16, which some processors are good at.
         "use_cpu": best_device().type == "cpu",
     }
+
+
+class Engine(TrainerCallback):
+    """Refuses to train in another engine than the one asked for, to which accelerate may fall back.
+
+    On a processor it takes DDP in silence.
+    """
+
+    def __init__(self, config: AlignConfig, step: Optimisation) -> None:
+        given, wanted = step.engine(), "" if config.launch is None else config.launch.engine()
+        self._wanted = (
+            "DEEPSPEED" if "deepspeed" in given else "FSDP" if "fsdp" in given else wanted
+        )
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Raise `InputError` where it is another."""
+        ran = AcceleratorState().distributed_type.value
+        if self._wanted in ("FSDP", "DEEPSPEED") and ran != self._wanted:
+            raise InputError(
+                f"launch: {self._wanted} is asked for, and accelerate runs {ran} on this machine."
+            )
 
 
 class Checkpoints(TrainerCallback):

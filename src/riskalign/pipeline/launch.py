@@ -76,6 +76,10 @@ class LaunchConfig:
         precision = "no" if file is None else _word(file.mixed_precision or "no")
         return Launch(processes, machines, ip, port, engine, precision, self.config_file)
 
+    def engine(self) -> str:
+        """What accelerate calls it."""
+        return self.resolved().engine
+
     def _file(self) -> ClusterConfig | None:
         if self.config_file is None:
             return None
@@ -90,6 +94,12 @@ class LaunchConfig:
         if not isinstance(found, ClusterConfig):
             raise FieldError("config_file", f"{self.config_file!r}: is of no machine of your own")
         return found
+
+
+def refuse_launch(launch: LaunchConfig | None, what: str) -> None:
+    """Raise `InputError` where a command that samples in its own process is asked for others."""
+    if launch is not None:
+        raise InputError(f"launch: {what} runs in one process. Add --launch null.")
 
 
 def _word(value: Any) -> str:

@@ -34,6 +34,7 @@ from riskalign.pipeline import machine
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.given import JobData
 from riskalign.pipeline.job import InMemory, Job, ModelOnDisk
+from riskalign.pipeline.launch import refuse_launch
 from riskalign.pipeline.ledger import Outcome, now, resolve
 from riskalign.pipeline.measure import can_share
 from riskalign.pipeline.progress import Progress, Silent, Update, quiet_libraries
@@ -103,6 +104,7 @@ def evaluate_rare(
     evaluation = config.evaluation
     if config.world is None or evaluation is None:
         raise InputError("evaluate: needs a world and an evaluation; neither may be null")
+    refuse_launch(config.launch, "evaluate --rare")
     if step1 is None and (w != 1.0 or looser is not None):
         raise InputError("evaluate: --w and --looser are the dial's. Give --step1 as well.")
     k = evaluation.answers_per_prompt

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from riskalign.files.atomic import scratch
 from riskalign.models import LoadedModel
 from riskalign.pipeline.config import AlignConfig
-from riskalign.pipeline.fit import fitted, lora_config, quiet_arguments
+from riskalign.pipeline.fit import Engine, fitted, lora_config, quiet_arguments
 from riskalign.pipeline.job import Job, ModelOnDisk
 from riskalign.pipeline.launched import sft_launched
 from riskalign.pipeline.ledger import content_hash, stage_seed
@@ -111,7 +111,7 @@ def tune(
         rows,
         arguments,
         peft_config=lora_config(config.peft),
-        callbacks=[TrainingProgress(update)],
+        callbacks=[TrainingProgress(update), Engine(config, settings)],
     )
 
 

@@ -17,6 +17,7 @@ from riskalign.pipeline.evaluate import evaluate, report
 from riskalign.pipeline.given import JobData
 from riskalign.pipeline.job import Job, ModelOnDisk, inputs_of
 from riskalign.pipeline.judged import note_prompts, prompts_of
+from riskalign.pipeline.launch import refuse_launch
 from riskalign.pipeline.ledger import stage_seed
 from riskalign.pipeline.machine import check_folder, use_bf16
 from riskalign.pipeline.methods import has_rows
@@ -174,6 +175,7 @@ def _asked(
     progress: Progress,
 ) -> tuple[World, LoadedModel]:
     """The world to sample `what` in and the model to ask, once `out` can be written."""
+    refuse_launch(config.launch, "sampling to a file")
     check_out(out, overwrite, inputs_of(config))
     if config.world is None:
         raise InputError(f"world: is null; {what} are sampled in a world, so name one")

@@ -121,7 +121,6 @@ def _fit(worker: Worker) -> None:
         unfinished=worker.folder / "unfinished",
         update=worker.update if worker.rank == 0 else lambda *_: None,
     )
-    _check_engine(worker, trainer)
     worker.leave(trainer)
 
 
@@ -131,7 +130,6 @@ def _sft(worker: Worker) -> None:
     how = {"seed": worker.asked["seed"], "bf16": worker.asked["bf16"]}
     update = worker.update if worker.rank == 0 else lambda *_: None
     trainer = tune(worker.config, start.load(), rows, worker.folder / "unfinished", update, **how)
-    _check_engine(worker, trainer)
     worker.leave(trainer)
 
 
@@ -235,15 +233,6 @@ def _same(prompts: list[Prompt], ids: list[str]) -> list[Prompt]:
             "seed. Mend the world's code."
         )
     return prompts
-
-
-def _check_engine(worker: Worker, trainer: Any) -> None:
-    """Refuse a training that ran in another engine than the one asked for."""
-    launch = worker.config.launch
-    assert launch is not None
-    wanted, ran = launch.resolved().engine, trainer.accelerator.distributed_type.value
-    if wanted in ("FSDP", "DEEPSPEED") and ran != wanted:
-        raise InputError(f"launch.config_file: asks for {wanted}, and accelerate runs {ran}.")
 
 
 def watch() -> None:
