@@ -83,7 +83,8 @@ def _launch(folder: Path, n: int) -> int:
         if not pid:
             os._exit(_work(folder, rank, n, port))
         pids.append(pid)
-    (folder / "pids").write_text(" ".join(map(str, pids)))
+    (folder / "pids.new").write_text(" ".join(map(str, pids)))
+    (folder / "pids.new").replace(folder / "pids")
     while pids:
         pid, status = os.wait()
         pids.remove(pid)

@@ -115,7 +115,9 @@ def _fit(worker: Worker) -> None:
         worker.config,
         how,
         how.start.name,
-        AutoTokenizer.from_pretrained(worker.folder / "tokenizer"),
+        AutoTokenizer.from_pretrained(
+            worker.folder / "tokenizer", trust_remote_code=how.start.trust_remote_code
+        ),
         Tokenized(rows, PairCounts(**asked["counts"])),
         checkpoints=Path(asked["checkpoints"]),
         unfinished=worker.folder / "unfinished",
