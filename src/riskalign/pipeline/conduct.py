@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from riskalign.errors import InputError, LimitKept, TrainingDiverged, WorkerFailed
+from riskalign.errors import InputError, TrainingDiverged, WorkerFailed
 from riskalign.files.atomic import scratch, write_text
 from riskalign.files.folder import from_json
 from riskalign.pipeline.launch import Launch
@@ -31,7 +31,7 @@ END = "end"
 _PATIENCE = 20.0  # seconds between asking workers to end and ending them
 _LINES = 20
 #: What a worker may raise on purpose, and the job then raises in its place.
-RAISED = {each.__name__: each for each in (InputError, LimitKept, TrainingDiverged)}
+RAISED = {each.__name__: each for each in (TrainingDiverged, InputError)}
 
 
 class Workers:

@@ -22,11 +22,11 @@ from torch import distributed
 from transformers import AutoTokenizer
 
 from riskalign.data import PairCounts, Tokenized
-from riskalign.errors import InputError, RiskalignError
+from riskalign.errors import InputError
 from riskalign.files.atomic import write_json_lines, write_text
 from riskalign.files.folder import lent
 from riskalign.files.ranks import place as rank_and_number
-from riskalign.pipeline.conduct import END, WATCHED
+from riskalign.pipeline.conduct import END, RAISED, WATCHED
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.fit import Fit, fit, fitted
 from riskalign.pipeline.given import JobData, read_data
@@ -222,10 +222,9 @@ def _do(
 
 
 def _tell_error(place: Path, rank: int, error: BaseException) -> None:
-    ours = isinstance(error, RiskalignError)
-    said = str(error) if ours else "".join(traceback.format_exception(error))
-    about = {"type": type(error).__name__, "message": said}
-    write_text(place / f"error-{rank:05}.json", json.dumps(about))
+    kind = next((name for name, each in RAISED.items() if isinstance(error, each)), "")
+    said = str(error) if kind else "".join(traceback.format_exception(error))
+    write_text(place / f"error-{rank:05}.json", json.dumps({"type": kind, "message": said}))
 
 
 def _same(prompts: list[Prompt], ids: list[str]) -> list[Prompt]:
