@@ -42,8 +42,8 @@ from benchmarks.kills_jobs import recipes
 from benchmarks.launcher import forked
 
 _TIMES = {
-    "created", "started", "ended", "seconds", "peak_megabytes", "command", "commit", "commits",
-    "reused",
+    "created", "started", "ended", "seconds", "peak_megabytes", "worker_peak_megabytes",
+    "command", "commit", "commits", "reused",
     "results.json", "report.html",  # their hashes in `finished.json`: there are times in them
 }  # fmt: skip
 #: What the process does to files other than writing them.

@@ -85,6 +85,7 @@ def test_two_processes_train_what_one_does(
     assert recorder.positions["train-safe"][-1] == (3, 3)
     stages = json.loads(two.manifest.read_text())["stages"]
     assert stages["train-safe"]["examples"] == 12
+    assert stages["train-safe"]["worker_peak_megabytes"] > 10
     said = json.loads(two.manifest.read_text())["notes"]
     assert said == [
         "An optimizer step takes 2 x 2 processes x 1 = 4 rows (helpful), 2 x 2 processes x 1 = 4 "

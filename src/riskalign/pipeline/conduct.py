@@ -42,6 +42,8 @@ class Workers:
         self._stack = contextlib.ExitStack()
         self._child: subprocess.Popen[bytes] | None = None
         self._asked = 0
+        #: The most memory that one of them took for the last request, in MiB.
+        self.peak = 0.0
 
     @contextlib.contextmanager
     def place(self) -> Iterator[Path]:
@@ -67,7 +69,7 @@ class Workers:
         """
         child, n = self._child, self.launch.processes
         assert child is not None
-        about = {"cwd": os.getcwd(), "path": sys.path, "processes": n, **request}
+        about = {"cwd": os.getcwd(), "path": [*map(str, sys.path)], "processes": n, **request}
         write_text(place / "request.json", json.dumps(about))
         while len(list(place.glob("done-*.json"))) < n:
             ended = child.poll() is not None
@@ -78,6 +80,7 @@ class Workers:
                 raise found
             time.sleep(0.02)
         _tell(place, update)
+        self.peak = max(_read(path).get("peak", 0.0) for path in place.glob("done-*.json"))
 
     def end(self) -> None:
         """End the workers, if there are any; the next request starts others."""

@@ -29,7 +29,7 @@ from riskalign.pipeline.judged import (
 from riskalign.pipeline.ledger import Ledger, Manifest, Outcome, Work, stage_seed
 from riskalign.pipeline.methods import KINDS, get_method, has_rows
 from riskalign.pipeline.presets import method_name
-from riskalign.pipeline.progress import Progress, Silent
+from riskalign.pipeline.progress import Progress, Silent, Update
 from riskalign.pipeline.settings import BudgetConfig
 from riskalign.pipeline.sources import source_hash
 from riskalign.plugin import files_of, outside
@@ -222,7 +222,15 @@ class Job:
             inputs["chat_template"] = self.chat_template
         if hashes := outside(code):
             inputs["outside"] = hashes
-        key, reused, outcome = self.ledger.stage(name, inputs, self.progress, work)
+
+        def done(key: str, update: Update) -> Outcome:
+            if self.workers is None:
+                return work(key, update)
+            self.workers.peak = 0.0
+            found = work(key, update)
+            return {**found, **({"worker_peak_megabytes": p} if (p := self.workers.peak) else {})}
+
+        key, reused, outcome = self.ledger.stage(name, inputs, self.progress, done)
         if scratch is not None:
             remove(scratch)
         self.stages[name] = outcome

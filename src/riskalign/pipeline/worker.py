@@ -26,6 +26,7 @@ from riskalign.errors import InputError
 from riskalign.files.atomic import write_json_lines, write_text
 from riskalign.files.folder import lent
 from riskalign.files.ranks import place as rank_and_number
+from riskalign.pipeline import machine
 from riskalign.pipeline.conduct import END, RAISED, WATCHED
 from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.fit import Fit, fit, fitted
@@ -191,12 +192,14 @@ def serve(folder: Path) -> None:
             request = json.loads((place / "request.json").read_text(encoding="utf-8"))
             if request["work"] == END:
                 return
+            machine.reset_peak_memory()
             try:
                 _do(request, place, rank, processes, kept)
             except BaseException as error:
                 _tell_error(place, rank, error)
                 raise
-            write_text(place / f"done-{rank:05}.json", "{}")
+            about = {"peak": machine.peak_memory()}
+            write_text(place / f"done-{rank:05}.json", json.dumps(about))
     finally:
         if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
