@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from riskalign import RSAConfig, RSATrainer
-from riskalign.training.modules import bf16_is_fast, call_through, repeated_layers
+from riskalign.training.modules import bf16_is_fast, call_through, call_within, repeated_layers
 from tests import tiny
 
 
@@ -43,6 +43,22 @@ def test_call_goes_through_the_wrapper_and_leaves_no_trace() -> None:
     before = dict(vars(module))
     assert call_through(wrapper, module, lambda: 9) == 9
     assert vars(module) == before
+
+
+def test_calls_go_through_all_modules_with_their_inputs() -> None:
+    layers = [nn.Linear(1, 1), nn.Linear(1, 1)]
+    seen: list[nn.Module] = []
+
+    def add_one(module: nn.Module, inputs: tuple[int]) -> tuple[int]:
+        seen.append(module)
+        return (inputs[0] + 1,)
+
+    for layer in layers:
+        layer.register_forward_pre_hook(add_one)
+    assert call_within(layers, lambda x: x, 5) == 7
+    assert call_within([], lambda x: x, 5) == 5
+    assert seen == layers
+    assert not any("forward" in vars(layer) for layer in layers)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -22,6 +22,7 @@ from transformers import (
 from riskalign.errors import InputError, door
 from riskalign.models.folders import resolve_folder
 from riskalign.models.weights import check_weights, fingerprint
+from riskalign.sharding import is_partitioned, shape_of
 
 logger = logging.getLogger(__name__)
 
@@ -233,6 +234,11 @@ def _load_adapter(
     if tokenizer is None and (folder / "tokenizer_config.json").is_file():
         tokenizer = load_tokenizer(folder, how["trust_remote_code"])
     base = load_model(base_name, tokenizer=tokenizer, options=how)
+    if any(map(is_partitioned, base.model.parameters())):
+        raise InputError(
+            f"{folder}: an adapter cannot be merged into weights that ZeRO-3 holds in parts. Merge "
+            "it without DeepSpeed (peft's merge_and_unload), save the result, and give that."
+        )
     with door(f"{folder}: the adapter does not fit {base_name!r}", "Save it again, or mend it."):
         saved, rows = _rows_saved(folder, base.model), base.model.get_input_embeddings().weight
         if saved > rows.shape[0]:  # type: ignore[index]
@@ -303,7 +309,7 @@ def _prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: s
     notes: list[str] = []
     embeddings = model.get_input_embeddings().weight
     assert isinstance(embeddings, torch.Tensor)
-    rows = embeddings.shape[0]
+    rows = shape_of(embeddings)[0]
     needed = max(tokenizer.get_vocab().values(), default=-1) + 1
     if needed > rows:
         raise InputError(

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from riskalign.errors import InputError
 from riskalign.files.atomic import new_folder
+from riskalign.sharding import is_partitioned, shape_of, whole
 
 #: Last matrices of attention and of feed-forward layers: of zeros they switch the layer off, and
 #: layers that are added to a trained model start so. With them what chooses among experts, and the
@@ -32,16 +33,25 @@ def check_weights(model: nn.Module, whose: str) -> None:
     """
     seen: set[int] = set()
     parameters = {name for name, _ in model.named_parameters()}
-    for name, tensor in model.state_dict().items():
-        if not isinstance(tensor, Tensor) or tensor.data_ptr() in seen:
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, Tensor):
             continue
-        seen.add(tensor.data_ptr())  # tied weights have several names
-        check_tensor(tensor, name, whose)
-        if name in parameters and _is_zero(tensor) and not _may_be_zero(model, name, tensor):
-            raise InputError(
-                f"{whose}: every number of its weight {name!r} is 0, so it was never trained or "
-                "the file is broken. Fetch or train the model again."
-            )
+        with whole([tensor]):
+            if tensor.data_ptr() in seen:
+                continue
+            if not is_partitioned(tensor):  # whose memory is another's soon
+                seen.add(tensor.data_ptr())  # tied weights have several names
+            _check(model, name, tensor, name in parameters, whose)
+
+
+@torch.no_grad()
+def _check(model: nn.Module, name: str, tensor: Tensor, parameter: bool, whose: str) -> None:
+    check_tensor(tensor, name, whose)
+    if parameter and _is_zero(tensor) and not _may_be_zero(model, name, tensor):
+        raise InputError(
+            f"{whose}: every number of its weight {name!r} is 0, so it was never trained or "
+            "the file is broken. Fetch or train the model again."
+        )
 
 
 @torch.no_grad()
@@ -110,8 +120,11 @@ def save_model(
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Hex SHA-256 of names, dtypes, shapes and bytes of the state dict, on whatever device."""
-    return states_fingerprint(model.state_dict())
+    """Hex SHA-256 of names, dtypes, shapes and bytes of the state dict, on whatever device.
+
+    Of a process that waits for another's weights (they are on `meta`) the bytes are left out.
+    """
+    return states_fingerprint(model.state_dict(keep_vars=True))
 
 
 @torch.no_grad()
@@ -119,8 +132,10 @@ def states_fingerprint(states: Mapping[str, Tensor]) -> str:
     """As `fingerprint`, of a state dict."""
     digest = hashlib.sha256()
     for name, tensor in sorted(states.items()):
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}\n".encode())
-        # Not every dtype exists in NumPy (bfloat16 does not), bytes do.
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(plain.view(torch.uint8).numpy().data)
+        digest.update(f"{name}|{tensor.dtype}|{tuple(shape_of(tensor))}\n".encode())
+        if not tensor.is_meta:
+            with whole([tensor]):
+                # Not every dtype exists in NumPy (bfloat16 does not), bytes do.
+                plain = tensor.detach().cpu().contiguous().reshape(-1)
+                digest.update(plain.view(torch.uint8).numpy().data)
     return digest.hexdigest()

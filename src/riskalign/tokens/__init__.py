@@ -1,6 +1,6 @@
 """Policy-versus-reference statistics of each response token."""
 
-from riskalign.tokens.head import Head, backbone_of, head_of
+from riskalign.tokens.head import Head, backbone_of, head_of, output_layer_of
 from riskalign.tokens.stats import (
     Group,
     TokenStats,
@@ -18,6 +18,7 @@ __all__ = [
     "fits",
     "grouped_losses",
     "head_of",
+    "output_layer_of",
     "token_stats",
     "token_stats_naive",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from riskalign.errors import InputError
 from riskalign.risk import Risk
+from riskalign.sharding import plain_class, whole
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,26 @@ class Head:
         if self.softcap is not None:
             logits = self.softcap * (logits / self.softcap).tanh()
         return logits
+
+
+class OutputLayer(NamedTuple):
+    """Where a model computes its logits, before its weights are at hand.
+
+    `modules`: what the model calls its output layer, and where that is PEFT's wrapper of a full
+    copy, the linear layer within it. An engine that keeps weights in parts puts them together for
+    the forward passes of these modules.
+    """
+
+    modules: tuple[nn.Module, ...]
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def head(self) -> Head:
+        """The head, with the weights as they are now; `InputError` for quantised ones."""
+        layer: Any = self.modules[-1]
+        if not layer.weight.is_floating_point():
+            raise _no_plain_layer(layer)
+        return Head(layer.weight, layer.bias, self.scale, self.softcap)
 
 
 class Comparison(NamedTuple):
@@ -97,27 +118,37 @@ def head_of(model: nn.Module) -> Head:
     """The output head of a transformers causal language model or of its PEFT wrapper.
 
     The weight and bias are the model's own parameters, tied or not, so gradients reach them.
+    Raises `InputError` as `output_layer_of`, and for a head that is quantised.
+    """
+    return output_layer_of(model).head()
+
+
+def output_layer_of(model: nn.Module) -> OutputLayer:
+    """The output layer of a transformers causal language model or of its PEFT wrapper.
+
     Known scales and caps of the logits are read from the configuration. A model type that is
     not known, or whose code came with the model, is tried once, on two tokens: what it makes of
     large and of no outputs of its layer shows scale, cap and addends whatever the size of its
     logits. It is refused where no field of its configuration explains them.
 
-    Raises `InputError` for a head that is not linear, carries an adapter or is quantised.
+    Raises `InputError` for a head that is not linear or carries an adapter.
     """
     inner = _inner(model)
     config = inner.config
     kind = config.model_type
-    layer = _active_layer(inner.get_output_embeddings(), type(inner).__name__)
+    outer = inner.get_output_embeddings()
+    layer = _active_layer(outer)
     scale = float(getattr(config, MULTIPLIED[kind])) if kind in MULTIPLIED else 1.0
     if kind in DIVIDED:
         scale = 1.0 / float(getattr(config, DIVIDED[kind]))
     softcap = getattr(config, CAPPED[kind]) if kind in CAPPED else None
     known = kind in LINEAR | MULTIPLIED.keys() | DIVIDED.keys() | CAPPED.keys()
-    if not known or not type(inner).__module__.startswith("transformers."):
+    if not known or not plain_class(inner).__module__.startswith("transformers."):
         if inner not in _tried_before:
-            _tried_before[inner] = _tried(inner, layer)
+            with whole(inner.parameters()):
+                _tried_before[inner] = _tried(inner, layer)
         scale, softcap = _tried_before[inner]
-    return Head(layer.weight, layer.bias, scale, softcap)
+    return OutputLayer((layer,) if outer is layer else (outer, layer), scale, softcap)
 
 
 def _inner(model: nn.Module) -> Any:
@@ -139,22 +170,31 @@ def _inner(model: nn.Module) -> Any:
     return inner
 
 
-def _active_layer(layer: Any, owner: str) -> nn.Linear:
+def _active_layer(layer: Any) -> nn.Linear:
     """The linear layer that computes the logits, looked up inside PEFT's full-copy wrapper."""
     if hasattr(layer, "modules_to_save"):
         trained = {} if layer.disable_adapters else layer.modules_to_save
         layer = trained[layer.active_adapter] if trained else layer.original_module
-    if type(layer) is not nn.Linear or not layer.weight.is_floating_point():
-        raise InputError(
-            f"{owner}: the output head is a {type(layer).__name__}, not a plain linear layer; "
-            "keep adapters (target_modules) and quantisation away from it. To train it beside "
-            "an adapter, name it in modules_to_save"
-        )
-    return layer
+    if plain_class(layer) is not nn.Linear:
+        raise _no_plain_layer(layer)
+    return layer  # type: ignore[no-any-return]
+
+
+def _no_plain_layer(layer: nn.Module) -> InputError:
+    return InputError(
+        f"the output head is a {type(layer).__name__}, not a plain linear layer; keep adapters "
+        "(target_modules) and quantisation away from it. To train it beside an adapter, name it "
+        "in modules_to_save"
+    )
 
 
 def _tried(inner: Any, layer: nn.Linear) -> tuple[float, float | None]:
     """Scale and cap of a model's logits, from what it makes of given outputs of its layer."""
+    if layer.weight.is_meta:
+        raise InputError(
+            f"{type(inner).__name__}: its kind of logits is not known and must be tried, but its "
+            "weights are not here yet. Set cpu_ram_efficient_loading: false"
+        )
     modes = {module: module.training for module in inner.modules()}
     inner.eval()
     size = layer.weight.shape[0]

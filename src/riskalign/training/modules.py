@@ -3,11 +3,14 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from riskalign.sharding import plain_class
 
 T = TypeVar("T")
 
@@ -27,7 +30,7 @@ def switch_off_noise(modules: Sequence[nn.Module]) -> None:
     for module in modules:
         if not module.training:
             continue
-        if not type(module).__module__.startswith(_KNOWN):
+        if not plain_class(module).__module__.startswith(_KNOWN):
             for name, value in vars(module).items():
                 if "drop" in name.lower() and isinstance(value, float):
                     setattr(module, name, 0.0)
@@ -96,12 +99,14 @@ def compiled_layers(models: Sequence[nn.Module]) -> Iterator[None]:
             layer._compiled_call_impl = call
 
 
-def call_through(wrapper: nn.Module, module: nn.Module, function: Callable[[], T]) -> T:
-    """Call `function` as if it were the forward pass of `module` inside its distributed wrapper.
+def call_through(
+    wrapper: nn.Module, module: nn.Module, function: Callable[..., T], *inputs: Any
+) -> T:
+    """Call `function(*inputs)` as if it were the forward pass of `module` inside its wrapper.
 
-    Wrappers and hooks (DDP, FSDP) prepare weights and the exchange of gradients around the
-    model's forward pass, while the loss needs parts of the model (body and head) that this pass
-    does not return. `wrapper` may be `module` itself.
+    Wrappers and hooks (DDP, FSDP, DeepSpeed) prepare weights and the exchange of gradients around
+    the model's forward pass, while the loss needs parts of the model (body and head) that this
+    pass does not return. `wrapper` may be `module` itself.
     """
     given = vars(module)
     before = {name: given[name] for name in ("forward",) if name in given}
@@ -110,15 +115,28 @@ def call_through(wrapper: nn.Module, module: nn.Module, function: Callable[[], T
         given.pop("forward", None)
         given.update(before)
 
-    def forward() -> T:
+    def forward(*inputs: Any) -> T:
         restore()
-        return function()
+        return function(*inputs)
 
     module.forward = forward
     try:
-        return cast("T", wrapper())
+        return cast("T", wrapper(*inputs))
     finally:
         restore()
+
+
+def call_within(modules: Sequence[nn.Module], function: Callable[..., T], *inputs: Any) -> T:
+    """Call `function(*inputs)` within the forward passes of all modules, the first outermost.
+
+    The inputs go through every module's hooks: engines learn from them when its backward pass is
+    over.
+    """
+    if not modules:
+        return function(*inputs)
+    first, *others = modules
+    inner: Callable[..., T] = partial(call_within, others, function)
+    return call_through(first, first, inner, *inputs)
 
 
 def bf16_is_fast(device: torch.device | str = "cpu") -> bool:
