@@ -29,8 +29,9 @@ from riskalign.data import (
     tokenize_responses,
 )
 from riskalign.errors import InputError, TrainingDiverged
-from riskalign.tokens import backbone_of, head_of
-from riskalign.training.modules import call_through, switch_off_noise
+from riskalign.tokens import backbone_of, output_layer_of
+from riskalign.training import engines
+from riskalign.training.modules import call_through, call_within, switch_off_noise
 from riskalign.training.preparation import padding_id
 from riskalign.training.rows import counting, real_rows
 
@@ -85,7 +86,9 @@ class DemonstrationTrainer(Trainer):
         policy = self.accelerator.unwrap_model(model)
 
         def answer_logits() -> Tensor:
-            return head_of(policy).logits(response_hidden(backbone_of(policy), inputs)).float()
+            hidden, layer = response_hidden(backbone_of(policy), inputs), output_layer_of(policy)
+            logits = call_within(layer.modules, lambda states: layer.head().logits(states), hidden)
+            return logits.float()
 
         logits = call_through(model, policy, answer_logits)
         real = _real_tokens(inputs)
@@ -125,6 +128,7 @@ def train_on_demonstrations(
         processing_class=tokenizer,
         callbacks=list(callbacks),
     )
+    engines.settle(trainer.accelerator, args)
     trainer.quiet = quiet
     trainer.model_accepts_loss_kwargs = True
     # Without tqdm, Trainer prints its logs; they go to the caller instead.

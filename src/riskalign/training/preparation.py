@@ -21,6 +21,7 @@ from riskalign.data.tokenize import Limits, Prepared, tokenize_all
 from riskalign.errors import InputError
 from riskalign.losses import ORDERED, UNPAIRED
 from riskalign.models import check_weights, load_model
+from riskalign.sharding import shape_of
 from riskalign.tokens import backbone_of, head_of
 from riskalign.training.config import RSAConfig
 
@@ -64,7 +65,7 @@ def load_policy(
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, policy: nn.Module, ref: nn.Module) -> None:
     """Raise `InputError` for a token without a row in the model, or models of different rows."""
-    rows, ref_rows = (head_of(model).weight.shape[0] for model in (policy, ref))
+    rows, ref_rows = (shape_of(head_of(model).weight)[0] for model in (policy, ref))
     if len(tokenizer) > rows:
         raise InputError(
             f"The tokenizer has {len(tokenizer)} tokens but the model has rows for {rows} only. "

@@ -1,7 +1,6 @@
 """The frozen reference: a copy, the adapter switched off, or a given model; its states kept."""
 
 import contextlib
-import copy
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +9,7 @@ from typing import IO, Any
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.utils import gather  # type: ignore[import-untyped]
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from riskalign.errors import InputError
 from riskalign.models import check_weights
+from riskalign.sharding import is_partitioned, whole
+from riskalign.training import engines
 from riskalign.training.modules import evaluating
 
 # Ways of starting a LoRA adapter that leave the base weights alone and the model's function
@@ -34,6 +36,7 @@ class Reference:
     def __init__(self, model: nn.Module | None, own: bool = False) -> None:
         self.model = model
         self.own = own
+        self._engine: Any = None  # which must live as long as the model
 
     def cast_once(self, dtype: torch.dtype) -> None:
         """Keep a copy's linear layers in the precision that autocast would cast them to each time.
@@ -51,6 +54,11 @@ class Reference:
             plain = isinstance(module, nn.Linear) and module is not head
             if plain and id(module.weight) not in embedded:
                 module.to(dtype)
+
+    def place(self, accelerator: Accelerator) -> None:
+        """Give a model of its own the policy's engine, device and precision, once."""
+        if self.model is not None and self._engine is None:
+            self._engine = engines.place(self.model, accelerator)
 
     @contextlib.contextmanager
     def active(self, policy: nn.Module) -> Iterator[nn.Module]:
@@ -98,8 +106,13 @@ def with_reference(
     elif _leaves_base_alone(peft_config) if peft_config is not None else _is_neutral(model):
         reference = Reference(None)
     else:
-        reference = Reference(copy.deepcopy(model).eval().requires_grad_(False), own=True)
-    return model if peft_config is None else get_peft_model(model, peft_config), reference
+        reference = Reference(engines.frozen_copy(model), own=True)
+    if peft_config is None:
+        return model, reference
+    # Parts of one precision only can be trained together.
+    whole_weights = not any(map(is_partitioned, model.parameters()))
+    model = get_peft_model(model, peft_config, autocast_adapter_dtype=whole_weights)
+    return model, reference
 
 
 def _leaves_base_alone(config: PeftConfig) -> bool:
@@ -120,7 +133,8 @@ def _is_neutral(model: nn.Module) -> bool:
         return False
     names = ("lora_B", "embedding_B")
     second = [p for name, p in model.named_parameters() if any(part in name for part in names)]
-    return bool(second) and not any(bool(p.any()) for p in second)
+    with whole(second):
+        return bool(second) and not any(bool(p.any()) for p in second)
 
 
 class HiddenCache:

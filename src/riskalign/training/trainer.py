@@ -1,7 +1,6 @@
 """`RSATrainer`: one step of Risk-aware Stepwise Alignment on transformers' `Trainer`."""
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,10 +40,17 @@ from riskalign.losses import (
     reference_point,
     sum_by_sequence,
 )
-from riskalign.models import check_weights
 from riskalign.risk import get_risk
-from riskalign.tokens import Group, TokenStats, backbone_of, grouped_losses, head_of, token_stats
-from riskalign.training import modules, preparation
+from riskalign.tokens import (
+    Group,
+    Head,
+    TokenStats,
+    backbone_of,
+    grouped_losses,
+    output_layer_of,
+    token_stats,
+)
+from riskalign.training import checkpoints, engines, modules, preparation
 from riskalign.training.config import RSAConfig
 from riskalign.training.reference import HiddenCache, with_reference
 from riskalign.training.rows import (
@@ -108,6 +114,7 @@ class RSATrainer(Trainer):
         args = args if args is not None else RSAConfig()
         if not isinstance(args, RSAConfig):
             raise InputError(f"args is a {type(args).__name__}. Give a riskalign RSAConfig.")
+        engines.check_engine(args)
         policy, tokenizer = preparation.load_policy(model, processing_class, args)
         preparation.check_experts(policy)
         # A new adapter, added below, keeps the dropout that it is asked for.
@@ -119,8 +126,9 @@ class RSATrainer(Trainer):
             preparation.check_trainable(policy)
         with self.reference.active(policy) as ref:
             preparation.check_vocabulary(tokenizer, policy, ref)
+            engines.check_models(args, policy, ref)
             self.shared_prompt = preparation.decide_shared_prompt(args.shared_prompt, policy, ref)
-        if args.bf16:
+        if args.bf16 and not (args.deepspeed_plugin or engines.in_parts(args)):
             self.reference.cast_once(torch.bfloat16)
         self.risk = get_risk(args.risk)
         self.data_counts: dict[str, PairCounts] = {}
@@ -169,9 +177,7 @@ class RSATrainer(Trainer):
         # The loss is divided by the global batch's pairs, so Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
-        ref_model = self.reference.model
-        if ref_model is not None and not hasattr(ref_model, "quantization_method"):
-            ref_model.to(self.args.device)  # quantised weights have their place already
+        engines.settle(self.accelerator, args)
         if args.bf16 and args.device.type == "cpu" and not modules.bf16_is_fast("cpu"):
             logger.warning(
                 "bf16 is set, but this processor has no bf16 arithmetic and computes it about ten "
@@ -179,12 +185,20 @@ class RSATrainer(Trainer):
             )
         self._train_sums, self._eval_sums = MetricSums(), MetricSums()
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer`'s, with `compile_layers` where it is set."""
+        engines.check_start(self.accelerator)
+        if resume_from_checkpoint:
+            resume_from_checkpoint = checkpoints.resumable(self, resume_from_checkpoint)
         models = (self.model, self.reference.model) if self.args.compile_layers else ()
         with modules.compiled_layers([model for model in models if model is not None]):
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
 
+    save_model = checkpoints.save_model
+    _save = checkpoints.save
+    _save_optimizer_and_scheduler = checkpoints.save_states
+    _load_optimizer_and_scheduler = checkpoints.load_states
+    _load_from_checkpoint = checkpoints.load_from_checkpoint
     get_batch_samples = counting(real_rows)
 
     def compute_loss(
@@ -208,7 +222,14 @@ class RSATrainer(Trainer):
     def row_losses(self, model: nn.Module, batch: Batch) -> LossOutput:
         """Loss and metrics of each row of a collated batch that counts; `model` may be wrapped."""
         policy = self.accelerator.unwrap_model(model)
-        found = modules.call_through(model, policy, lambda: self._row_losses(policy, batch))
+        self.reference.place(self.accelerator)
+        own = [] if self.reference.model is None else [self.reference.model]
+
+        def losses() -> LossOutput:
+            # Engines put a model's weights together within its own forward pass.
+            return modules.call_within(own, lambda: self._row_losses(policy, batch))
+
+        found = modules.call_through(model, policy, losses)
         n = real_rows(batch)
         return LossOutput(found.loss[:n], {name: of[:n] for name, of in found.metrics.items()})
 
@@ -224,28 +245,40 @@ class RSATrainer(Trainer):
                     hidden_ref = hidden_of(ref)
                 else:
                     hidden_ref = self._ref_cache.get(batch, lambda: hidden_of(ref))
-                head_ref = head_of(ref)
-            hidden, head = hidden_of(policy), head_of(policy)
-            inputs = (hidden, head, hidden_ref, head_ref, batch["target_ids"], self.risk)
-            # Gradients taken in the forward pass would miss the factor that fp16 needs.
-            at_once = torch.is_grad_enabled() and not self.args.fp16
-            # KTO's loss of one response depends on the whole batch's KL.
-            at_once = at_once and self.args.loss_type not in UNPAIRED
-            groups = row_groups(batch, head) if at_once else None
-            if groups is None or self.args.chunk_size is not None:
-                stats = token_stats(*inputs, chunk_size=self.args.chunk_size)
-                return self._loss(stats, rows_of(batch), real_rows(batch))
-            outputs: list[LossOutput] = []
+                layer_ref = output_layer_of(ref)
+            hidden, layer = hidden_of(policy), output_layer_of(policy)
 
-            def loss(group: Group, stats: TokenStats) -> Tensor:
-                outputs.append(self._loss(stats, rows_of(batch, group)))
-                return outputs[-1].loss
+            def losses(hidden: Tensor, hidden_ref: Tensor) -> LossOutput:
+                heads = layer.head(), layer_ref.head()
+                return self._losses(batch, hidden, heads[0], hidden_ref, heads[1])
 
-            losses = grouped_losses(*inputs, groups=groups, loss=loss)
-            metrics = {
-                name: torch.cat([output.metrics[name] for output in outputs])
-                for name in outputs[0].metrics
-            }
+            # The reference's layer outermost: its weights are needed in the policy's backward pass.
+            within = list(dict.fromkeys((*layer_ref.modules, *layer.modules)))
+            return modules.call_within(within, losses, hidden, hidden_ref)
+
+    def _losses(
+        self, batch: Batch, hidden: Tensor, head: Head, hidden_ref: Tensor, head_ref: Head
+    ) -> LossOutput:
+        inputs = (hidden, head, hidden_ref, head_ref, batch["target_ids"], self.risk)
+        # Gradients taken in the forward pass would miss the factor that fp16 needs.
+        at_once = torch.is_grad_enabled() and not self.args.fp16
+        # KTO's loss of one response depends on the whole batch's KL.
+        at_once = at_once and self.args.loss_type not in UNPAIRED
+        groups = row_groups(batch, head) if at_once else None
+        if groups is None or self.args.chunk_size is not None:
+            stats = token_stats(*inputs, chunk_size=self.args.chunk_size)
+            return self._loss(stats, rows_of(batch), real_rows(batch))
+        outputs: list[LossOutput] = []
+
+        def loss(group: Group, stats: TokenStats) -> Tensor:
+            outputs.append(self._loss(stats, rows_of(batch, group)))
+            return outputs[-1].loss
+
+        losses = grouped_losses(*inputs, groups=groups, loss=loss)
+        metrics = {
+            name: torch.cat([output.metrics[name] for output in outputs])
+            for name in outputs[0].metrics
+        }
         return LossOutput(losses, metrics)
 
     def _loss(self, stats: TokenStats, rows: Rows, real: int | None = None) -> LossOutput:
@@ -299,6 +332,12 @@ class RSATrainer(Trainer):
         pairs = self._prepared(test_dataset, f"{metric_key_prefix}_dataset", keep=False)
         return super().predict(pairs, ignore_keys, metric_key_prefix)
 
+    def _prepare_input(self, data: Any) -> Any:
+        """As `Trainer`'s, but that under DeepSpeed rounds targets to the model's precision."""
+        if isinstance(data, Tensor):
+            return data.to(self.args.device)
+        return super()._prepare_input(data)
+
     def prediction_step(
         self, model: nn.Module, inputs: Batch, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, None, None]:
@@ -313,7 +352,11 @@ class RSATrainer(Trainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """As `Trainer`'s, with the averages over all rows and processes as metrics."""
+        if self.is_fsdp_enabled and not self.accelerator._models:
+            # Before any training; `Trainer` would have accelerate ask for an optimizer.
+            self.accelerator._models.append(engines.place(self.model, self.accelerator))
         output = super().evaluation_loop(*args, **kwargs)
+        engines.part(self.model)
         prefix = kwargs.get("metric_key_prefix", "eval")
         averages = self._eval_sums.averages(self.accelerator.reduce)
         metrics = {f"{prefix}_{name}": value for name, value in averages.items()}
@@ -325,31 +368,15 @@ class RSATrainer(Trainer):
             logs |= self._train_sums.averages(self.accelerator.reduce)
         super().log(logs, start_time)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer`'s, settings as JSON, no pickle; `InputError` for weights not finite."""
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # whose weights are in parts
-            unwrapped = self.accelerator.unwrap_model(self.model)
-            check_weights(unwrapped, f"model for {str(output_dir or self.args.output_dir)!r}")
-        super().save_model(output_dir, _internal_call)
-        folder = Path(output_dir or str(self.args.output_dir))
-        if self.args.should_save:
-            (folder / "training_args.bin").unlink(missing_ok=True)
-            unfinished = folder / "training_args.json.tmp"
-            settings = self.args.to_json_string()  # type: ignore[no-untyped-call]
-            unfinished.write_text(settings, encoding="utf-8")
-            os.replace(unfinished, folder / "training_args.json")
-
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
         if norm is not None and not self.args.fp16:  # fp16's scaler skips such steps by itself
+            norm = engines.whole_tensor(norm)
             self._refuse_divergence(torch.as_tensor(norm), "gradient norm")
         return norm
 
     def _refuse_divergence(self, values: Tensor, what: str) -> None:
-        bad = ~values.detach().isfinite().all()
-        if self.accelerator.num_processes > 1:  # all stop, or the others wait for ever
-            bad = self.accelerator.gather(bad.to(self.args.device).reshape(1)).any()
-        if bool(bad):
+        if engines.any_process(self.accelerator, ~values.detach().isfinite().all()):
             raise TrainingDiverged(
                 f"The {what} became NaN or infinite at step {self.state.global_step + 1}; nothing "
                 "was saved from it. Lower learning_rate or gap_scale, set max_grad_norm, add "
