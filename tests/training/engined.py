@@ -18,7 +18,6 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from riskalign.training import RSAConfig, RSATrainer
 from tests import tiny
 
-
 LAUNCHED = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
