@@ -9,6 +9,7 @@ import pytest
 from riskalign.cli import main
 from riskalign.evaluation import ideal_ratios, plan
 from riskalign.files.atomic import write_json_lines
+from tests import tiny
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -93,3 +94,44 @@ def test_bad_answers(
     assert run(monkeypatch, "--answers", str(tmp_path / "none")) == 2
     assert run(monkeypatch, "--answers", str(file), "--rate", "0.1") == 2
     assert run(monkeypatch, "--answers", str(file), "--confidence", "0.9") == 2
+
+
+def test_memory_of_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.make_config(num_hidden_layers=4).save_pretrained(tmp_path)
+    file = str(tmp_path / "config.json")
+    given = ("--gpus", "8", "--gpu-memory", "2.5", "--max_length", "64", "--gradient-checkpointing")
+    assert run(monkeypatch, "--model", file, *given) == 0
+    shown = capsys.readouterr().out
+    assert "llama, 4.06e-05 billion parameters: GiB on each of 8 GPUs, 4 pairs at once" in shown
+    assert "without checkpointing" not in shown
+    assert "…" not in shown
+    rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if "," in line[:16]}
+    assert list(rows)[:2] == ["full,ddp", "full,fsdp2"]
+    assert len(rows["lora,zero3"]) == 9
+    assert float(rows["lora,ddp"][-2]) < 2.5
+    assert int(rows["lora,ddp"][-1]) > 4
+    assert "qlora: DDP, gradient_checkpointing: true: 2." in shown
+    assert run(monkeypatch, "--model", file, *given, "--gpu-memory", "1") == 0
+    assert "full: nothing fits into 1 GiB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--gpus", "8"), "--gpus needs --model"),
+        (("--model", "none", "--level", "0.9"), "--level does not go with --model"),
+        (("--model", "none"), "no configuration"),
+        (("--model", "none", "--lora-r", "0"), "--lora_r"),
+        (("--model", "none", "--gpu-memory", "-1"), "give a GPU's GiB"),
+    ],
+)
+def test_refused_plans_of_memory(
+    arguments: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, *arguments) == 2
+    assert message in " ".join(capsys.readouterr().err.split())

@@ -1,4 +1,4 @@
-"""`riskalign plan`: how many prompts a measurement needs, what two forms of a step can reach."""
+"""`riskalign plan`: prompts that a measurement needs, what a step can reach, memory it takes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from riskalign.cli.memory import memory_tables
 from riskalign.errors import InputError
 
 EPILOG = (
     "Example: [cyan]riskalign plan --level 0.99 --width 0.1[/cyan]  ·  "
     "[cyan]riskalign plan --rate 0.02[/cyan]  ·  "
     "[cyan]riskalign sample --world goodwill --kind answers --out answers.jsonl[/cyan], then "
-    "[cyan]riskalign plan --answers answers.jsonl[/cyan]"
+    "[cyan]riskalign plan --answers answers.jsonl[/cyan]  ·  "
+    "[cyan]riskalign plan --model my-model --gpus 8 --gpu-memory 80[/cyan]"
 )
 _LEVELS, _WIDTHS = (0.9, 0.95, 0.99), (0.2, 0.1, 0.05)
 _LARGEST = 1e300
@@ -38,8 +40,75 @@ def plan(
     safe_only: Annotated[
         bool, typer.Option("--safe_only", help="With --answers: of a safe step alone.")
     ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Folder, config.json or hub id: plan its training's memory.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(help="Of all machines; 1 by default.")] = None,
+    gpu_memory: Annotated[
+        float | None, typer.Option("--gpu-memory", "--gpu_memory", help="GiB of a GPU; 80.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", "--max_length", help="Prompt and response; 512.")
+    ] = None,
+    max_prompt_length: Annotated[
+        int | None,
+        typer.Option("--max-prompt-length", "--max_prompt_length", help="Half by default."),
+    ] = None,
+    per_device_train_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--per-device-train-batch-size", "--per_device_train_batch_size", help="Pairs; 4."
+        ),
+    ] = None,
+    gradient_accumulation_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--gradient-accumulation-steps", "--gradient_accumulation_steps", help="1 by default."
+        ),
+    ] = None,
+    lora_r: Annotated[
+        int | None, typer.Option("--lora-r", "--lora_r", help="Rank of an adapter; 16.")
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            "--gradient-checkpointing/--no-gradient-checkpointing", help="Both by default."
+        ),
+    ] = None,
+    bf16: Annotated[
+        bool | None, typer.Option("--bf16/--no-bf16", help="Compute in bfloat16: yes by default.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of weights as loaded: float32 (default) or bfloat16.")
+    ] = None,
 ) -> None:
-    """How many prompts a tail measurement needs, or what could go of the tail of given answers."""
+    """How many prompts a measurement needs, what could go of a tail, or memory of training."""
+    setup = {
+        "gpus": gpus,
+        "max_length": max_length,
+        "max_prompt_length": max_prompt_length,
+        "per_device_train_batch_size": per_device_train_batch_size,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
+        "lora_r": lora_r,
+        "bf16": bf16,
+        "dtype": dtype,
+    }
+    of_memory = setup | {"gpu_memory": gpu_memory, "gradient_checkpointing": gradient_checkpointing}
+    of_prompts = {"level": level, "width": width, "rate": rate, "confidence": confidence}
+    others = of_prompts | {"answers": answers, "safe_only": safe_only or None}
+    if given := [f"--{k}" for k, v in (others if model else of_memory).items() if v is not None]:
+        raise InputError(f"plan: {given[0]} {'does not go with' if model else 'needs'} --model")
+    if model is not None:
+        known = {name: value for name, value in setup.items() if value is not None}
+        with _console.status("one training step on tensors without content …"):
+            tables = list(
+                memory_tables(
+                    model, 80 if gpu_memory is None else gpu_memory, gradient_checkpointing, known
+                )
+            )
+        for table in tables:
+            _show(*table)
+        return
     if answers is not None:
         if (width, rate, confidence) != (None, None, None):
             raise InputError("plan: --width, --rate and --confidence do not go with --answers")
@@ -105,7 +174,7 @@ def _show_ideal(path: Path, level: float, safe_only: bool) -> None:
 
 
 def _show(title: str, names: Iterable[str], rows: Iterable[str], meaning: str) -> None:
-    """Print a table; a row is one text, its cells parted by spaces."""
+    """Print a table, if it has rows, and its meaning; a row is one text, cells parted by spaces."""
     # Narrow: nothing is to be cut at the 80 columns of a pipe.
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.pad_edge = False
@@ -113,8 +182,10 @@ def _show(title: str, names: Iterable[str], rows: Iterable[str], meaning: str) -
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*row.split())
-    _console.print(table)
-    _console.print(meaning, style="dim")
+    if table.columns:
+        _console.print(table)
+    if meaning:
+        _console.print(meaning, style="dim")
 
 
 def _scored(path: Path) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ from riskalign.tokens.stats import (
     TokenStats,
     fits,
     grouped_losses,
+    tile_tokens,
     token_stats,
     token_stats_naive,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "grouped_losses",
     "head_of",
     "output_layer_of",
+    "tile_tokens",
     "token_stats",
     "token_stats_naive",
 ]

@@ -168,8 +168,7 @@ def token_stats(
     compared = comparison(hidden_policy, head_policy, hidden_ref, head_ref, labels, risk)
     weight, bias = head_policy.weight, head_policy.bias
     if chunk_size is None:
-        elements = _CHUNK_ELEMENTS.get(hidden_policy.device.type, _CHUNK_ELEMENTS["other"])
-        chunk_size = max(16, elements // len(weight))
+        chunk_size = _chunk(weight)
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
     trained = weight.requires_grad or (bias is not None and bias.requires_grad)
@@ -198,9 +197,25 @@ GroupLoss = Callable[[Group, TokenStats], Tensor]
 
 def fits(n_tokens: int, head: Head) -> bool:
     """Whether a group of so many tokens fits into the workspace."""
-    device = head.weight.device.type
-    most = _WORKSPACE_ELEMENTS.get(device, _WORKSPACE_ELEMENTS["other"])
-    return n_tokens * head.weight.shape[0] <= most
+    return n_tokens <= _most_tokens(head.weight)
+
+
+def tile_tokens(n_rows: int, row_tokens: int, head: Head) -> int:
+    """Tokens of the largest tile of a step on so many rows, each of so many response tokens."""
+    if fits(row_tokens, head):
+        return min(n_rows, _most_tokens(head.weight) // row_tokens) * row_tokens
+    return min(n_rows * row_tokens, _chunk(head.weight))
+
+
+def _most_tokens(weight: Tensor) -> int:
+    most = _WORKSPACE_ELEMENTS.get(weight.device.type, _WORKSPACE_ELEMENTS["other"])
+    return most // len(weight)
+
+
+def _chunk(weight: Tensor) -> int:
+    """Tokens of a tile where rows do not fit."""
+    elements = _CHUNK_ELEMENTS.get(weight.device.type, _CHUNK_ELEMENTS["other"])
+    return max(16, elements // len(weight))
 
 
 def _run(
