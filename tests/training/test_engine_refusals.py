@@ -12,7 +12,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 
 from riskalign import RSAConfig, RSATrainer
 from riskalign.errors import InputError
-from riskalign.sharding import plain_class, shape_of
+from riskalign.models.sharding import plain_class, shape_of
 from riskalign.training import engines
 from riskalign.training.checkpoints import resumable
 from tests import tiny

@@ -21,8 +21,8 @@ from transformers import (
 
 from riskalign.errors import InputError, door
 from riskalign.models.folders import resolve_folder
+from riskalign.models.sharding import is_partitioned, shape_of
 from riskalign.models.weights import check_weights, fingerprint
-from riskalign.sharding import is_partitioned, shape_of
 
 logger = logging.getLogger(__name__)
 

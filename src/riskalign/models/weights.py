@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from riskalign.errors import InputError
 from riskalign.files.atomic import new_folder
-from riskalign.sharding import is_partitioned, shape_of, whole
+from riskalign.models.sharding import is_partitioned, shape_of, whole
 
 #: Last matrices of attention and of feed-forward layers: of zeros they switch the layer off, and
 #: layers that are added to a trained model start so. With them what chooses among experts, and the

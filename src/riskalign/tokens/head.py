@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from riskalign.errors import InputError
+from riskalign.models.sharding import plain_class, whole
 from riskalign.risk import Risk
-from riskalign.sharding import plain_class, whole
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from accelerate.utils import DistributedType  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from riskalign.errors import FieldError, InputError
-from riskalign.sharding import is_partitioned, whole
+from riskalign.models.sharding import is_partitioned, whole
 from riskalign.tokens import output_layer_of
 
 logger = logging.getLogger(__name__)

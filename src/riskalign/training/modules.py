@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from riskalign.sharding import plain_class
+from riskalign.models.sharding import plain_class
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from riskalign.data.tokenize import Limits, Prepared, tokenize_all
 from riskalign.errors import InputError
 from riskalign.losses import ORDERED, UNPAIRED
 from riskalign.models import check_weights, load_model
-from riskalign.sharding import shape_of
+from riskalign.models.sharding import shape_of
 from riskalign.tokens import backbone_of, head_of
 from riskalign.training.config import RSAConfig
 

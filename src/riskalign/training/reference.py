@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from riskalign.errors import InputError
 from riskalign.models import check_weights
-from riskalign.sharding import is_partitioned, whole
+from riskalign.models.sharding import is_partitioned, whole
 from riskalign.training import engines
 from riskalign.training.modules import evaluating
 
