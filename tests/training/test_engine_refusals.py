@@ -30,7 +30,7 @@ def settings(stage: int | None = None, tensor: int = 1, save: bool = True, **giv
         unset_hf_deepspeed_config()
     state = SimpleNamespace(distributed_type=DistributedType.MULTI_GPU)
     plain = {"fsdp": False, "fsdp_config": {}, "parallelism_config": None}
-    flags = dict.fromkeys(("load_best_model_at_end", "compile_layers", "cache_reference"), False)
+    flags = dict.fromkeys(("load_best_model_at_end", "compile_layers"), False)
     every = {"distributed_state": state, "deepspeed_plugin": plugin} | plain | flags
     return SimpleNamespace(**(every | given))
 
@@ -66,9 +66,8 @@ def test_engines_are_refused(
 
 def test_settings_are_refused_with_weights_in_parts() -> None:
     model: Any = tiny.make_model()
-    for name in ("compile_layers", "cache_reference"):
-        with pytest.raises(InputError, match=name):
-            engines.check_models(settings(**PARTS, **{name: True}), model, model)
+    with pytest.raises(InputError, match="compile_layers"):
+        engines.check_models(settings(**PARTS, compile_layers=True), model, model)
     model.is_quantized = True
     with pytest.raises(InputError, match="quantised"):
         engines.check_models(settings(3), model, model)

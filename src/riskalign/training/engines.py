@@ -76,9 +76,6 @@ def check_models(args: Any, policy: Any, ref: Any) -> None:
         return
     if args.compile_layers:
         raise FieldError("compile_layers", "is set, which does not go with weights in parts")
-    if args.cache_reference:
-        # One process would compute the reference, which takes all, while another need not.
-        raise FieldError("cache_reference", "is set, which does not go with weights in parts")
     zero = not args.fsdp and not _asks_for("FSDP")
     if zero and (getattr(policy, "is_quantized", False) or getattr(ref, "is_quantized", False)):
         raise FieldError("deepspeed", "is ZeRO-3 and the model quantised; take FSDP2 or ZeRO-2")
