@@ -45,7 +45,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 GPUS = (1, 8, 16)
 GPU_MEMORY = 80
-SETUP = {"max_length": 1024, "per_device_train_batch_size": 4}
+SETUP: dict[str, Any] = {"max_length": 1024, "per_device_train_batch_size": 4}
 
 
 def table(name: str) -> Iterator[str]:
@@ -53,7 +53,8 @@ def table(name: str) -> Iterator[str]:
     from transformers import AutoConfig
 
     from riskalign.models.outline import outline
-    from riskalign.training.memory import ENGINES, Setup, plans, rehearse, sizes
+    from riskalign.training.memory import ENGINES, Setup, plans, sizes
+    from riskalign.training.rehearsal import rehearse
 
     config = AutoConfig.for_model(**MODELS[name])
     kept: dict[str, Any] = {}
@@ -66,7 +67,7 @@ def table(name: str) -> Iterator[str]:
 
     cells: dict[tuple[str, str], dict[int, str]] = {}
     for gpus in GPUS:
-        setup = Setup(gpus=gpus, **SETUP)  # type: ignore[arg-type]
+        setup = Setup(gpus=gpus, **SETUP)
         for plan in plans(config, setup, GPU_MEMORY * 2**30, True, remembered):
             engine = "ddp" if plan.engine == "one" else plan.engine
             pairs = f"{plan.most_pairs} pairs" if plan.most_pairs else "none"
@@ -78,7 +79,7 @@ def table(name: str) -> Iterator[str]:
     yield "| --- " + "| ---: " * len(GPUS) + "|"
     order = sorted(
         cells, key=lambda c: (("full", "lora", "qlora").index(c[0]), ENGINES.index(c[1]))
-    )  # type: ignore[arg-type]
+    )
     for cell in order:
         own = " | ".join(cells[cell].get(gpus, "") for gpus in GPUS)
         yield f"| {cell[0]}, {cell[1]} | {own} |"

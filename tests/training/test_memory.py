@@ -1,5 +1,6 @@
 """The arithmetic of a plan by hand, and what it makes of a small model."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -58,16 +59,16 @@ def test_bytes_of_an_adapter() -> None:
 
 def test_the_largest_sum_counts() -> None:
     """Gradients come as activations go; with several batches to a step they are there before."""
-    setup = {"bf16": False, "device": "cpu", "per_device_train_batch_size": 2, "max_length": 10}
+    setup = Setup(bf16=False, device="cpu", per_device_train_batch_size=2, max_length=10)
     kept = Rehearsed(5e6, 3e6, np.array([3e6, 2e6]), np.array([0.0, 900_000.0]))
     fixed = 4e6 + 8e6 + 4e6
     states = 2 * 2 * 5 * 50 * 4  # of 2 pairs' responses of 5 tokens
     loss = 2 * 20 * 1_000 * 4 + 2 * states + 50_000 * 4  # two tiles, states, the head's gradient
     backward = 2e6 + 900_000 * 4 + states + 50_000 * 4
-    one = parts("full", "one", FULL, FULL, Setup(**setup), kept)
+    one = parts("full", "one", FULL, FULL, setup, kept)
     assert one.loss == loss
     assert one.total == fixed + backward
-    several = Setup(**setup, gradient_accumulation_steps=2)
+    several = dataclasses.replace(setup, gradient_accumulation_steps=2)
     two = parts("full", "one", FULL, FULL, several, kept)
     assert two.total == fixed + 4e6 + max(5e6 + states, 3e6 + loss, 3e6 + states + 200_000)
 

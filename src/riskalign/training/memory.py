@@ -166,7 +166,7 @@ def _whole(method: Method, engine: Engine, base: Sizes, own: Sizes, setup: Setup
     """Weights whole on every GPU, as they are loaded: one GPU, and DDP."""
     loaded = 2 if setup.dtype == "bfloat16" else 4
     trained = loaded if method == "full" else 4
-    weights = trained * own.trained + loaded * (own.total - own.trained)
+    weights: float = trained * own.trained + loaded * (own.total - own.trained)
     if method == "qlora":
         weights += (_NF4 - 2) * base.linear + (2 - loaded) * (own.total - own.trained)
     cast = (loaded - 2) * own.linear if setup.bf16 else 0
@@ -180,12 +180,12 @@ def _in_parts(method: Method, base: Sizes, own: Sizes, setup: Setup) -> _Held:
     """FSDP2: float32 parts; the root, two layers and a layer's gradients are whole for a while."""
     n, compute = setup.gpus, 2 if setup.bf16 else 4
     whole = own.root + 2 * own.layer
-    reference = 0
+    reference = 0.0
     if method == "full":
         whole += own.root + own.layer + base.root  # gradients; the reference's root
         reference = 4 * own.total
-    held = (4 * own.total, 8 * own.trained, reference)
-    return _Held(*(each / n for each in held), compute * whole, 4 / n)
+    held = 4 * own.total / n, 8 * own.trained / n, reference / n, float(compute * whole)
+    return _Held(*held, 4 / n)
 
 
 def _zero(method: Method, engine: Engine, base: Sizes, own: Sizes, setup: Setup) -> _Held:
@@ -195,8 +195,8 @@ def _zero(method: Method, engine: Engine, base: Sizes, own: Sizes, setup: Setup)
     bucket = compute * min(_BUCKET, own.trained)
     reference = compute * own.total if full else 0
     if engine == "zero2":
-        held = compute * own.total, 12 * own.trained / n, reference, 2 * bucket
-        return _Held(*held, compute / n, 4 / n)
+        moments = 12 * own.trained / n
+        return _Held(compute * own.total, moments, reference, 2 * bucket, compute / n, 4 / n)
     live = compute * (min(_MANY, own.total) + (min(_MANY, base.total) if full else 0))
     part = min(1.0, _MANY * n / own.trained)
     if engine == "zero3":

@@ -57,7 +57,7 @@ class _Live(TorchDispatchMode):
     """Counts the bytes of all storages made while it is on."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._known: set[int] = set()
         self.now = self.most = 0
 
@@ -103,8 +103,11 @@ class Rehearsal(NamedTuple):
         too much, if anything.
         """
         share = (pairs - self.pairs) / (self.pairs * (_MORE - 1))
-        kept = zip(self.few[:3], self.many[:3], strict=True)
-        forward, held, backward = (a + (b - a) * share for a, b in kept)
+
+        def line(a: Any, b: Any) -> Any:
+            return a + (b - a) * share
+
+        forward, held, backward, _ = map(line, self.few, self.many)
         return Rehearsed(forward, held, backward, self.few.done)
 
 
@@ -142,9 +145,9 @@ def rehearse(
                 model = model.to(torch.bfloat16)
             casts = compute == "autocast" and not experts
             runs.append(_run(model, (pairs, prompt, response), casts, checkpointing))
-        kept = runs[0].kept if len(runs) == 1 else _deeper(*runs, depth)
-        forward, held, backward = (factor * each for each in kept[:3])
-        return Rehearsed(forward, held, backward, kept.done)
+        kept = runs[0].kept if len(runs) == 1 else _deeper(runs[0], runs[1], depth)
+        grown = (factor * kept.forward, factor * kept.held, factor * kept.backward)
+        return Rehearsed(*grown, kept.done)
 
     return Rehearsal(pairs, at(pairs), at(_MORE * pairs))
 
