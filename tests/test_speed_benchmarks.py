@@ -183,7 +183,7 @@ def test_preparation_is_measured(tmp_path: Path) -> None:
     o = argparse.Namespace(file=str(tmp_path / "pairs.jsonl"), rows=5, num_proc=None)
     assert preparation.measure("riskalign", o)["seconds"] > 0
     rows = [
-        {"rows": n, "num_proc": 1, "variant": variant, "megabytes": n / 2**20}
+        {"rows": n, "num_proc": 1, "variant": variant, "own_megabytes": n / 2**20}
         | {"seconds": n * factor, "processor_seconds": n * factor / 2}
         for n in (100, 300)
         for variant, factor in (("trl", 2.0), ("riskalign", 1.0), ("again", 0.001))
@@ -191,4 +191,4 @@ def test_preparation_is_measured(tmp_path: Path) -> None:
     found = {each["name"]: (each["value"], each["holds"]) for each in preparation.ratios(rows)}
     assert found["time over TRL's, 300 rows, 1 process"] == (0.5, True)
     assert found["second run, seconds, 300 rows"] == (0.3, True)
-    assert found["bytes of peak a row, riskalign"] == (1.0, True)
+    assert found["bytes of its own a row, riskalign"] == (1.0, True)
