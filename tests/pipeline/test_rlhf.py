@@ -68,7 +68,7 @@ def test_after_the_helpful_step_and_nothing_twice(
 
 def test_with_models_of_reward_and_cost(job: Make, tmp_path: Path) -> None:
     settings = {"num_train_epochs": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-3}
-    sampling = job()["sampling"] | {"prompts": 10}
+    sampling = job()["sampling"] | {"prompts": 16}
     ppo = PPO | {"ptx_coef": 0.5}
     recorder = Recorder()
     config = job(order=["ppo"], ppo=ppo, scorers=settings, sampling=sampling)

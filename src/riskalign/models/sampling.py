@@ -83,9 +83,9 @@ def sample(
     all)` is called after each batch.
 
     The k-th answer to a prompt has random numbers of its own, from `seed`, the prompt's id and k;
-    a prompt that is there again counts on. So other prompts, the batch size and the device leave
-    it as it is, but for the rounding of the model's logits, which is another in other batches:
-    `shares` splits prompts so that batches stay, too.
+    a prompt that is there again counts on. Other prompts, the batch size and the device leave them
+    as they are. Logits are rounded otherwise in other batches, which still changes some answers,
+    in bfloat16 most (docs/log.md): `shares` splits prompts so that batches stay as they are.
 
     Raises `InputError` for a number out of range, a tokenizer without chat template, a prompt that
     with its answer may be longer than the model has positions for, or logits that are not finite.
