@@ -98,6 +98,20 @@ def test_two_processes_train_what_one_does(
 
 
 @pytest.mark.usefixtures("_forked")
+def test_the_start_step_is_that_of_one_process(job: Make, tmp_path: Path) -> None:
+    def tuned(batch: int, **more: Any) -> Path:
+        sft = {"demonstrations": 8, "learning_rate": 1e-2, "optim": "sgd"}
+        out = str(tmp_path / f"run-{batch}")
+        sft |= {"per_device_train_batch_size": batch}
+        config = job(world="tests.pipeline.test_sft:Showing", sft=sft, order=[], output_dir=out)
+        return align(config | {"evaluation": None, **more}).steps["sft"]
+
+    one, two = tuned(4), tuned(2, **TWO)
+    assert furthest(one, two) < 2e-5
+    assert furthest(tmp_path / "start", two) > 1e-4
+
+
+@pytest.mark.usefixtures("_forked")
 def test_answers_and_scores_are_the_same_to_the_byte(job: Make, tmp_path: Path) -> None:
     step = {"max_steps": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-2}
     sampling = {"prompts": 5, "answers_per_prompt": 4, "max_new_tokens": 6, "batch_size": 8}
@@ -175,7 +189,7 @@ def test_a_killed_worker_is_reported_and_the_next_run_goes_on(job: Make, tmp_pat
                 struck.append(int(pids.read_text().split()[1]))
                 os.kill(struck[0], signal.SIGKILL)
 
-    with pytest.raises(WorkerFailed, match="The same command goes on"):
+    with pytest.raises(WorkerFailed, match="process 1 ended without a word"):
         align(config, progress=Kills())
     assert list((tmp_path / "run-2" / "helpful" / "checkpoints").glob("checkpoint-*"))
     after = Recorder()

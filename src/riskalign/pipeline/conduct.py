@@ -75,7 +75,7 @@ class Workers:
             ended = child.poll() is not None
             _tell(place, update)
             if ended:
-                found = _failure(self._folder, place, child.returncode, what)
+                found = _failure(self._folder, place, n, child.returncode, what)
                 self.stop()
                 raise found
             time.sleep(0.02)
@@ -149,20 +149,23 @@ def _tell(folder: Path, update: Update) -> None:
         update(sum(each["n"] for each in told), max(each["of"] for each in told), told[0]["note"])
 
 
-def _failure(folder: Path, place: Path, code: int, what: str) -> Exception:
-    """What the first worker that says something says, else the end of what all of them said."""
+def _failure(folder: Path, place: Path, n: int, code: int, what: str) -> Exception:
+    """What the first of n workers that says something says, else the end of what all said."""
     said = [_read(path) for path in sorted(place.glob("error-*.json"))]
     for each in said:
         if each and each["type"] in RAISED:
             return RAISED[each["type"]](each["message"])
+    heard = {path.stem.rpartition("-")[2] for path in place.glob("[de]*-*.json")}
+    silent = [str(rank) for rank in range(n) if f"{rank:05}" not in heard]
+    which = f"process {', '.join(silent)} ended without a word" if silent else "a process failed"
     lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").split("\n")
     if said and said[0]:
         lines = said[0]["message"].split("\n")
     tail = "\n  ".join(line for line in lines[-_LINES:] if line.strip())
     ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
     return WorkerFailed(
-        f"{what}: a process of it failed, and the launcher {ended}. The same command goes on from "
-        f"what is finished and from the last checkpoint. The last that was said:\n  {tail}"
+        f"{what}: {which}, and the launcher {ended}. The same command goes on from what is "
+        f"finished and from the last checkpoint. The last that was said:\n  {tail}"
     )
 
 
