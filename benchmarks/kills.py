@@ -1,7 +1,8 @@
 """Jobs and comparisons killed, stopped and raced: what is resumed must be what was never stopped.
 
-    python benchmarks/kills.py --random 100 --aimed 50 --signals 30 --races 50 --workers 10 \
-        --work /tmp/kills --out benchmarks/results/kills.json
+    python benchmarks/kills.py --random 100 --aimed 50 --signals 30 --races 50 --work /tmp/kills \
+        --out benchmarks/results/kills.json
+    python benchmarks/kills.py --only launch --workers 10 --random 6 --signals 3 --work /tmp/kills
 
 Each trial is a command line on a tiny model, in a child of this process; it is killed (SIGKILL) at
 a random moment, or at the n-th removal, rename or link, before or after it, or stopped by a signal
@@ -160,7 +161,8 @@ class Bench:
         work.mkdir(parents=True)
         self.work, self.run, self.log = work, work / "run", work / "log.txt"
         found = recipes(work)
-        self.commands = {name: found[name] for name in found if only in (None, name)}
+        asked = [only] if only is not None else [name for name in found if name != "launch"]
+        self.commands = {name: found[name] for name in asked}
         self.draw = random.Random(seed)
         self.seconds: dict[str, float] = {}
         self.acts: dict[str, int] = {}
@@ -334,7 +336,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run what is asked for; 1 where anything differs or too few trials came in time."""
     parser = argparse.ArgumentParser(description=__doc__)
     kinds = ("random", "aimed", "signals", "races", "workers")
-    parser.add_argument("--only", help="one of the commands, by its name in kills_jobs.py")
+    help_ = "one command, by its name in kills_jobs.py; by default all but launch, a job's workers'"
+    parser.add_argument("--only", help=help_)
     for name in kinds:
         parser.add_argument(f"--{name}", type=int, default=0, help="how many trials")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start none after that")
