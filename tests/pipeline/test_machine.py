@@ -75,12 +75,19 @@ def test_versions_and_description_are_plain() -> None:
     assert not machine.is_disk_full(OSError(2, "No such file or directory"))
 
 
-@pytest.mark.parametrize("n", [0, 1, 3])
-def test_idle_gpus_are_named(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+@pytest.mark.parametrize(
+    ("n", "used", "said"),
+    [
+        (0, 1, None),
+        (1, 1, None),
+        (3, 1, "1 of 3 GPUs in use, cuda:1, cuda:2 idle; launch: {processes: 3} takes all."),
+        (3, 2, "2 of 3 GPUs in use, cuda:2 idle; launch: {processes: 3} takes all."),
+        (3, 3, None),
+    ],
+)
+def test_idle_gpus_are_named(
+    monkeypatch: pytest.MonkeyPatch, n: int, used: int, said: str | None
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: n > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
-    said = machine.idle_gpus()
-    assert (said is not None) == (n > 1)
-    if said is not None:
-        assert "cuda:1, cuda:2 idle" in said
-        assert "launch: {processes: 3}" in said
+    assert machine.idle_gpus(used) == said

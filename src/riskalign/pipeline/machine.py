@@ -31,13 +31,13 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def idle_gpus() -> str | None:
-    """What there is to say of GPUs that a job in one process does not use; None of none."""
+def idle_gpus(used: int = 1) -> str | None:
+    """What there is to say of GPUs that are not used, of which each process uses one; or None."""
     n = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if n < 2:
+    if n <= used or n < 2:
         return None
-    idle = ", ".join(f"cuda:{i}" for i in range(1, n))
-    return f"One of {n} GPUs is used, {idle} idle: launch is null (launch: {{processes: {n}}})."
+    idle = ", ".join(f"cuda:{i}" for i in range(used, n))
+    return f"{used} of {n} GPUs in use, {idle} idle; launch: {{processes: {n}}} takes all."
 
 
 def use_bf16(wanted: bool | None) -> bool:

@@ -171,16 +171,18 @@ def train_steps(job: Job, start: Start) -> Trained:
 
 def _processes(job: Job) -> list[str]:
     """What there is to say of the devices that are used, and of batches over several processes."""
-    if job.launch is None:
-        idle = machine.idle_gpus()
-        return [] if idle is None else [idle]
-    steps = {kind: job.config.step(kind) for _, kind in job.config.steps() if has_rows(kind)}
+    n = 1 if job.launch is None else job.launch.processes
+    here = n if job.launch is None else n // job.launch.machines
+    said = [idle] if (idle := machine.idle_gpus(here)) is not None else []
+    kinds = dict.fromkeys(kind for _, kind in job.config.steps() if has_rows(kind))
+    if job.launch is None or not kinds:
+        return said
     batches = []
-    for kind, step in steps.items():
+    for kind in kinds:
+        step = job.config.step(kind)
         each, more = step.per_device_train_batch_size, step.gradient_accumulation_steps
-        n = job.launch.processes
         batches.append(f"{each} x {n} processes x {more} = {each * n * more} rows ({kind})")
-    return [f"An optimizer step takes {', '.join(batches)}."] if batches else []
+    return [*said, f"An optimizer step takes {', '.join(batches)}."]
 
 
 def _check_prompts(job: Job, loaded: LoadedModel) -> None:
