@@ -104,30 +104,31 @@ def remembered() -> Any:
     return rehearsing
 
 
+@pytest.mark.slow
 def test_what_fits_and_what_is_recommended() -> None:
     config = tiny.make_config(vocab_size=50_000, hidden_size=1024, intermediate_size=4096)
-    setup = Setup(gpus=8)
-    found = plans(config, setup, 6 * GIB, rehearsing=remembered())
+    setup, known = Setup(gpus=8), remembered()
+    found = plans(config, setup, 6 * GIB, rehearsing=known)
     assert len(found) == 2 * (5 + 5 + 1)
     assert {plan.engine for plan in found if plan.method == "qlora"} == {"ddp"}
     for plan in found:
         fits = plan.parts.total <= 6 * GIB
         assert fits == (plan.most_pairs >= setup.per_device_train_batch_size)
     # At the largest number that fits it fits, and at the next it does not.
-    for plan in found[:3]:
+    for plan in found[:1]:
         for more, right in ((0, True), (1, False)):
             asked = Setup(gpus=8, per_device_train_batch_size=plan.most_pairs + more)
-            again = plans(config, asked, 6 * GIB, plan.checkpointing, remembered())
+            again = plans(config, asked, 6 * GIB, plan.checkpointing, known)
             [same] = [p for p in again if (p.method, p.engine) == (plan.method, plan.engine)]
             assert (same.parts.total <= 6 * GIB) is right
     best = simplest(found, 6 * GIB)
     assert best["qlora"].engine == "ddp"
     assert not best["qlora"].checkpointing
     assert simplest(found, 0) == {}
-    alone = plans(config, Setup(), 6 * GIB, rehearsing=remembered())
+    alone = plans(config, Setup(), 6 * GIB, rehearsing=known)
     assert {plan.engine for plan in alone} == {"one", "offload"}
     # Sharding over more GPUs never takes more of each.
-    by_gpus = [plans(config, Setup(gpus=n), GIB, True, remembered()) for n in (8, 16)]
+    by_gpus = [plans(config, Setup(gpus=n), GIB, True, known) for n in (8, 16)]
     for eight, sixteen in zip(*by_gpus, strict=True):
         assert sixteen.parts.total <= eight.parts.total
 
