@@ -1,11 +1,13 @@
 """What a job tells about how far it is; the command line draws it."""
 
 import contextlib
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeAlias
 
 import datasets
+import torch
 import transformers
 from transformers import TrainerCallback, TrainerState
 
@@ -70,12 +72,18 @@ def quiet_libraries() -> Iterator[None]:
     data_bars = datasets.are_progress_bars_disabled()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    # accelerate imports DeepSpeed wherever it is installed, which then says that it found no GPU.
+    told = "DS_ACCELERATOR" in os.environ or torch.cuda.is_available()
+    if not told:
+        os.environ["DS_ACCELERATOR"] = "cpu"
     try:
         with warnings.catch_warnings():
             # peft reads a property that transformers has renamed; nothing a user can act on.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
             yield
     finally:
+        if not told:
+            os.environ.pop("DS_ACCELERATOR", None)
         if bars:
             transformers.utils.logging.enable_progress_bar()
         if not data_bars:
