@@ -28,6 +28,7 @@ class Served:
         self.bodies: list[dict[str, Any]] = []
         self.leave_out: set[str] = set()
         self.status = 200
+        self.most = 100  # tokens, of a configuration of its own
 
     def answer(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         if path == "/v1/models":
@@ -43,7 +44,8 @@ class Served:
                 ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=False,
-                max_new_tokens=body["max_tokens"],
+                repetition_penalty=body.get("repetition_penalty", 5.0),  # its own default
+                max_new_tokens=min(body["max_tokens"], self.most),
                 pad_token_id=0,
             )
             logs = model(ids).logits[0, :-1].log_softmax(-1)
@@ -118,6 +120,9 @@ def test_refusals(served: tuple[Served, VllmConfig]) -> None:
         state.leave_out = {left_out}
         with pytest.raises(InputError, match=words):
             sample_with_vllm(model, tokenizer, PROMPTS, vllm=config, **GREEDY)
+    state.leave_out, state.most = set(), 1
+    with pytest.raises(InputError, match="cuts answers at 1 tokens, and 6 were asked for"):
+        sample_with_vllm(model, tokenizer, PROMPTS, vllm=config, **GREEDY)
     state.status = 401
     with pytest.raises(InputError, match=r"status 401: .*not by Bearer \[key\]") as caught:
         sample_with_vllm(model, tokenizer, PROMPTS, vllm=config, **GREEDY)

@@ -18,6 +18,15 @@ _CHECKED = 4  # prompts whose log probabilities are compared
 #: Nats a token that they may differ by on average: of rounding, that is.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _COARSE = 0.05
+#: What is left out is as the served model's generation_config.json has it, and bends the
+#: distribution whose tail is to be measured.
+_PLAIN = {
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 
 
 @settings
@@ -75,6 +84,13 @@ def ask_server(
                 f"vllm.base_url: {config.base_url} gives no token ids (return_token_ids). Serve "
                 "with vLLM 0.10.2 or later."
             )
+        ends = how["stop_token_ids"]
+        if len(tokens) < how["max_tokens"] and not (tokens and tokens[-1] in ends):
+            raise InputError(
+                f"vllm.base_url: {config.base_url} cuts answers at {len(tokens)} tokens, and "
+                f"{how['max_tokens']} were asked for. Serve with a longer --max-model-len, and "
+                "with --generation-config vllm."
+            )
         tell(next(done))
         return tokens
 
@@ -97,7 +113,7 @@ class _Server:
 
     def complete(self, name: str, prompt: Sequence[int], **how: Any) -> dict[str, Any]:
         """The one choice of a completion."""
-        body = {"model": name, "prompt": list(prompt), "return_token_ids": True, **how}
+        body = {"model": name, "prompt": list(prompt), "return_token_ids": True, **_PLAIN, **how}
         # Of a served dial the log probabilities of prompts are the first model's: so are answers.
         body["vllm_xargs"] = {"w": 0.0}
         choice: dict[str, Any] = self._call("POST", "/completions", body)["choices"][0]
