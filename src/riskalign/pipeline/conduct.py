@@ -71,10 +71,14 @@ class Workers:
         assert child is not None
         about = {"cwd": os.getcwd(), "path": [*map(str, sys.path)], "processes": n, **request}
         write_text(place / "request.json", json.dumps(about))
+        failed: float | None = None  # when one said so
         while len(list(place.glob("done-*.json"))) < n:
             ended = child.poll() is not None
             _tell(place, update)
-            if ended:
+            if failed is None and any(place.glob("error-*.json")):
+                failed = time.monotonic()
+            # The launcher here knows nothing of workers that another machine's started.
+            if ended or (failed is not None and time.monotonic() > failed + _PATIENCE):
                 found = _failure(self._folder, place, n, child.returncode, what)
                 self.stop()
                 raise found
@@ -149,7 +153,7 @@ def _tell(folder: Path, update: Update) -> None:
         update(sum(each["n"] for each in told), max(each["of"] for each in told), told[0]["note"])
 
 
-def _failure(folder: Path, place: Path, n: int, code: int, what: str) -> Exception:
+def _failure(folder: Path, place: Path, n: int, code: int | None, what: str) -> Exception:
     """What the first of n workers that says something says, else the end of what all said."""
     said = [_read(path) for path in sorted(place.glob("error-*.json"))]
     for each in said:
@@ -162,7 +166,9 @@ def _failure(folder: Path, place: Path, n: int, code: int, what: str) -> Excepti
     if said and said[0]:
         lines = said[0]["message"].split("\n")
     tail = "\n  ".join(line for line in lines[-_LINES:] if line.strip())
-    ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+    ended = "is still there" if code is None else f"ended with {code}"
+    if code is not None and code < 0:
+        ended = f"was ended by {signal.Signals(-code).name}"
     return WorkerFailed(
         f"{what}: {which}, and the launcher {ended}. The same command goes on from what is "
         f"finished and from the last checkpoint. The last that was said:\n  {tail}"
