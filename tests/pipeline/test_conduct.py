@@ -37,9 +37,10 @@ def test_a_worker_that_fails_is_heard_though_the_launcher_goes_on(
         assert time.monotonic() < until, "it waits for ever"
 
     until = time.monotonic() + 30
-    with pytest.raises(error, match=words), workers.place() as place:
+    with workers.place() as place:
         told = {"n": 1, "of": 2, "note": ""}
         (place / "progress-00001.json").write_text(json.dumps(told))
         (place / "done-00000.json").write_text("{}")
         (place / "error-00001.json").write_text(json.dumps({"type": kind, "message": "it says"}))
-        workers.ask({"work": "draw"}, place, update, "launch: draw")
+        with pytest.raises(error, match=words):
+            workers.ask({"work": "draw"}, place, update, "launch: draw")

@@ -15,7 +15,8 @@ from accelerate.commands.launch import (  # type: ignore[import-untyped]
 
 from riskalign.errors import FieldError, InputError
 from riskalign.pipeline import load_config
-from riskalign.pipeline.given import read_data
+from riskalign.pipeline.cells import cell_key
+from riskalign.pipeline.given import JobData, read_data
 from riskalign.pipeline.job import Job
 from riskalign.pipeline.launch import LaunchConfig
 from riskalign.pipeline.parse import load_settings
@@ -68,6 +69,27 @@ def test_what_a_training_depends_on_has_no_addresses(tmp_path: Path) -> None:
     assert changed.resolved().identity() != alone
 
 
+def test_what_deepspeed_is_told_in_a_file_counts(job: Make, tmp_path: Path) -> None:
+    file = tmp_path / "ds.json"
+    named = {"deepspeed_config": {"deepspeed_config_file": str(file)}}
+    found = []
+    for stage in (2, 3):
+        file.write_text(f'{{"zero_optimization": {{"stage": {stage}}}}}')
+        plain = written(tmp_path, distributed_type="DEEPSPEED", **named)
+        launch = LaunchConfig(config_file=plain)
+        step = load_config(job(), {"launch.processes": 2, "safe.deepspeed": str(file)}).safe
+        config = load_config(job(), {"launch.config_file": plain, "helpful.deepspeed": str(file)})
+        key = cell_key(config, JobData(), "weights")
+        found.append((launch.resolved().identity(), step.engine_contents(), key))
+    for one, other in zip(*found, strict=True):
+        assert one != other
+    over = LaunchConfig(config_file=plain, **TWO)
+    assert told(over, tmp_path).deepspeed_multinode_launcher == "standard"
+    file.unlink()
+    with pytest.raises(FieldError, match=r"config_file: .*ds.json' is no file"):
+        LaunchConfig(config_file=plain)
+
+
 def test_the_lines_for_other_machines(tmp_path: Path) -> None:
     launch = LaunchConfig(processes=4, **TWO)
     line, slurm = launch.resolved().elsewhere(tmp_path)
@@ -100,6 +122,7 @@ def test_wrong_fields_are_refused_by_name(fields: dict[str, Any], names: str) ->
     ("content", "names"),
     [
         ({"unknown": 1}, "unknown keys"),
+        ({"parallelism_config": {"parallelism_config_tp_size": 2}}, "has a parallelism_config"),
         ({"distributed_type": "XLA"}, "distributed_type XLA is none of"),
         ({"dynamo_config": {"dynamo_backend": "INDUCTOR"}}, "set compile_layers"),
         ({"compute_environment": "AMAZON_SAGEMAKER"}, "config_file"),
@@ -117,6 +140,8 @@ def test_files_that_cannot_be_used_are_refused(
     [
         ({"helpful.fsdp": True}, "helpful.fsdp: shards over processes, and launch is null"),
         ({"safe.deepspeed": {"zero_optimization": {"stage": 2}}}, "safe.deepspeed: shards"),
+        ({"helpful.deepspeed": "nowhere.json", "launch.processes": 2}, "'nowhere.json' is no file"),
+        ({"sft.fsdp_config": {"version": 2}}, "sft.fsdp_config: is given, which needs fsdp"),
         ({"order": ["ppo"], "launch.processes": 2}, "launch: is given, and ppo has a loop"),
         ({"helpful.optim": "adamm"}, "helpful.optim"),
         ({"helpful.dtype": "float16"}, "helpful.dtype"),

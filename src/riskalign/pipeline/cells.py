@@ -1,5 +1,6 @@
 """The file of a comparison's cell: what it holds, from what it was made and by which code."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from riskalign.pipeline.config import AlignConfig
 from riskalign.pipeline.given import JobData
 from riskalign.pipeline.job import Job, world_identity
 from riskalign.pipeline.judged import encoder_identity, judged_identity
+from riskalign.pipeline.launch import LaunchConfig
 from riskalign.pipeline.ledger import content_hash, resolve, rows_hash
 from riskalign.pipeline.methods import KINDS, METHODS, get_method, has_rows
 from riskalign.pipeline.sources import code_of, others
@@ -24,7 +26,7 @@ from riskalign.worlds import get_world
 #: acts on what is made of the cells.
 _UNCOUNTED: Mapping[str, tuple[str, ...]] = {
     "data": ("path", "safe_path"),
-    "launch": ("machines", "main_process_ip", "main_process_port"),
+    "launch": tuple(field.name for field in dataclasses.fields(LaunchConfig)),
     "scoring": ("reward", "cost", "prompts", "encoder"),
     "evaluation": ("n_boot", "confidence", "examples", "metrics", "sensitivity", "specificity"),
     "helpful": ("data", "eval_data"),
@@ -67,6 +69,11 @@ def cell_key(config: AlignConfig, data: JobData, weights: str) -> str:
     if config.chat_template is not None:
         template = Path(config.chat_template).read_text(encoding="utf-8")
         files["chat_template"] = content_hash(template)
+    if config.launch is not None:
+        files["launch"] = config.launch.resolved().identity()
+    steps = (config.sft, *(config.step(kind) for kind in config.pair_kinds()))
+    if engines := [step.engine_contents() for step in steps if step and step.engine_files()]:
+        files["engines"] = engines
     if config.scoring is not None:
         files["encoder"] = encoder_identity(config.scoring.encoder)
     if data.preferences is not None:

@@ -192,7 +192,9 @@ def _budget(job: Job) -> dict[str, float]:
         "examples": float(sum(step.get("examples", 0) for step in steps)),
         "sampled_tokens": float(sum(tokens)),
         "seconds": sum(outcome["seconds"] for outcome in spent),
-        "peak_megabytes": max(outcome["peak_megabytes"] for outcome in spent),
+        "peak_megabytes": max(
+            outcome.get("worker_peak_megabytes", outcome["peak_megabytes"]) for outcome in spent
+        ),
     }
 
 

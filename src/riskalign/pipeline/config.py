@@ -255,6 +255,12 @@ def _lambda_rules(config: AlignConfig, budget: BudgetConfig) -> Iterator[tuple[o
 
 def _launch_rules(config: AlignConfig, methods: str) -> Rules:
     launch = None if config.launch is None else config.launch.resolved()
+    for name in ("sft", *KINDS):
+        step = getattr(config, name)
+        for engine, file in ({} if step is None else step.engine_files()).items():
+            yield f"{name}.{engine}", not file.is_file(), f"{str(file)!r} is no file"
+        lost = step is not None and step.fsdp_config is not None and not step.fsdp
+        yield f"{name}.fsdp_config", lost, "is given, which needs fsdp: true"
     if launch is not None:
         why = f"is given, and {methods} has a loop of its own for one process; set launch: null"
         yield "launch", methods and launch.processes > 1, why

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -62,6 +63,11 @@ class LaunchConfig:
         if compiled != "NO":
             why = f"dynamo_backend {compiled} compiles what losses do not call; set compile_layers"
             raise FieldError("config_file", why)
+        if file.parallelism_config:
+            why = "has a parallelism_config, which steps know nothing of; leave it out"
+            raise FieldError("config_file", why)
+        if (named := _engine_file(vars(file))) is not None and not Path(named).is_file():
+            raise FieldError("config_file", f"its deepspeed_config_file {named!r} is no file")
 
     def resolved(self) -> "Launch":
         """The fields, and what the file has for those that are null."""
@@ -100,6 +106,12 @@ def refuse_launch(launch: LaunchConfig | None, what: str) -> None:
     """Raise `InputError` where a command that samples in its own process is asked for others."""
     if launch is not None:
         raise InputError(f"launch: {what} runs in one process. Add --launch null.")
+
+
+def _engine_file(file: Mapping[str, Any]) -> str | None:
+    """The file that one of accelerate's names for DeepSpeed, if it does."""
+    named = (file.get("deepspeed_config") or {}).get("deepspeed_config_file")
+    return None if named in (None, "none") else str(named)
 
 
 def _word(value: Any) -> str:
@@ -143,6 +155,8 @@ class Launch(NamedTuple):
             file = yaml.safe_load(path.read_text(encoding="utf-8"))
             of_place = ("num_machines", "machine_rank", "main_process_ip", "main_process_port")
             file = {k: v for k, v in file.items() if k not in (*of_place, "num_processes")}
+            if (named := _engine_file(file)) is not None:
+                file["deepspeed_config"] = Path(named).read_text(encoding="utf-8")
         return {"processes": self.processes, "engine": self.engine, "config": file}
 
     def command(self, folder: Path, machine_rank: int = 0) -> list[str]:
@@ -160,6 +174,9 @@ class Launch(NamedTuple):
         words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file]
         if self.engine in _PLAIN and self.processes > 1:
             words.append("--multi_gpu")  # torchrun, wherever
+        if self.engine == "DEEPSPEED" and self.machines > 1:
+            # Else the line of one machine would start those of the others as well.
+            words += ["--deepspeed_multinode_launcher", "standard"]
         port = self.main_process_port
         given = {
             "num_processes": self.processes,

@@ -46,6 +46,7 @@ def sft_step(job: Job, start: ModelOnDisk) -> Result:
     n_answers = sum(map(len, answers))
     job.manifest.note("seeds", "train-sft", seed)
     own = {k: v for k, v in vars(settings).items() if k not in _OF_THE_JOB}
+    own |= settings.engine_contents()
     inputs = {
         "data": content_hash([prompts, answers]),
         "settings": own,

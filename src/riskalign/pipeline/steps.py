@@ -199,7 +199,8 @@ def train_step(job: Job, name: str, kind: Kind, start: ModelOnDisk, data: StepDa
             if k not in _SEPARATE
             and (k != "alpha" or "alpha" in own_parameters(step.loss_type))
             and (k != "loss_options" or v)
-        },
+        }
+        | step.engine_contents(),
         "beta": data.beta,
         "bf16": bf16,
         "seed": seed,

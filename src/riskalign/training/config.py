@@ -6,6 +6,7 @@ A setting's default is stated here once. `StepConfig` of a job has two other one
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
@@ -136,6 +137,16 @@ class Optimisation:
         """What of these fields is given, as arguments of a `Trainer`."""
         fields = {name: getattr(self, name) for name in ENGINE}
         return {name: value for name, value in fields.items() if value not in (None, False)}
+
+    def engine_files(self) -> dict[str, Path]:
+        """Those of them that are files."""
+        given = {name: getattr(self, name) for name in ("fsdp_config", "deepspeed")}
+        return {name: Path(value) for name, value in given.items() if isinstance(value, str)}
+
+    def engine_contents(self) -> dict[str, str]:
+        """What these files hold."""
+        files = self.engine_files().items()
+        return {name: path.read_text(encoding="utf-8") for name, path in files}
 
 
 @dataclass
