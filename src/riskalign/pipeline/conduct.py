@@ -107,6 +107,9 @@ class Workers:
 def start(command: list[str], log: Any) -> "subprocess.Popen[bytes]":
     """Start a launcher whose workers read from a pipe, and so notice when this process ends."""
     environment = {**os.environ, WATCHED: "1"}
+    if not {"", os.getcwd()} & set(sys.path):
+        # Beside a user's data may lie any `datasets.py`, which `python -m` would import.
+        environment["PYTHONSAFEPATH"] = "1"
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
