@@ -1,5 +1,6 @@
 """Tokenized rows are kept for what they were made of, and made anew for anything else."""
 
+import datetime
 import json
 import threading
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from riskalign.data import Tokenized, kept, stored
 from riskalign.data.kept import source_hash, tokenizer_hash
 from riskalign.data.schema import PAIRS
 from riskalign.data.tokenize import PairCounts, Prepared
+from riskalign.errors import InputError
 from riskalign.training import RSAConfig, preparation
 from tests import tiny
 
@@ -65,6 +67,10 @@ def test_the_second_run_finds_rows_counts_and_what_was_said(
     assert second.rows.to_list() == first.rows.to_list()
     assert second.counts == first.counts == PairCounts(rows=8, kept=7, dropped_identical=1)
     assert sorted(record.message for record in caplog.records) == sorted(said)
+    caplog.clear()
+    for made in (True, False):
+        prepare(made=made, max_train_samples=6)
+    assert caplog.text.count("rows: the first 6 rows are taken, and no others.") == 2
     # A copy elsewhere, and what acts on no token, are the same.
     copy = tmp_path / "copy.jsonl"
     copy.write_bytes((tmp_path / "rows.jsonl").read_bytes())
@@ -89,6 +95,42 @@ def test_anything_else_is_made_anew(prepare: Prepare, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("day 1", "day 9"))
     prepare()
     assert tokenizer_hash(other) != tokenizer_hash(tiny.make_tokenizer())
+
+
+def test_what_a_tokenizer_does_is_known_or_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, split, dated, own = (tiny.make_tokenizer() for _ in range(4))
+    split.split_special_tokens = True
+    assert split("<|im_end|>")["input_ids"] != plain("<|im_end|>")["input_ids"]
+    dated.chat_template = f"{{{{ strftime_now('%d') }}}}{dated.chat_template}"
+    own.__class__ = type("Own", (type(own),), {"__module__": "transformers_modules.own"})
+    assert len({tokenizer_hash(each) for each in (plain, split, dated)}) == 3
+    assert tokenizer_hash(own) is None
+    of_plain, of_dated = tokenizer_hash(plain), tokenizer_hash(dated)
+
+    class Tomorrow(datetime.date):
+        @classmethod
+        def today(cls) -> datetime.date:
+            return datetime.date(2999, 1, 1)
+
+    monkeypatch.setattr(datetime, "date", Tomorrow)
+    assert tokenizer_hash(plain) == of_plain
+    assert tokenizer_hash(dated) != of_dated
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, make = tmp_path / "rows.jsonl", preparation.is_grouped
+
+    def changed(*args: Any, **kwargs: Any) -> bool:
+        file.write_text(file.read_text().replace("day 1", "day 11"))
+        return make(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "is_grouped", changed)
+        with pytest.raises(InputError, match=r"rows\.jsonl: was changed while it was read"):
+            prepare()
+    assert not [*tmp_path.glob("cache/rows/*/rows.arrow")]
 
 
 @pytest.mark.parametrize("broken", ["rows.arrow", "about.json"])
@@ -154,4 +196,7 @@ def test_a_table_counts_by_what_it_holds(tmp_path: Path, monkeypatch: pytest.Mon
     assert expected == source_hash(Dataset.load_from_disk(str(tmp_path / "rows")).skip(2).take(5))
     assert expected == source_hash(rows.select([2, 3, 4, 5, 6]))
     assert expected != source_hash(rows.select([2, 3, 4, 6, 5]))
+    # A format says which columns rows have, or makes others of them.
+    assert expected != source_hash(rows.select(range(2, 7)).with_format(columns=["prompt"]))
+    assert source_hash(rows.with_transform(lambda batch: batch)) is None
     assert source_hash(rows.select(range(2))) is source_hash(tiny.make_pairs(9)) is None

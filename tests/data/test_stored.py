@@ -1,7 +1,10 @@
 """Many rows go to a file, in one process or several, and nothing about them is another."""
 
 import errno
+import multiprocessing
+import pickle
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 
 from riskalign.data import load_pairs, sources, stored, tokenize
 from riskalign.data.layout import longest_row, tokenized_answers
+from riskalign.data.processes import in_order
 from riskalign.data.tokenize import Limits, tokenize_all
 from riskalign.errors import InputError
 from tests import tiny
@@ -30,9 +34,13 @@ def test_many_rows_come_from_a_file_that_has_no_name() -> None:
     rows = tiny.make_pairs(10)
     found = load_pairs(rows)
     assert found.to_list() == rows
-    [file] = found.cache_files
-    assert not Path(file["filename"]).exists()
-    assert load_pairs(rows[:4]).cache_files == []
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert "rows.arrow (deleted)" in maps.read_text()
+    # Nobody looks for it, or puts files beside it.
+    assert found.cache_files == []
+    assert pickle.loads(pickle.dumps(found)).to_list() == rows
+    assert found.shuffle(seed=0).cache_files == []
 
 
 @pytest.mark.usefixtures("few_is_many")
@@ -44,7 +52,6 @@ def test_what_the_first_rows_have_no_place_for_has_one() -> None:
     rows[7]["chosen"] = [{"role": "assistant", "content": "", "tool_calls": [call]}]
     rows[9]["tools"] = [{"name": "find"}]
     found = load_pairs(rows)
-    assert found.cache_files
     assert found.to_list() == rows
 
 
@@ -108,6 +115,40 @@ def test_several_processes_make_what_one_makes(tmp_path: Path) -> None:
     assert two.rows.to_list() == one.rows.to_list()
     assert two[1:] == one[1:]
     assert two.rows.cache_files[0]["filename"] == str(tmp_path / "rows.arrow")
+
+
+def _batches_to(n: int) -> Iterator[int]:
+    yield from range(n)
+    raise InputError("the source")
+
+
+def _work(batch: int) -> int:
+    if batch == 2:
+        raise InputError("batch 2")
+    return batch
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
+def test_the_first_error_is_that_of_one_process() -> None:
+    for n, words in ((2, "the source"), (4, "batch 2")):
+        for processes in (1, 3):
+            found = in_order(_work, _batches_to(n), processes)
+            assert [next(found), next(found)] == [0, 1]
+            with pytest.raises(InputError, match=words):
+                next(found)
+
+
+def _refused() -> None:
+    with pytest.raises(InputError, match="dataset_num_proc: a daemonic process"):
+        next(in_order(_work, [0], 2))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
+def test_a_daemon_is_refused() -> None:
+    daemon = multiprocessing.get_context("fork").Process(target=_refused, daemon=True)
+    daemon.start()
+    daemon.join(30)
+    assert daemon.exitcode == 0
 
 
 def test_the_longest_row_is_found() -> None:

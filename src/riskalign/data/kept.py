@@ -6,6 +6,7 @@ while it is being made waits, so that of many processes one works.
 
 import contextlib
 import dataclasses
+import datetime
 import functools
 import hashlib
 import importlib.metadata
@@ -62,6 +63,7 @@ def kept(key: Mapping[str, Any], make: Callable[[Path | None], Prepared]) -> tup
             "counts": dataclasses.asdict(made.counts),
             "said": made.said,
             "bare": made.bare,
+            "more": made.more,
         }
         try:
             (place / "about.json").write_text(json.dumps(about), "utf-8")
@@ -92,7 +94,8 @@ def _read(folder: Path) -> Prepared | None:
         rows = Dataset.from_file(str(file))
         if file.stat().st_size != about["bytes"] or len(rows) != counts.kept:
             raise ValueError("a part is missing")
-        return Prepared(rows, counts, SHAPES[about["shape"]], about["said"], about["bare"])
+        shape = SHAPES[about["shape"]]
+        return Prepared(rows, counts, shape, about["said"], about["bare"], about["more"])
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
         logger.warning("%s: is broken and made anew: %s", folder, error)
         return None
@@ -110,7 +113,9 @@ def source_hash(source: Path | Dataset | IterableDataset | list[Any]) -> str | N
             return None
     if not isinstance(source, Dataset) or len(source) <= HELD:
         return None
-    digest = hashlib.sha256(repr(source.features).encode())
+    if source.format["type"] == "custom":  # rows are what a function makes of them
+        return None
+    digest = hashlib.sha256(repr((source.features, source.format)).encode())
     for table in source.with_format("arrow").iter(BATCH):
         # Taken out, rows no longer show which others lie beside them.
         own = table.take(pa.array(range(len(table)))).combine_chunks()
@@ -121,7 +126,7 @@ def source_hash(source: Path | Dataset | IterableDataset | list[Any]) -> str | N
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """A hash of what a tokenizer does with text and messages; None where it is not to be known."""
-    if not tokenizer.is_fast:
+    if not (tokenizer.is_fast and type(tokenizer).__module__.startswith("transformers.")):
         return None
     tokenizer("a")  # drops the padding and truncation of other calls
     backend: Any = tokenizer
@@ -131,6 +136,9 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
         tokenizer.chat_template,
         {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         sorted(tokenizer.all_special_ids),
+        tokenizer.split_special_tokens,
+        # Such a template writes the day.
+        str(datetime.date.today()) if "strftime_now" in str(tokenizer.chat_template) else "",
     ]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 

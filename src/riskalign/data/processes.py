@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from riskalign.errors import InputError
 
@@ -31,6 +31,8 @@ def in_order(
     if num_proc is None or num_proc == 1:
         yield from map(work, batches)
         return
+    if multiprocessing.current_process().daemon:
+        raise InputError("dataset_num_proc: a daemonic process may start no others. Leave it out.")
     # A fork has all modules already, and needs no guard in the caller's script.
     forks = sys.platform == "linux"
     context = multiprocessing.get_context("fork" if forks else None)
@@ -39,7 +41,11 @@ def in_order(
     waiting: deque[Future[Out]] = deque()
     pool = ProcessPoolExecutor(num_proc, context, _begin, (work,))
     try:
-        for batch in batches:
+        for batch in _or_error(batches):
+            if isinstance(batch, _Failed):
+                while waiting:  # an error in batches before it comes first
+                    yield waiting.popleft().result()
+                raise batch.error
             waiting.append(pool.submit(_do, batch))
             if len(waiting) > 2 * num_proc:
                 yield waiting.popleft().result()
@@ -55,6 +61,19 @@ def in_order(
         os.environ.pop(_PARALLEL)
         if before is not None:
             os.environ[_PARALLEL] = before
+
+
+class _Failed(NamedTuple):
+    """In place of a batch, what taking it raised."""
+
+    error: Exception
+
+
+def _or_error(batches: Iterable[In]) -> Iterator[In | _Failed]:
+    try:
+        yield from batches
+    except Exception as error:
+        yield _Failed(error)
 
 
 def _begin(work: Callable[[Any], Any]) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -144,11 +144,17 @@ def _features(shape: Shape, plain: bool, needed: set[str]) -> Features:
 
 
 def checked_rows(
-    source: Source, shape: Shape, *, split: str = "train", name: str = "", most: int | None = None
+    source: Source,
+    shape: Shape,
+    *,
+    split: str = "train",
+    name: str = "",
+    most: int | None = None,
+    more: Callable[[], object] = lambda: None,
 ) -> Iterator[Row]:
-    """As `load_rows`, one by one."""
+    """As `load_rows`, one by one; `more` is called where rows behind the first ones are left."""
     name = name or (str(source) if isinstance(source, str | Path) else "data")
-    rows = check_rows(first_rows(source, split, name, most), shape.check)
+    rows = check_rows(first_rows(source, split, name, most, more), shape.check)
     first = next(rows, None)
     if first is None:
         raise InputError(f"{name}: holds no row. Give at least one {shape.one}.")
@@ -157,7 +163,11 @@ def checked_rows(
 
 
 def first_rows(
-    source: Source, split: str, name: str, most: int | None
+    source: Source,
+    split: str,
+    name: str,
+    most: int | None,
+    more: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The first `most` rows of a source, which is said where there are others."""
     if most is None and is_stream(source):
@@ -171,9 +181,15 @@ def first_rows(
         n += 1
         yield row
     if most is not None and next(rows, None) is not None:
-        logger.warning("%s: the first %d rows are taken, and no others.", name, n)
+        logger.warning(first_words(name, n))
+        more()
     elif most is not None and is_stream(source):
         logger.warning("%s: the stream ended after %d of %d rows.", name, n, most)
+
+
+def first_words(name: str, n: int) -> str:
+    """What is said where others than the first rows are left."""
+    return f"{name}: the first {n} rows are taken, and no others."
 
 
 def is_grouped(source: Source, *, split: str = "train", name: str = "data") -> bool:

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -42,7 +43,15 @@ def stored(batches: Iterable[pa.RecordBatch], path: Path | None = None) -> Datas
         _say_held(tempfile.gettempdir(), error)
         return _in_memory(everything)
     with scratch as folder:
-        return _written(everything, Path(folder) / "rows.arrow")
+        return _nameless(_written(everything, Path(folder) / "rows.arrow"))
+
+
+def _nameless(rows: Dataset) -> Dataset:
+    """Rows that no longer know of a file, whose bytes stay mapped.
+
+    By its name other processes would look for it, and `datasets` would put files beside it.
+    """
+    return Dataset(rows.data.table, fingerprint=uuid.uuid4().hex)  # else one of all bytes
 
 
 def _in_memory(batches: Iterable[pa.RecordBatch]) -> Dataset:

@@ -68,7 +68,8 @@ class Limits:
 class Prepared(NamedTuple):
     """Tokenized rows, their counts, what is to be said of the chat template.
 
-    `bare` is the number of rows without a prompt, which who read them has said.
+    `bare` is the number of rows without a prompt, and `more` whether others behind the first ones
+    were left, which who read them has said.
     """
 
     rows: Dataset
@@ -76,6 +77,7 @@ class Prepared(NamedTuple):
     shape: Shape
     said: list[str]
     bare: int
+    more: bool = False
 
     def tell(self, tokenizer: PreTrainedTokenizerBase) -> Tokenized:
         """Say what was dropped and cut, and what the template does; the rows and counts."""

@@ -16,7 +16,7 @@ from riskalign.data import PairCounts, Tokenized, can_share_prompt, is_grouped
 from riskalign.data.kept import kept, source_hash, tokenizer_hash
 from riskalign.data.layout import longest_row
 from riskalign.data.schema import GROUPS, PAIRS, RESPONSES, bare_words
-from riskalign.data.sources import checked_rows, opened, streamed
+from riskalign.data.sources import checked_rows, first_words, opened, streamed
 from riskalign.data.tokenize import Limits, Prepared, tokenize_all
 from riskalign.errors import InputError
 from riskalign.losses import ORDERED, UNPAIRED
@@ -139,6 +139,8 @@ def _tokenized(
         ties=config.target not in ORDERED,
     )
 
+    before = _state(source)
+
     def make(path: Path | None) -> Prepared:
         grouped = is_grouped(source, name=name)
         if unpaired and grouped:
@@ -147,9 +149,13 @@ def _tokenized(
                 "pairs or single responses. Give these, or choose a loss of pairs."
             )
         shape = RESPONSES if unpaired else GROUPS if grouped else PAIRS
-        rows = checked_rows(source, shape, name=name, most=most)
+        more: list[bool] = []
+        rows = checked_rows(source, shape, name=name, most=most, more=lambda: more.append(True))
         num_proc = config.dataset_num_proc
-        return tokenize_all(rows, tokenizer, limits, name=name, num_proc=num_proc, path=path)
+        made = tokenize_all(rows, tokenizer, limits, name=name, num_proc=num_proc, path=path)
+        if _state(source) != before:
+            raise InputError(f"{source}: was changed while it was read. Start again.")
+        return made._replace(more=bool(more))
 
     of_source = source_hash(source) if config.cache_dataset else None
     of_tokenizer = None if of_source is None else tokenizer_hash(tokenizer)
@@ -160,7 +166,20 @@ def _tokenized(
     if made.bare and not is_new:
         file = str(source) if isinstance(source, Path) else name
         logger.warning(bare_words(file, made.bare, made.counts.rows))
+    if made.more and most is not None and not is_new:
+        logger.warning(first_words(name, most))
     return made.tell(tokenizer)
+
+
+def _state(source: Any) -> tuple[int, ...] | None:
+    """What changes with a file's content; None for what is no file."""
+    if not isinstance(source, Path):
+        return None
+    try:
+        now = source.stat()
+    except OSError:  # who reads it says so
+        return None
+    return now.st_ino, now.st_size, now.st_mtime_ns
 
 
 def _cut_scores(rows: Dataset, name: str, config: RSAConfig) -> tuple[Dataset, int]:
