@@ -154,7 +154,10 @@ def studentised(
     draws: Floats,
     confidence: float,
 ) -> Interval:
-    """Interval from replicates' distances from the value in units of their standard errors."""
+    """Interval from replicates' distances from the value in units of their standard errors.
+
+    Of no width where neither they nor the sample have one, infinite where the sample alone does.
+    """
 
     def standard_error(draws: Floats) -> Floats:
         error: Floats = np.sqrt((draws * influence(draws) ** 2).sum(axis=1)) / draws.sum(axis=1)
@@ -162,6 +165,9 @@ def studentised(
 
     error, errors = standard_error(np.ones((1, draws.shape[1])))[0], standard_error(draws)
     known = errors > 0
+    if not known.any():  # as of two models that answer alike, or of few replicates of a thin tail
+        far = math.inf if error > 0 else 0.0
+        return Interval(value, value - far, value + far)
     scores = (values[known] - value) / errors[known]
     low, high = np.quantile(scores, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(value, float(value - high * error), float(value - low * error))
@@ -207,7 +213,9 @@ def cvar_interval(
         if bound is not None and not rare:
             high = max(high, bound)
         ends += (1 - informed) * kept(percentiles[0], high)
-    found = Interval(sample.value, float(ends[0]), float(ends[1]))
+    # Where the two meet, a mean of theirs may be rounded beyond the value.
+    low, high = min(float(ends[0]), sample.value), max(float(ends[1]), sample.value)
+    found = Interval(sample.value, low, high)
     return found, sample.informed == 1 and (fitted is None or found.high > most)
 
 
