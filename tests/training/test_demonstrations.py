@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from riskalign.data import RowCollator
 from riskalign.errors import InputError, TrainingDiverged
+from riskalign.training import engines
 from riskalign.training.demonstrations import (
     DemonstrationTrainer,
     demonstration_rows,
@@ -111,3 +112,21 @@ def test_a_loss_that_is_not_finite_stops_it(tmp_path: Path) -> None:
     torch.nn.init.constant_(model.get_output_embeddings().weight, float("nan"))
     with pytest.raises(TrainingDiverged, match="step 1"):
         train_on_demonstrations(model, tiny.make_tokenizer(), rows, arguments(tmp_path))
+
+
+def test_one_process_that_diverges_stops_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = demonstration_rows(PROMPTS, ANSWERS, tiny.make_tokenizer(), 64)
+    asked: list[bool] = []
+
+    def any_process(_: Any, here: torch.Tensor) -> bool:
+        asked.append(bool(here))
+        return len(asked) == 2  # another one's loss is not finite at the second step
+
+    monkeypatch.setattr(engines, "any_process", any_process)
+    with pytest.raises(TrainingDiverged, match="step 2"):
+        train_on_demonstrations(
+            tiny.make_model(), tiny.make_tokenizer(), rows, arguments(tmp_path, max_steps=3)
+        )
+    assert asked == [False, False]

@@ -105,8 +105,9 @@ def test_checkpoints_of_other_engines_are_refused(
     )
     with pytest.raises(InputError, match=message):
         resumable(trainer, tmp_path)
-    with pytest.raises(InputError, match="no checkpoint"):
-        resumable(trainer, True)
+    for given in (True, tmp_path / "checkpoint-9"):
+        with pytest.raises(InputError, match="no checkpoint"):
+            resumable(trainer, given)
 
 
 def test_engine_that_runs_is_the_one_asked_for() -> None:

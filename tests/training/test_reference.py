@@ -1,5 +1,6 @@
 """The reference is the model as given, and its states are kept as they were."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 
-from riskalign.data import RowCollator
+from riskalign.data import PairCounts, RowCollator, Tokenized
 from riskalign.errors import InputError
 from riskalign.training.reference import HiddenCache, with_reference
 from tests import tiny
@@ -176,3 +177,19 @@ def test_known_pairs_come_from_the_cache(where: str, kind: torch.dtype, tmp_path
     assert computed == [(1, 2), (3, 1)]
     get(4, 1)
     assert computed[-1] == (4, 1)
+
+
+def test_the_rows_of_every_set_have_an_index_of_their_own(
+    make_trainer: Callable[..., Any],
+) -> None:
+    rows = make_trainer(n_pairs=8).train_dataset
+    trainer = make_trainer(
+        # Counts may be those of other rows, as where these are a part or a repetition.
+        trainer={
+            "train_dataset": Tokenized(rows, PairCounts(rows=9, kept=3)),
+            "eval_dataset": {"a": rows, "b": tiny.make_pairs(4)},
+        },
+        cache_reference="memory",
+    )
+    sets = (trainer.train_dataset, trainer.eval_dataset["a"], trainer.eval_dataset["b"])
+    assert sorted(i for each in sets for i in each["index"]) == [*range(8 + 8 + 4)]

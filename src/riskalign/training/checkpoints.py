@@ -27,8 +27,9 @@ def resumable(trainer: Any, given: Any) -> str:
     needs another engine or number of processes.
     """
     folder = get_last_checkpoint(str(trainer.args.output_dir)) if given is True else given
-    if folder is None:
-        raise InputError(f"{trainer.args.output_dir}: no checkpoint here to resume from.")
+    if folder is None or not Path(folder).is_dir():
+        where = folder or trainer.args.output_dir
+        raise InputError(f"{where}: no checkpoint here to resume from.")
     zero = trainer.accelerator.distributed_type == DistributedType.DEEPSPEED
     shards, processes = len({*Path(folder).glob("*/*_optim_states.pt")}), trainer.args.world_size
     if bool(shards) != zero:

@@ -93,7 +93,7 @@ class DemonstrationTrainer(Trainer):
         logits = call_through(model, policy, answer_logits)
         real = _real_tokens(inputs)
         total = cross_entropy(logits[:real], inputs["target_ids"][:real], reduction="sum")
-        if not bool(total.isfinite()):
+        if engines.any_process(self.accelerator, ~total.detach().isfinite()):
             raise TrainingDiverged(
                 f"The loss became NaN or infinite at step {self.state.global_step + 1}; nothing "
                 "was saved from it. Lower sft.learning_rate or set sft.max_grad_norm."

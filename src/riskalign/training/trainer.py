@@ -132,6 +132,7 @@ class RSATrainer(Trainer):
             self.reference.cast_once(torch.bfloat16)
         self.risk = get_risk(args.risk)
         self.data_counts: dict[str, PairCounts] = {}
+        self._indexed = 0  # rows that have an index
         folder = Path(str(args.output_dir)) if args.cache_reference == "disk" else None
         self._ref_cache = HiddenCache(folder) if args.cache_reference else None
 
@@ -143,8 +144,8 @@ class RSATrainer(Trainer):
             if "index" in pairs.column_names:  # another trainer's, or another set's
                 pairs = pairs.remove_columns("index")
             if keep and args.cache_reference:
-                first = sum(known.kept for known in self.data_counts.values())
-                pairs = pairs.add_column("index", np.arange(first, first + len(pairs)))
+                pairs = pairs.add_column("index", np.arange(len(pairs)) + self._indexed)
+                self._indexed += len(pairs)
             self.data_counts[name] = counts
             return pairs
 
