@@ -179,6 +179,8 @@ def test_a_group_is_a_group(job: Make, group: Any) -> None:
 def test_a_world_is_needed(job: Make) -> None:
     with pytest.raises(InputError, match="needs a world, or data, and an evaluation"):
         load_plan(small(job) | {"evaluation": None})
+    with pytest.raises(InputError, match="compare certifies nothing"):
+        load_plan(small(job) | {"budget": {"limit": 1.0}})
 
 
 def test_defaults_are_presets() -> None:

@@ -107,6 +107,8 @@ def test_the_start_step_is_that_of_one_process(job: Make, tmp_path: Path) -> Non
         return align(config | {"evaluation": None, **more}).steps["sft"]
 
     one, two = tuned(4), tuned(2, **TWO)
+    said = json.loads((tmp_path / "run-2" / "manifest.json").read_text())["notes"]
+    assert "An optimizer step takes 2 x 2 processes x 1 = 4 rows (sft)." in said
     assert furthest(one, two) < 2e-5
     assert furthest(tmp_path / "start", two) > 1e-4
 

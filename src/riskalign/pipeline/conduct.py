@@ -21,6 +21,7 @@ from typing import Any
 from riskalign.errors import InputError, TrainingDiverged, WorkerFailed
 from riskalign.files.atomic import scratch, write_text
 from riskalign.files.folder import from_json
+from riskalign.pipeline import machine
 from riskalign.pipeline.launch import Launch
 from riskalign.pipeline.progress import Update
 
@@ -51,6 +52,7 @@ class Workers:
         if self._child is None:
             self._folder = self._stack.enter_context(scratch(self._root / "workers")).resolve()
             self._asked = 0
+            machine.release_memory()  # of what was sampled or judged here
             for line in self.launch.elsewhere(self._folder):
                 print(line, file=sys.stderr, flush=True)
             log = self._stack.enter_context((self._folder / "log.txt").open("wb"))

@@ -1,6 +1,7 @@
 """What a job runs on: device, precision, disk, versions; what the manifest says about it."""
 
 import contextlib
+import gc
 import importlib.metadata
 import os
 import platform
@@ -55,6 +56,13 @@ def for_inference(loaded: LoadedModel, bf16: bool) -> PreTrainedModel:
     model: Any = loaded.model
     moved: PreTrainedModel = model.to(device=best_device(), dtype=model_dtype(bf16)).eval()
     return moved
+
+
+def release_memory() -> None:
+    """Give back what no object here needs of the GPU's memory, for other processes to have."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def check_folder(folder: Path, field: str = "output_dir") -> None:

@@ -183,6 +183,8 @@ def load_plan(
             raise InputError(
                 f"compare: {name} needs a world, or data, and an evaluation; neither may be null"
             )
+        if cell.budget is not None:
+            raise InputError("budget: compare certifies nothing. Add --budget null.")
     return Plan(folder, compared, cells, command or "riskalign compare")
 
 

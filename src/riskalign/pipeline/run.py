@@ -175,11 +175,12 @@ def _processes(job: Job) -> list[str]:
     here = n if job.launch is None else n // job.launch.machines
     said = [idle] if (idle := machine.idle_gpus(here)) is not None else []
     kinds = dict.fromkeys(kind for _, kind in job.config.steps() if has_rows(kind))
-    if job.launch is None or not kinds:
+    steps = {} if job.config.sft is None else {"sft": job.config.sft}
+    steps |= {kind: job.config.step(kind) for kind in kinds}
+    if job.launch is None or not steps:
         return said
     batches = []
-    for kind in kinds:
-        step = job.config.step(kind)
+    for kind, step in steps.items():
         each, more = step.per_device_train_batch_size, step.gradient_accumulation_steps
         batches.append(f"{each} x {n} processes x {more} = {each * n * more} rows ({kind})")
     return [*said, f"An optimizer step takes {', '.join(batches)}."]
