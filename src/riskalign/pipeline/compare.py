@@ -193,7 +193,8 @@ def _budget(job: Job) -> dict[str, float]:
         "sampled_tokens": float(sum(tokens)),
         "seconds": sum(outcome["seconds"] for outcome in spent),
         "peak_megabytes": max(
-            outcome.get("worker_peak_megabytes", outcome["peak_megabytes"]) for outcome in spent
+            float(outcome.get("worker_peak_megabytes") or outcome["peak_megabytes"])
+            for outcome in spent
         ),
     }
 

@@ -29,6 +29,7 @@ from riskalign.pipeline.progress import Progress, Update, quiet_libraries
 from riskalign.pipeline.sft import demonstrations, sft_step
 from riskalign.pipeline.step_data import step_rows
 from riskalign.pipeline.steps import MethodStep, Trained, tokenize_given, train_step
+from riskalign.training.config import Optimisation
 from riskalign.training.preparation import check_experts
 
 
@@ -175,7 +176,9 @@ def _processes(job: Job) -> list[str]:
     here = n if job.launch is None else n // job.launch.machines
     said = [idle] if (idle := machine.idle_gpus(here)) is not None else []
     kinds = dict.fromkeys(kind for _, kind in job.config.steps() if has_rows(kind))
-    steps = {} if job.config.sft is None else {"sft": job.config.sft}
+    steps: dict[str, Optimisation] = {}
+    if job.config.sft is not None:
+        steps["sft"] = job.config.sft
     steps |= {kind: job.config.step(kind) for kind in kinds}
     if job.launch is None or not steps:
         return said
