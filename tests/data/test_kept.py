@@ -1,16 +1,16 @@
 """Tokenized rows are kept for what they were made of, and made anew for anything else."""
 
-import datetime
 import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from datasets import Dataset
 
-from riskalign.data import Tokenized, kept, stored
+from riskalign.data import Tokenized, is_grouped, kept, stored
 from riskalign.data.kept import source_hash, tokenizer_hash
 from riskalign.data.schema import PAIRS
 from riskalign.data.tokenize import PairCounts, Prepared
@@ -107,12 +107,8 @@ def test_what_a_tokenizer_does_is_known_or_nothing_is_kept(monkeypatch: pytest.M
     assert tokenizer_hash(own) is None
     of_plain, of_dated = tokenizer_hash(plain), tokenizer_hash(dated)
 
-    class Tomorrow(datetime.date):
-        @classmethod
-        def today(cls) -> datetime.date:
-            return datetime.date(2999, 1, 1)
-
-    monkeypatch.setattr(datetime, "date", Tomorrow)
+    tomorrow = SimpleNamespace(today=lambda: "2999-01-01")
+    monkeypatch.setattr(kept.datetime, "date", tomorrow)  # type: ignore[attr-defined]
     assert tokenizer_hash(plain) == of_plain
     assert tokenizer_hash(dated) != of_dated
 
@@ -120,11 +116,11 @@ def test_what_a_tokenizer_does_is_known_or_nothing_is_kept(monkeypatch: pytest.M
 def test_a_file_that_changes_while_it_is_read_is_refused(
     prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, make = tmp_path / "rows.jsonl", preparation.is_grouped
+    file = tmp_path / "rows.jsonl"
 
     def changed(*args: Any, **kwargs: Any) -> bool:
         file.write_text(file.read_text().replace("day 1", "day 11"))
-        return make(*args, **kwargs)
+        return is_grouped(*args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(preparation, "is_grouped", changed)

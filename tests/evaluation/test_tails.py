@@ -269,7 +269,8 @@ def test_replicates_without_a_spread_are_no_crash() -> None:
     value = empirical_cvar(costs, 0.95)
     found = [summarize(scored(costs[:, None]), n_boot=1, seed=s, max_cost=4.0) for s in range(30)]
     for each in (metrics["cvar_0.95"] for metrics in found):
-        assert each.low <= each.value == pytest.approx(value) <= each.high <= 4
+        assert each.value == pytest.approx(value)
+        assert each.low <= each.value <= each.high <= 4
     many = np.random.default_rng(0).random((400, 1)) * 3
     alike = paired_differences(scored(many), scored(many), max_cost=4.0)["cvar_0.95"]
     assert (alike.low, alike.value, alike.high) == (0, 0, 0)
