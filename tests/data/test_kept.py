@@ -1,6 +1,8 @@
 """Tokenized rows are kept for what they were made of, and made anew for anything else."""
 
 import json
+import multiprocessing
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +129,21 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
         with pytest.raises(InputError, match=r"rows\.jsonl: was changed while it was read"):
             prepare()
     assert not [*tmp_path.glob("cache/rows/*/rows.arrow")]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
+def test_what_a_killed_process_left_goes_with_the_next_one(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = multiprocessing.get_context("fork").Process(target=prepare)
+    with monkeypatch.context() as patch:
+        patch.setattr(stored.pa.ipc, "new_stream", lambda *_: os.kill(os.getpid(), 9))
+        killed.start()
+    killed.join(60)
+    assert killed.exitcode == -9
+    assert [*tmp_path.glob("cache/rows/.*/rows")]
+    prepare(max_length=40)
+    assert not [*tmp_path.glob("cache/rows/.*")]
 
 
 @pytest.mark.parametrize("broken", ["rows.arrow", "about.json"])

@@ -49,7 +49,8 @@ def kept(key: Mapping[str, Any], make: Callable[[Path | None], Prepared]) -> tup
             stack.enter_context(_alone(folder))
             if (found := _read(folder)) is not None:
                 return found, False
-            place = stack.enter_context(scratch(folder)) / "rows"
+            # One name for all, so that what a killed process left goes with whoever comes next.
+            place = stack.enter_context(scratch(folder.parent / "unfinished")) / "rows"
             place.mkdir()
         except (OSError, NotImplementedError) as error:
             logger.warning("%s: rows cannot be kept there for the next run: %s", folder, error)
