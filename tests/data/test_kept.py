@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from datasets import Dataset
 
@@ -137,7 +138,7 @@ def test_what_a_killed_process_left_goes_with_the_next_one(
 ) -> None:
     killed = multiprocessing.get_context("fork").Process(target=prepare)
     with monkeypatch.context() as patch:
-        patch.setattr(stored.pa.ipc, "new_stream", lambda *_: os.kill(os.getpid(), 9))
+        patch.setattr(pa.ipc, "new_stream", lambda *_: os.kill(os.getpid(), 9))
         killed.start()
     killed.join(60)
     assert killed.exitcode == -9
