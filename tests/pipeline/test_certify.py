@@ -110,6 +110,7 @@ def test_the_chosen_multiplier_is_measured_afresh_and_exported(
         ({"schedule": "both"}, "schedule both moves both steps"),
         ({"order": ["safe", "helpful"]}, "the safe steps to be the last"),
         ({"safe": {"beta": 0.1}}, "so does safe.beta"),
+        ({"budget": {"limit": 1.0, "lambdas": [2.0, 2.0000001]}}, "same in six digits"),
     ],
 )
 def test_multipliers_that_mean_nothing(job: Make, given: dict[str, Any], message: str) -> None:

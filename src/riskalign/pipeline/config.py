@@ -247,6 +247,8 @@ def _lambda_rules(config: AlignConfig, budget: BudgetConfig) -> Iterator[tuple[o
     yield set(kinds[first:]) != {"safe"}, "needs the safe steps to be the last ones of order"
     yield least <= config.lambda_, f"has {least:g}, which is not above lambda_: {config.lambda_:g}"
     yield config.schedule == "both", "is of the safe step alone, and schedule both moves both steps"
+    alike = len(config.lambdas()) < len(set(budget.lambdas))
+    yield alike, "has two that are the same in six digits, by which their models are called"
     for name in ("beta", "limit"):
         given = getattr(config.safe, name) is not None
         yield given, f"says how much costs weigh, and so does safe.{name}; give one"
