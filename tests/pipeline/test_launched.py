@@ -59,7 +59,8 @@ def given(folder: Path, n: int = 8) -> str:
 
 def steps_of(job: Make, folder: Path, batch: int, **more: Any) -> dict[str, Any]:
     """A job of two steps on a file's pairs, without evaluation."""
-    step = STEP | {"data": given(folder), "per_device_train_batch_size": batch, "target": "hard"}
+    data = given(folder, 6)  # the last batch of an epoch is half full
+    step = STEP | {"data": data, "per_device_train_batch_size": batch, "target": "hard"}
     out = str(folder / f"run-{batch}")
     return job(helpful=step, safe=step, evaluation=None, world=None, output_dir=out) | more
 
