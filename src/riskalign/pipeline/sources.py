@@ -15,16 +15,17 @@ import riskalign
 ROOT = Path(riskalign.__file__).parent
 
 _LEARN = ("data", "losses", "models", "risk", "tokens", "training")
-_TRAIN = (*_LEARN, "pipeline/steps.py", "pipeline/fit.py", "pipeline/machine.py")
+_WORKERS = ("pipeline/launched.py", "pipeline/worker.py")
+_TRAIN = (*_LEARN, *_WORKERS, "pipeline/steps.py", "pipeline/fit.py", "pipeline/machine.py")
 _ASKED = ("data", "worlds", "models", "risk", "scorers")
 _WORLD = (*_ASKED, "pipeline/judged.py", "pipeline/machine.py")
-_MEASURE = ("pipeline/measure.py", "pipeline/parts.py")
+_MEASURE = (*_WORKERS, "pipeline/measure.py", "pipeline/parts.py")
 _SCORE = ("evaluation/score.py", "tokens")
 _SETS = ("pipeline/sets/run.py", "pipeline/machine.py", "data", "models")
 
 #: What each kind of stage computes with. Rooms that only check, ask, tell or draw are left out.
 ROOMS: Mapping[str, tuple[str, ...]] = {
-    "pairs": (*_WORLD, "pipeline/parts.py", "pipeline/step_data.py", "pipeline/tail.py"),
+    "pairs": (*_WORLD, *_WORKERS, "pipeline/parts.py", "pipeline/step_data.py", "pipeline/tail.py"),
     "train": _TRAIN,
     "train-sft": (*_TRAIN, "pipeline/sft.py"),
     "train-ppo": (*_TRAIN, "safe_rlhf", "scorers", "worlds", "pipeline/rlhf.py"),
